@@ -1,0 +1,52 @@
+"""Federated averaging over the devices: models go up, their average comes back down."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from pipar_rpc.fedavg import State, num_bytes, weighted_average
+from pipar_rpc.peer import Peer
+from pipar_rpc.timeline import Stage, Timeline
+
+
+def average(
+    peers: Sequence[Peer], device_states: Sequence[State], samples: Sequence[int], timeline: Timeline
+) -> State:
+    """The global network M = sum_k |D_k| / |D| * M^k, each M^k the device half joined with its server half.
+
+    The halves are joined by name, so split points may differ between devices.
+
+    Args:
+        peers: the devices.
+        device_states: the device halves, as uploaded.
+        samples: samples that each device processed since the last aggregation.
+        timeline: receives the span of the computation.
+    """
+    with timeline.measure(Stage.AGGREGATE, 0):
+        networks = [state | peer.half.state() for peer, state in zip(peers, device_states, strict=True)]
+        return weighted_average(networks, samples)
+
+
+def distribute(peers: Sequence[Peer], device_states: Sequence[State], network: State) -> list[Future[Any]]:
+    """Loads the global network into all server halves, and into all device halves over their downlinks.
+
+    Sends each device half when its emulated transfer has ended; the links run at the same time.
+
+    Args:
+        peers: the devices.
+        device_states: the device halves, for their keys.
+        network: state of the whole network.
+
+    Returns:
+        One future per device, in the order of `peers`.
+    """
+    transfers = []
+    for index, (peer, uploaded) in enumerate(zip(peers, device_states, strict=True)):
+        peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
+        half = {key: network[key] for key in uploaded}
+        transfers.append((peer.port.downlink.reserve(num_bytes(half)), index, half))
+    loaded: dict[int, Future[Any]] = {}
+    for slot, index, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
+        peers[index].port.downlink.wait(slot)
+        loaded[index] = peers[index].remote.call("load", half, timeout_s=peers[index].timeout_s)
+    return [loaded[index] for index in range(len(peers))]

@@ -1,0 +1,159 @@
+"""Rank 0's part: rounds of training on all devices, and the average of their networks in between."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipar_rpc.aggregator import average, distribute
+from pipar_rpc.device import RoundReport
+from pipar_rpc.errors import PeerError
+from pipar_rpc.fedavg import State, num_bytes
+from pipar_rpc.metrics import DeviceUsage, EpochMetrics, epoch_metrics
+from pipar_rpc.peer import Peer
+from pipar_rpc.timeline import COMPUTE, Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
+
+POLL_S = 0.2  # how often displays are refreshed and deadlines checked while waiting
+
+
+@dataclass
+class EpochResult:
+    """An epoch's figures and the global network at its end (None if nothing was aggregated)."""
+
+    metrics: EpochMetrics
+    train_loss: float
+    train_accuracy: float
+    device_peak_rss_mb: float
+    network: State | None
+
+
+@dataclass
+class _Usage:
+    """Sums over the rounds of an epoch, for one device."""
+
+    reports: list[RoundReport] = field(default_factory=list)
+    model_bytes: int = 0
+    server_spans: list[Span] = field(default_factory=list)
+    downlink_bytes_before: int = 0
+
+
+class Coordinator:
+    """Drives the devices through epochs.
+
+    Args:
+        peers: the devices.
+        every: iterations between two aggregations; -1 for one at the end of each epoch, 0 for none. The end
+            of an epoch always ends a round.
+        on_wait: called every now and then while devices work, for displays.
+    """
+
+    def __init__(self, peers: Sequence[Peer], every: int, on_wait: Callable[[], None]) -> None:
+        self._peers, self._every, self._on_wait = peers, every, on_wait
+        self._timeline = Timeline()
+
+    def train_epoch(self, epoch: int) -> EpochResult:
+        """Trains one epoch (from 1) on all devices; raises PeerError or UserError if a device fails."""
+        usage = [_Usage(downlink_bytes_before=peer.port.downlink.num_bytes) for peer in self._peers]
+        length = max(peer.iterations for peer in self._peers)
+        step = self._every if self._every > 0 else length
+        network = None
+        began = time.monotonic()
+        for start in range(0, length, step):
+            network = self._round(epoch, start, start + step, usage)
+        seconds = time.monotonic() - began
+        return self._result(seconds, usage, network)
+
+    def gather(self) -> State:
+        """The average of the networks as they are, without changing them or paying for a transfer."""
+        states = self._collect([peer.remote.call("state") for peer in self._peers])
+        return average(self._peers, states, [peer.num_samples for peer in self._peers], Timeline())
+
+    def _round(self, epoch: int, start: int, stop: int, usage: list[_Usage]) -> State | None:
+        trained, uploaded = [], []
+        for peer in self._peers:
+            peer.port.heard()
+            first, last = min(start, peer.iterations), min(stop, peer.iterations)
+            trained.append(peer.remote.call("train", epoch, first, last))
+            if self._every != 0:  # queued behind the training: starts without waiting for the others
+                uploaded.append(peer.remote.call("upload"))
+        reports: list[RoundReport] = self._collect(trained)
+        for peer, sums, report in zip(self._peers, usage, reports, strict=True):
+            peer.port.check()
+            sums.reports.append(report)
+            sums.server_spans += peer.timeline.drain()
+        return self._aggregate(reports, uploaded, usage) if uploaded else None
+
+    def _aggregate(
+        self, reports: list[RoundReport], uploaded: list[Future[Any]], usage: list[_Usage]
+    ) -> State:
+        states: list[State] = self._collect(uploaded)
+        for sums, state in zip(usage, states, strict=True):
+            sums.model_bytes += num_bytes(state)
+        network = average(self._peers, states, [report.samples for report in reports], self._timeline)
+        self._collect(distribute(self._peers, states, network))
+        return network
+
+    def _collect(self, futures: Sequence[Future[Any]]) -> list[Any]:
+        """The results of one future per peer; watches the devices meanwhile."""
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            if any(future.exception() for future in done):
+                self._raise_first(done)
+            for peer, future in zip(self._peers, futures, strict=True):
+                if future in done:
+                    peer.port.heard()
+                elif future in pending:
+                    _check_alive(peer)
+            self._on_wait()
+        return [future.result() for future in futures]
+
+    def _raise_first(self, done: set[Future[Any]]) -> None:
+        """Raises the cause: an error of a server half rather than of the device that waited for it."""
+        for peer in self._peers:
+            peer.port.check()
+        for future in done:
+            future.result()
+
+    def _result(self, seconds: float, usage: list[_Usage], network: State | None) -> EpochResult:
+        aggregation = self._timeline.drain()
+        spans = [span for sums in usage for span in sums.server_spans if span.stage in COMPUTE]
+        devices = [
+            _device_usage(sums, peer.port.downlink.num_bytes)
+            for sums, peer in zip(usage, self._peers, strict=True)
+        ]
+        reports = [report for sums in usage for report in sums.reports]
+        samples = sum(report.samples for report in reports)
+        return EpochResult(
+            metrics=epoch_metrics(seconds, union_seconds(spans + aggregation), devices),
+            train_loss=sum(report.loss for report in reports) / samples,
+            train_accuracy=sum(report.correct for report in reports) / samples,
+            device_peak_rss_mb=max(report.peak_rss_mb for report in reports),
+            network=network,
+        )
+
+
+def _check_alive(peer: Peer) -> None:
+    silence = time.monotonic() - peer.port.last_heard
+    if silence > peer.timeout_s:
+        raise PeerError(
+            f"the server waited {silence:.0f} s for {peer.name}, "
+            f"last heard of in iteration {peer.port.iteration}"
+        )
+
+
+def _device_usage(sums: _Usage, downlink_bytes: int) -> DeviceUsage:
+    on_device: dict[Stage, Busy] = {}
+    for report in sums.reports:
+        for stage, busy in report.stages.items():
+            before = on_device.get(stage, Busy(0.0, 0))
+            on_device[stage] = Busy(before.seconds + busy.seconds, before.count + busy.count)
+    return DeviceUsage(
+        seconds=sum(report.seconds for report in sums.reports),
+        iterations=sum(report.iterations for report in sums.reports),
+        stages=sum_by_stage(sums.server_spans) | on_device,
+        on_device=on_device,
+        uplink_bytes=sum(report.uplink_bytes for report in sums.reports) + sums.model_bytes,
+        downlink_bytes=downlink_bytes - sums.downlink_bytes_before,
+    )

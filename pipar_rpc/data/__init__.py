@@ -1,0 +1,68 @@
+"""Data sets: what each process loads, and the mini-batches that a device trains on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipar_rpc.data.batches import Batches, Transform
+from pipar_rpc.data.embedded import Digits, Synthetic
+from pipar_rpc.data.imagefolder import ImageFolder
+from pipar_rpc.data.partition import partition, split_held_out
+from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Source
+from pipar_rpc.data.torchvision_sets import TorchVision
+from pipar_rpc.errors import ConfigError, nearest
+
+__all__ = [
+    "SOURCES",
+    "Batches",
+    "DataSpec",
+    "Images",
+    "MissingDataError",
+    "Source",
+    "Transform",
+    "load_held_out",
+    "load_train_part",
+    "open_source",
+    "partition",
+    "split_held_out",
+]
+
+SOURCES: dict[str, Callable[[DataSpec, Path, bool], Source]] = {
+    "digits": Digits,
+    "synthetic": Synthetic,
+    "imagefolder": ImageFolder,
+    **dict.fromkeys(TorchVision.FILES, TorchVision),
+}
+
+
+def open_source(spec: DataSpec, root: Path, download: bool) -> Source:
+    """Opens the data set `spec.name` below `root`.
+
+    Args:
+        spec: which data set.
+        root: the data root of this machine.
+        download: whether files that are missing may be downloaded.
+
+    Raises:
+        ConfigError: unknown name.
+        MissingDataError: files are missing (some sources notice only when labels or images are asked for).
+    """
+    if spec.name not in SOURCES:
+        raise ConfigError("data.name", spec.name, f"a known data set: {nearest(spec.name, SOURCES)}")
+    return SOURCES[spec.name](spec, root, download)
+
+
+def load_train_part(source: Source, spec: DataSpec, device: int, num_devices: int) -> Images:
+    """The training images of one device (1..K) and of no other; only these are kept in memory."""
+    labels = source.labels("train")
+    indices = partition(len(labels), spec, num_devices)[device - 1]
+    return Images(source.images("train", indices), labels[indices])
+
+
+def load_held_out(source: Source, spec: DataSpec) -> tuple[Images, Images]:
+    """Validation and test images: disjoint parts of the data set's test split, fixed by the seed."""
+    labels = source.labels("test")
+    val, test = split_held_out(len(labels), spec)
+    return (
+        Images(source.images("test", val), labels[val]),
+        Images(source.images("test", test), labels[test]),
+    )

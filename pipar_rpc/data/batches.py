@@ -1,0 +1,89 @@
+"""The mini-batches of one device: shuffled anew in every epoch, augmented, normalised."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipar_rpc.data.spec import Images
+from pipar_rpc.seeds import generator
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How stored images become network input; applied to whole batches.
+
+    Attributes:
+        mean: per channel, of images scaled to 0..1.
+        std: per channel.
+        random_crop: pixels of zero padding around a training image before a random crop of its own size
+            is taken; 0 for none.
+        random_flip: whether a training image is mirrored left to right with probability one half.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    random_crop: int = 0
+    random_flip: bool = False
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [b, C, H, W] to floats (torch's default type) with the data set's mean and deviation."""
+        shape = (1, -1, 1, 1)
+        scaled = images.to(torch.get_default_dtype()) / 255
+        return (scaled - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+
+    def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Random crops and flips, drawn for each image of the batch on its own."""
+        count, _, height, width = images.shape
+        if self.random_crop:
+            pad = self.random_crop
+            offsets = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=rng)
+            rows = (offsets[0] + torch.arange(height))[:, None, :, None]
+            columns = (offsets[1] + torch.arange(width))[:, None, None, :]
+            samples = torch.arange(count)[:, None, None, None]
+            channels = torch.arange(images.shape[1])[None, :, None, None]
+            images = F.pad(images, (pad, pad, pad, pad))[samples, channels, rows, columns]
+        if self.random_flip:
+            mirrored = torch.rand(count, generator=rng) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images
+
+
+class Batches:
+    """Random access to the mini-batches of one device.
+
+    A batch depends on the seed, the device, the epoch and its number alone, so it can be prepared ahead and
+    asked for again. The last batch of an epoch may be smaller; no sample is dropped.
+
+    Args:
+        data: the device's own samples.
+        batch_size: B.
+        transform: from stored images to network input.
+        seed: the experiment's seed.
+        device: number of the device, 1..K.
+    """
+
+    def __init__(self, data: Images, batch_size: int, transform: Transform, seed: int, device: int) -> None:
+        self._data, self._batch_size, self._transform = data, batch_size, transform
+        self._stream = (seed, device)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the device."""
+        return len(self._data.labels)
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self._batch_size)
+
+    def get(self, epoch: int, iteration: int) -> tuple[Tensor, Tensor]:
+        """Batch `iteration` (from 0) of `epoch`: images [b, C, H, W] as floats and labels [b]."""
+        seed, device = self._stream
+        shuffle = generator(seed, "shuffle", device, epoch)
+        order = torch.randperm(self.num_samples, generator=shuffle)
+        start = iteration * self._batch_size
+        chosen = order[start : start + self._batch_size]
+        images = self._data.images[chosen]
+        images = self._transform.augment(images, generator(seed, "augment", device, epoch, iteration))
+        return self._transform.normalise(images), self._data.labels[chosen]

@@ -1,0 +1,186 @@
+"""Algorithm 1: what a device does with its half of the network."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.data import Batches
+from pipar_rpc.errors import PeerError, first_line
+from pipar_rpc.exchange import Exchange, Result
+from pipar_rpc.fedavg import State, num_bytes
+from pipar_rpc.link import Link
+from pipar_rpc.memory import peak_rss_mb
+from pipar_rpc.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.timeline import Busy, Stage, Timeline, sum_by_stage
+from pipar_rpc.worker import open_pool
+
+
+@dataclass
+class RoundReport:
+    """What a device tells the server about a round.
+
+    Attributes:
+        iterations: number of iterations.
+        samples: samples processed.
+        loss: sum of the loss over the samples.
+        correct: samples classified correctly while training.
+        seconds: wall time of the round on the device.
+        stages: busy time of the device's compute stages and of its uplink.
+        uplink_bytes: activations and labels sent.
+        peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
+    """
+
+    iterations: int = 0
+    samples: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+    stages: dict[Stage, Busy] = field(default_factory=dict)
+    uplink_bytes: int = 0
+    peak_rss_mb: float = 0.0
+
+
+class _InFlight(NamedTuple):
+    """A micro-batch between its forward and its backward pass on the device."""
+
+    part: Part
+    size: int
+    activation: Tensor
+    result: Future[Result]
+
+
+class Device:
+    """Layers 1..P and the device's own data.
+
+    Args:
+        name: for errors.
+        layers: the device half, on the CPU.
+        optimizer: arguments of `torch.optim.SGD`.
+        batches: the device's mini-batches.
+        exchange: the way to the server half.
+        report: called with (iteration, mean loss) after each iteration.
+        uplink: what sending the model costs; the exchange has its own use of the same link.
+        num_micro_batches: N.
+        device: where to compute.
+        timeline: receives the spans of the computation.
+        timeout_s: longest wait for a gradient.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: nn.Sequential,
+        optimizer: dict[str, Any],
+        batches: Batches,
+        exchange: Exchange,
+        report: Callable[[int, float], None],
+        uplink: Link,
+        num_micro_batches: int,
+        device: torch.device,
+        timeline: Timeline,
+        timeout_s: float,
+    ) -> None:
+        self._name = name
+        self._layers = layers.to(device).train()
+        self._optimizer = torch.optim.SGD(self._layers.parameters(), **optimizer)
+        self._batches, self._exchange, self._report = batches, exchange, report
+        self._uplink, self._num_micro_batches = uplink, num_micro_batches
+        self._device, self._timeline, self._timeout_s = device, timeline, timeout_s
+        self._stopped = threading.Event()
+        self._stack = ExitStack()
+        self._loader = self._stack.enter_context(open_pool("loader"))
+        self._stack.callback(exchange.close)
+
+    def num_samples(self) -> int:
+        """Samples that this device trains on."""
+        return self._batches.num_samples
+
+    def train(self, epoch: int, start: int, stop: int) -> RoundReport:
+        """Trains iterations start..stop-1 of an epoch and tells what they took.
+
+        Raises:
+            PeerError: the server failed, or its answer did not come in time.
+        """
+        began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
+        batch = self._loader.submit(self._batches.get, epoch, start)
+        for iteration in range(start, stop):
+            images, labels = batch.result()
+            in_flight = self._forward(split_batch(images, labels, self._num_micro_batches, iteration))
+            if iteration + 1 < stop:  # prepared while the server computes
+                batch = self._loader.submit(self._batches.get, epoch, iteration + 1)
+            loss, correct = self._backward(in_flight)
+            self._report(iteration, loss / len(labels))
+            report.iterations += 1
+            report.samples += len(labels)
+            report.loss += loss
+            report.correct += correct
+        report.seconds = time.monotonic() - began
+        report.stages = sum_by_stage(self._timeline.drain())
+        report.uplink_bytes += self._uplink.num_bytes
+        report.peak_rss_mb = peak_rss_mb()
+        return report
+
+    def _forward(self, micro_batches: list[MicroBatch]) -> list[_InFlight]:
+        """All N forward passes in a row; each activation leaves as soon as it is there."""
+        in_flight = []
+        for part, images, labels in micro_batches:
+            if self._stopped.is_set():
+                raise PeerError("stopped by the server")
+            with self._timeline.measure(Stage.DEVICE_FORWARD, part.iteration, part.index):
+                activation = self._layers(images.to(self._device))
+                outgoing = activation.detach().cpu()
+            result = self._exchange.submit(part, outgoing, labels)
+            in_flight.append(_InFlight(part, len(labels), activation, result))
+        return in_flight
+
+    def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
+        """All N backward passes in order, then one optimiser step; returns summed loss and correct count."""
+        loss, correct = 0.0, 0
+        for part, size, activation, pending in in_flight:
+            result = self._await(pending, part)
+            with self._timeline.measure(Stage.DEVICE_BACKWARD, part.iteration, part.index):
+                activation.backward(result.gradient.to(self._device))
+            loss += result.loss * size
+            correct += result.correct
+        with self._timeline.measure(Stage.UPDATE, part.iteration):
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        return loss, correct
+
+    def _await(self, pending: Future[Result], part: Part) -> Result:
+        what = f"gradient of micro-batch {part.index}/{part.count}, iteration {part.iteration}"
+        try:
+            return pending.result(self._timeout_s)
+        except TimeoutError:
+            raise PeerError(f"{self._name} waited {self._timeout_s:.0f} s for the server: {what}") from None
+        except RuntimeError as error:
+            raise PeerError(f"{self._name} waited for the server: {what}: {first_line(error)}") from error
+
+    def state(self) -> State:
+        """A copy of parameters and buffers, on the CPU."""
+        return {key: tensor.to("cpu", copy=True) for key, tensor in self._layers.state_dict().items()}
+
+    def upload(self) -> State:
+        """The device half for aggregation; returns when the emulated uplink has carried it."""
+        state = self.state()
+        self._uplink.transfer(num_bytes(state))
+        return state
+
+    def load(self, state: State) -> None:
+        """Replaces parameters and buffers; the optimiser's momentum stays."""
+        self._layers.load_state_dict(state)
+
+    def stop(self) -> None:
+        """Ends a running `train` at its next micro-batch; may come from any thread."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Releases the threads."""
+        self._stack.close()

@@ -1,0 +1,112 @@
+"""What rank 0 shows on the terminal: a progress bar while training, a table at the end."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from pipar_rpc.peer import Peer
+
+MAX_DEVICES_SHOWN = 8
+MAX_ROWS_SHOWN = 20
+
+
+class Progress:
+    """A bar per epoch: iterations of the slowest device, their rate, the loss, and where each device is.
+
+    Only on a terminal; elsewhere the log has one line per epoch.
+    """
+
+    def __init__(self, peers: Sequence[Peer], num_epochs: int) -> None:
+        self._peers, self._num_epochs = peers, num_epochs
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, epoch: int) -> None:
+        """Begins the bar of an epoch (from 1)."""
+        for peer in self._peers:
+            peer.port.iteration = 0
+        total = max(peer.iterations for peer in self._peers)
+        self._bar = tqdm(
+            total=total,
+            desc=f"epoch {epoch}/{self._num_epochs}",
+            unit="it",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def refresh(self) -> None:
+        """Shows the devices' latest reports."""
+        if self._bar is None or self._bar.disable:
+            return
+        losses = [peer.port.loss for peer in self._peers if peer.port.iteration]
+        loss = f"{sum(losses) / len(losses):.3f}" if losses else "-"
+        self._bar.set_postfix_str(f"loss {loss}, {device_states(self._peers)}", refresh=False)
+        self._bar.update(self._slowest() - self._bar.n)
+
+    def stop(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _slowest(self) -> int:
+        working = [peer.port.iteration for peer in self._peers if peer.port.iteration < peer.iterations]
+        return min(working) if working else max(peer.iterations for peer in self._peers)
+
+
+def device_states(peers: Sequence[Peer]) -> str:
+    """Iterations done by each device, or their range if there are many devices."""
+    if len(peers) > MAX_DEVICES_SHOWN:
+        done = [peer.port.iteration for peer in peers]
+        return f"{len(peers)} devices at {min(done)}..{max(done)}"
+    return "devices " + " ".join(
+        "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration) for peer in peers
+    )
+
+
+SUMMARY = {  # column of results.csv: heading, format
+    "epoch": ("epoch", "{:.0f}"),
+    "epoch_time_s": ("time s", "{:.2f}"),
+    "server_idle_s": ("server idle s", "{:.2f}"),
+    "device_idle_s": ("device idle s", "{:.2f}"),
+    "uplink_mbps": ("up Mbit/s", "{:.2f}"),
+    "downlink_mbps": ("down Mbit/s", "{:.2f}"),
+    "efficiency": ("efficiency", "{:.2f}"),
+    "train_loss": ("loss", "{:.4f}"),
+    "train_accuracy": ("train acc", "{:.4f}"),
+    "val_accuracy": ("val acc", "{:.4f}"),
+    "test_accuracy": ("test acc", "{:.4f}"),
+}
+
+
+def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a job as text, with a line of means over the epochs; long jobs show their last epochs.
+
+    Throughput is summed over the devices; idle time of devices is a mean.
+    """
+    shown = [[_format(row.get(key), form) for key, (_, form) in SUMMARY.items()] for row in rows]
+    mean = ["mean", *(_mean(rows, key, form) for key, (_, form) in list(SUMMARY.items())[1:7]), *[""] * 4]
+    skipped = len(shown) - MAX_ROWS_SHOWN
+    note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
+    return "\n".join(
+        note + table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
+    )
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Right-aligned lines under headings."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return ["  ".join(h.rjust(w) for h, w in zip(headings, widths, strict=True)), rule, *lines]
+
+
+def _format(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return _format(sum(values) / len(values), form) if values else ""

@@ -1,0 +1,39 @@
+"""The errors that a user meets: each is one line that says what to change or who failed."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """Something only the user can mend. Shown as one line without a traceback; exit code 2."""
+
+
+class ConfigError(UserError):
+    """A configuration value that is out of range.
+
+    Args:
+        key: full dotted name of the configuration key.
+        value: the value that was given.
+        allowed: what would be accepted, as the end of the sentence "must be ...".
+    """
+
+    def __init__(self, key: str, value: Any, allowed: str) -> None:
+        super().__init__(f"{key}={'null' if value is None else value}: must be {allowed}")
+
+
+class PeerError(RuntimeError):
+    """Another process failed, or kept this one waiting beyond the deadline; exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message without what follows its first line (torch appends C++ stacks)."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error line about an unknown name: the closest valid one, then all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}(one of {', '.join(names)})"

@@ -1,0 +1,57 @@
+"""Cutting a mini-batch into micro-batches, and what each of them is called."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The place of a micro-batch within its mini-batch.
+
+    Attributes:
+        iteration: number of the mini-batch within the epoch, from 0.
+        index: n, from 1 to `count`.
+        count: N, the number of micro-batches of this mini-batch.
+        weight: |part| / |batch|. Losses are means over the part times this weight, so that the gradients
+            of the N parts add up to the gradient of the mean loss over the whole batch.
+    """
+
+    iteration: int
+    index: int
+    count: int
+    weight: float
+
+    @property
+    def is_last(self) -> bool:
+        """True for the micro-batch after which both halves are updated."""
+        return self.index == self.count
+
+
+class MicroBatch(NamedTuple):
+    """A part with its samples: `images` of shape [b, C, H, W] and `labels` of shape [b]."""
+
+    part: Part
+    images: Tensor
+    labels: Tensor
+
+
+def split_batch(images: Tensor, labels: Tensor, num_micro_batches: int, iteration: int) -> list[MicroBatch]:
+    """Cuts a mini-batch into N micro-batches whose sizes differ by at most one sample; none is dropped.
+
+    Args:
+        images: shape [B, ...].
+        labels: shape [B].
+        num_micro_batches: N; capped at B, so that no micro-batch is empty.
+        iteration: number of the mini-batch, kept in each part.
+    """
+    batch_size = len(labels)
+    count = min(num_micro_batches, batch_size)
+    return [
+        MicroBatch(Part(iteration, index, count, len(y) / batch_size), x, y)
+        for index, (x, y) in enumerate(
+            zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True), start=1
+        )
+    ]

@@ -1,0 +1,33 @@
+"""One device, as the server sees it."""
+
+from dataclasses import dataclass
+
+from pipar_rpc.exchange import Port
+from pipar_rpc.server import ServerHalf
+from pipar_rpc.session import Remote
+from pipar_rpc.timeline import Timeline
+
+
+@dataclass
+class Peer:
+    """One device, as the server sees it.
+
+    Attributes:
+        name: for errors and displays.
+        remote: the device half and its data, on the device.
+        port: where the device's micro-batches arrive.
+        half: the device's server half.
+        timeline: spans of this server half and of the downlink.
+        timeout_s: longest silence, emulated transfers included.
+        num_samples: samples that the device trains on.
+        iterations: iterations per epoch.
+    """
+
+    name: str
+    remote: Remote
+    port: Port
+    half: ServerHalf
+    timeline: Timeline
+    timeout_s: float
+    num_samples: int = 0
+    iterations: int = 0

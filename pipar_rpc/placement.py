@@ -1,0 +1,98 @@
+"""Building a device's objects on the device's own rank, from plain data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
+from pipar_rpc.device import Device
+from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
+from pipar_rpc.fedavg import State
+from pipar_rpc.link import Link
+from pipar_rpc.memory import reset_peak_rss
+from pipar_rpc.models import ModelSpec, build_model
+from pipar_rpc.node import Node
+from pipar_rpc.server import ServerHalf
+from pipar_rpc.session import worker_name
+from pipar_rpc.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class DeviceJob:
+    """One device's part in a job.
+
+    Attributes:
+        rank: number of the device, 1..K.
+        num_devices: K.
+        model: the uncut network.
+        data: the data set; the device takes its own part.
+        transform: from stored images to network input.
+        split_point: P, 1..Q.
+        num_micro_batches: N.
+        batch_size: B.
+        uplink_mbps: rate of the emulated uplink; None for no limit.
+        downlink_mbps: rate of the emulated downlink; None for no limit.
+        latency_s: of the emulated links.
+        optimizer: arguments of `torch.optim.SGD`.
+        seed: of the experiment.
+        timeout_s: longest silence of the other side, emulated transfers included.
+    """
+
+    rank: int
+    num_devices: int
+    model: ModelSpec
+    data: DataSpec
+    transform: Transform
+    split_point: int
+    num_micro_batches: int
+    batch_size: int
+    uplink_mbps: float | None
+    downlink_mbps: float | None
+    latency_s: float
+    optimizer: dict[str, Any]
+    seed: int
+    timeout_s: float
+
+    @property
+    def name(self) -> str:
+        """RPC name of the device's worker."""
+        return worker_name(self.rank)
+
+
+def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
+    """Creates a device with its own data and its half of the network.
+
+    At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
+    until the models are averaged.
+
+    Args:
+        node: the device's machine.
+        job: what to do.
+        state: parameters and buffers of the device half.
+        port: RRef of the device's port on the server.
+    """
+    reset_peak_rss()
+    network = build_model(job.model)
+    network.load_state_dict(state, strict=False)
+    source = open_source(job.data, node.data_root, node.download)
+    samples = load_train_part(source, job.data, job.rank, job.num_devices)
+    timeline, uplink = Timeline(), Link(job.uplink_mbps, job.latency_s)
+    exchange: Exchange
+    if job.split_point == len(network):
+        exchange = LocalExchange(ServerHalf(nn.Sequential(), job.optimizer, node.device, timeline).process)
+    else:
+        exchange = RpcExchange(port, uplink, timeline, job.num_micro_batches, job.timeout_s)
+    return Device(
+        name=job.name,
+        layers=network[: job.split_point],
+        optimizer=job.optimizer,
+        batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+        exchange=exchange,
+        report=Reporter(port),
+        uplink=uplink,
+        num_micro_batches=job.num_micro_batches,
+        device=node.device,
+        timeline=timeline,
+        timeout_s=job.timeout_s,
+    )

@@ -1,0 +1,70 @@
+"""Algorithm 2: the server half of one device's network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipar_rpc.exchange import Result
+from pipar_rpc.fedavg import State
+from pipar_rpc.microbatch import Part
+from pipar_rpc.timeline import Stage, Timeline
+
+
+class ServerHalf:
+    """Layers P+1..Q and the loss, trained on activations as they arrive.
+
+    The loss is the cross-entropy, averaged over the micro-batch and weighted by its share of the mini-batch,
+    so the N gradients add up to the gradient of the whole mini-batch.
+
+    Args:
+        layers: the server half, on the CPU; empty for split point Q.
+        optimizer: arguments of `torch.optim.SGD`.
+        device: where to compute.
+        timeline: receives the spans of the computation.
+    """
+
+    def __init__(
+        self, layers: nn.Sequential, optimizer: dict[str, Any], device: torch.device, timeline: Timeline
+    ) -> None:
+        self._layers = layers.to(device).train()
+        parameters = list(self._layers.parameters())
+        self._optimizer = torch.optim.SGD(parameters, **optimizer) if parameters else None
+        self._device, self._timeline = device, timeline
+
+    def process(
+        self, part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]
+    ) -> None:
+        """Forward, backward and, after the last micro-batch, one optimiser step.
+
+        Args:
+            part: place within the mini-batch; parts come in order.
+            activation: detached output of the device half, on the CPU.
+            labels: int64 of shape [b].
+            reply: called with the result before the optimiser step, so that the device need not wait for it.
+        """
+        with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+            leaf = activation.to(self._device).requires_grad_()
+            labels = labels.to(self._device)
+            logits = self._layers(leaf)
+            loss = F.cross_entropy(logits, labels)
+        with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
+            (loss * part.weight).backward()
+            assert leaf.grad is not None
+            correct = int((logits.argmax(dim=1) == labels).sum())
+            result = Result(leaf.grad.cpu(), float(loss.detach()), correct)
+        reply(result)
+        if part.is_last and self._optimizer is not None:
+            with self._timeline.measure(Stage.UPDATE, part.iteration):
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+
+    def state(self) -> State:
+        """Parameters and buffers, on the CPU; may share memory with the live ones."""
+        return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
+
+    def load(self, state: State) -> None:
+        """Replaces parameters and buffers; the optimiser's momentum stays."""
+        self._layers.load_state_dict(state)

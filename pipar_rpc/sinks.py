@@ -1,0 +1,125 @@
+"""Where results go: one row per epoch into results.csv and TensorBoard.
+
+Columns of results.csv (empty where a figure does not exist):
+
+job                     number of the job within a multirun, 0 in a single run
+epoch                   from 1
+strategy, model, data, network    names from the configuration
+num_devices             K
+split_point             P; `;`-joined where devices differ
+num_micro_batches       N; `;`-joined where devices differ
+batch_size              B; `;`-joined where devices differ
+seed                    of the experiment
+epoch_time_s ... efficiency       see `pipar_rpc.metrics.EpochMetrics`; per-device figures are `;`-joined
+train_loss              mean over the samples of the epoch, while training
+train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
+server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
+device_peak_rss_mb      the same, of the device with the most
+devices_alive           devices that took part in the epoch
+"""
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipar_rpc.metrics import EpochMetrics
+
+Row = dict[str, Any]
+
+SETTINGS = (
+    *("job", "epoch", "strategy", "model", "data", "network", "num_devices"),
+    *("split_point", "num_micro_batches", "batch_size", "seed"),
+)
+METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
+OUTCOMES = (
+    *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy"),
+    *("server_peak_rss_mb", "device_peak_rss_mb", "devices_alive"),
+)
+COLUMNS = SETTINGS + METRICS + OUTCOMES
+
+TAGS = {  # TensorBoard groups scalars by what stands before the slash
+    "epoch_time_s": "time/epoch_s",
+    "iteration_time_s": "time/iteration_s",
+    "bound_s": "time/iteration_bound_s",
+    "efficiency": "time/efficiency",
+    "server_idle_s": "idle/server_s",
+    "device_idle_s": "idle/device_s",
+    "uplink_mbps": "network/uplink_mbps",
+    "downlink_mbps": "network/downlink_mbps",
+    "uplink_bytes": "network/uplink_bytes",
+    "downlink_bytes": "network/downlink_bytes",
+    "device_uplink_mbps": "network_per_device/uplink_mbps",
+    "device_downlink_mbps": "network_per_device/downlink_mbps",
+    "train_loss": "train/loss",
+    "train_accuracy": "accuracy/train",
+    "val_accuracy": "accuracy/val",
+    "test_accuracy": "accuracy/test",
+    "server_peak_rss_mb": "memory/server_peak_rss_mb",
+    "device_peak_rss_mb": "memory/device_peak_rss_mb",
+    "devices_alive": "devices/alive",
+}
+
+
+class Sink(Protocol):
+    """Receives the rows of one job."""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Takes the row of one epoch; keys are `COLUMNS`."""
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+
+
+class CsvSink:
+    """results.csv; every row is on disk when `add` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._writer.writeheader()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends one line."""
+        self._writer.writerow({key: _cell(value) for key, value in row.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoardSink:
+    """A scalar per figure and epoch, a curve per device where there is one figure for each."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Writes the figures of one epoch."""
+        for key, tag in TAGS.items():
+            value = row.get(key)
+            if isinstance(value, tuple):
+                for device, part in enumerate(value, start=1):
+                    self._scalar(f"{tag}/device{device}", part, row["epoch"])
+            elif value is not None:
+                self._scalar(tag, value, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+    def _scalar(self, tag: str, value: float, epoch: int) -> None:
+        self._writer.add_scalar(tag, value, epoch)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ";".join(str(_cell(part)) for part in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value

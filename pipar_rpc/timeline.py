@@ -1,0 +1,89 @@
+"""Where the time goes: spans of work on resources, and the sums that all metrics are made of.
+
+The training code is handed a Timeline and adds spans to it; it never computes a metric itself.
+Times are seconds of `time.monotonic()` of the process that measured them.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Stage(StrEnum):
+    """What a span of time was spent on. The first six are the stages of the paper's pipeline."""
+
+    DEVICE_FORWARD = "device_forward"  # f^c
+    UPLINK = "uplink"  # u
+    SERVER_FORWARD = "server_forward"  # f^s
+    SERVER_BACKWARD = "server_backward"  # b^s
+    DOWNLINK = "downlink"  # d
+    DEVICE_BACKWARD = "device_backward"  # b^c
+    UPDATE = "update"  # optimiser step, on either side
+    AGGREGATE = "aggregate"  # federated averaging on the server
+
+
+COMPUTE = frozenset(Stage) - {Stage.UPLINK, Stage.DOWNLINK}
+
+
+class Span(NamedTuple):
+    """One interval of one stage. `micro_batch` counts from 1; 0 means the whole iteration."""
+
+    stage: Stage
+    iteration: int
+    micro_batch: int
+    start: float
+    end: float
+
+
+class Timeline:
+    """Collects spans; adding one is a list append, safe from any thread."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+
+    def add(self, span: Span) -> None:
+        """Records a span whose start and end are already known (links)."""
+        self._spans.append(span)
+
+    @contextmanager
+    def measure(self, stage: Stage, iteration: int, micro_batch: int = 0) -> Iterator[None]:
+        """Records the block as one span (computation)."""
+        start = time.monotonic()
+        yield
+        self._spans.append(Span(stage, iteration, micro_batch, start, time.monotonic()))
+
+    def drain(self) -> list[Span]:
+        """Hands over all spans recorded so far and starts empty."""
+        spans, self._spans = self._spans, []
+        return spans
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """How long a stage ran in all, and how many spans that was."""
+
+    seconds: float
+    count: int
+
+
+def sum_by_stage(spans: Iterable[Span]) -> dict[Stage, Busy]:
+    """Total seconds and number of spans of each stage that occurs."""
+    seconds: dict[Stage, float] = defaultdict(float)
+    counts: dict[Stage, int] = defaultdict(int)
+    for span in spans:
+        seconds[span.stage] += span.end - span.start
+        counts[span.stage] += 1
+    return {stage: Busy(seconds[stage], counts[stage]) for stage in seconds}
+
+
+def union_seconds(spans: Iterable[Span]) -> float:
+    """Length of the union of the spans' intervals: time in which at least one of them ran."""
+    total, covered_until = 0.0, float("-inf")
+    for start, end in sorted((span.start, span.end) for span in spans):
+        total += max(0.0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
+    return total

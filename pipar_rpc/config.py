@@ -133,7 +133,7 @@ class FaultConfig:
 class DevicesConfig:
     """Settings of single devices: `overrides.K` holds any of the keys in `DEVICE_KEYS`."""
 
-    overrides: dict[int, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 DEVICE_KEYS = ("pipeline", "network", "batch_size")
@@ -149,13 +149,13 @@ class NodeConfig:
     threads: int = 1
     interface: str = "auto"
     allow_public: bool = False
-    join_timeout_s: float = 300.0
+    timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         _require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
         _require(self.threads >= 1, "node.threads", self.threads, ">= 1")
-        _require(self.join_timeout_s > 0, "node.join_timeout_s", self.join_timeout_s, "> 0 seconds")
+        _require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
 
     @property
     def data_path(self) -> Path:
@@ -196,14 +196,21 @@ class Config:
 
 def load(raw: DictConfig) -> Config:
     """Turns a composed configuration into a checked Config; raises UserError with one line."""
+    for key in set(_keys(raw)) - set(_keys(OmegaConf.structured(Config))):  # added with Hydra's +key=value
+        if not key.startswith("devices.overrides."):
+            raise UserError(_unknown(key))
     config = _checked(raw)
     assert isinstance(config, Config)
     return config
 
 
 def for_device(raw: DictConfig, device: int) -> Config:
-    """The configuration as device `device` (1..K) sees it, `devices.overrides.<device>` merged in."""
-    overrides = raw.devices.overrides.get(device)
+    """The configuration as device `device` (1..K) sees it, `devices.overrides.<device>` merged in.
+
+    Raises:
+        UserError: one line; about an override if it begins with `devices.overrides.`.
+    """
+    overrides = raw.devices.overrides.get(str(device))
     if overrides is None:
         return load(raw)
     prefix = f"devices.overrides.{device}"
@@ -214,12 +221,10 @@ def for_device(raw: DictConfig, device: int) -> Config:
             raise UserError(f"{prefix}.{key}: no such key for a single device: {nearest(key, DEVICE_KEYS)}")
     try:
         merged = OmegaConf.merge(raw, overrides)
-        assert isinstance(merged, DictConfig)
-        return load(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}.{one_line(error)}") from error
-    except UserError as error:
-        raise UserError(f"{prefix}.{error}") from error
+    assert isinstance(merged, DictConfig)
+    return load(merged)
 
 
 def node_of(raw: DictConfig) -> NodeConfig:
@@ -255,13 +260,14 @@ def one_line(error: OmegaConfBaseException) -> str:
     """An OmegaConf error as one line that begins with the full key."""
     key = str(error.full_key or "")
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
-        known = _keys(OmegaConf.structured(Config))
-        close = difflib.get_close_matches(key, known, n=1)
-        return f"{key}: no such key" + (
-            f": did you mean {close[0]}?" if close else "; README.md lists all keys"
-        )
+        return _unknown(key)
     reason = first_line(error).rstrip(".")
     return f"{key}: {reason}" if key else reason
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, _keys(OmegaConf.structured(Config)), n=1)
+    return f"{key}: no such key" + (f": did you mean {close[0]}?" if close else "; README.md lists all keys")
 
 
 def _keys(raw: DictConfig, prefix: str = "") -> list[str]:

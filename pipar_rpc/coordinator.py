@@ -79,7 +79,7 @@ class Coordinator:
                 uploaded.append(peer.remote.call("upload"))
         reports: list[RoundReport] = self._collect(trained)
         for peer, sums, report in zip(self._peers, usage, reports, strict=True):
-            peer.port.check()
+            peer.port.settle(peer.timeout_s)
             sums.reports.append(report)
             sums.server_spans += peer.timeline.drain()
         return self._aggregate(reports, uploaded, usage) if uploaded else None
@@ -120,7 +120,7 @@ class Coordinator:
         aggregation = self._timeline.drain()
         spans = [span for sums in usage for span in sums.server_spans if span.stage in COMPUTE]
         devices = [
-            _device_usage(sums, peer.port.downlink.num_bytes)
+            _device_usage(sums, peer.port.downlink.num_bytes, peer.links_timed)
             for sums, peer in zip(usage, self._peers, strict=True)
         ]
         reports = [report for sums in usage for report in sums.reports]
@@ -137,13 +137,14 @@ class Coordinator:
 def _check_alive(peer: Peer) -> None:
     silence = time.monotonic() - peer.port.last_heard
     if silence > peer.timeout_s:
+        peer.remote.abandon()
         raise PeerError(
             f"the server waited {silence:.0f} s for {peer.name}, "
             f"last heard of in iteration {peer.port.iteration}"
         )
 
 
-def _device_usage(sums: _Usage, downlink_bytes: int) -> DeviceUsage:
+def _device_usage(sums: _Usage, downlink_bytes: int, links_timed: bool) -> DeviceUsage:
     on_device: dict[Stage, Busy] = {}
     for report in sums.reports:
         for stage, busy in report.stages.items():
@@ -156,4 +157,5 @@ def _device_usage(sums: _Usage, downlink_bytes: int) -> DeviceUsage:
         on_device=on_device,
         uplink_bytes=sum(report.uplink_bytes for report in sums.reports) + sums.model_bytes,
         downlink_bytes=downlink_bytes - sums.downlink_bytes_before,
+        links_timed=links_timed,
     )

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from pipar_rpc.data import Batches
 from pipar_rpc.errors import PeerError, first_line
-from pipar_rpc.exchange import Exchange, Result
+from pipar_rpc.exchange import Exchange
 from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Link
 from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.port import Result
 from pipar_rpc.timeline import Busy, Stage, Timeline, sum_by_stage
 from pipar_rpc.worker import open_pool
 

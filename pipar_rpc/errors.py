@@ -1,8 +1,9 @@
 """The errors that a user meets: each is one line that says what to change or who failed."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class UserError(Exception):
@@ -24,6 +25,29 @@ class ConfigError(UserError):
 
 class PeerError(RuntimeError):
     """Another process failed, or kept this one waiting beyond the deadline; exit code 1."""
+
+
+class Failure(NamedTuple):
+    """An exception as a value: it travels where exceptions are mangled or lost."""
+
+    error_type: str
+    message: str
+    trace: str
+    is_user_error: bool
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Describes `error` with its traceback."""
+        trace = "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, str(error), trace, isinstance(error, UserError))
+
+    def to_error(self, where: str) -> Exception:
+        """The exception to raise on this side; `where` names the process that failed."""
+        if self.is_user_error:
+            return UserError(f"{where}: {self.message}")
+        if self.error_type == PeerError.__name__:
+            return PeerError(f"{where}: {self.message}")
+        return PeerError(f"{where} failed: {self.error_type}: {self.message}\n{self.trace}".rstrip())
 
 
 def first_line(error: BaseException) -> str:

@@ -16,41 +16,20 @@ device's backward pass is done, copies all gradients once per context, and runs 
 in the order of arrival.
 """
 
-import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
-from pipar_rpc.errors import PeerError, first_line
+from pipar_rpc.errors import Failure
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
-from pipar_rpc.session import Failure
+from pipar_rpc.port import Process, Result, deliver, report
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import open_pool
-
-
-class Result(NamedTuple):
-    """What a micro-batch's pass through the server half gives.
-
-    Attributes:
-        gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
-        loss: mean over the micro-batch, unweighted.
-        correct: samples whose largest logit is the label's.
-    """
-
-    gradient: Tensor
-    loss: float
-    correct: int
-
-
-Process = Callable[[Part, Tensor, Tensor, Callable[[Result], None]], None]
-"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is there."""
 
 
 class Exchange(Protocol):
@@ -64,9 +43,6 @@ class Exchange(Protocol):
             activation: detached, on the CPU; not changed afterwards.
             labels: int64 of shape [b].
         """
-
-    def stop(self) -> None:
-        """Makes the results that are still awaited fail."""
 
     def close(self) -> None:
         """Releases threads."""
@@ -84,153 +60,8 @@ class LocalExchange:
         self._process(part, activation, labels, future.set_result)
         return future
 
-    def stop(self) -> None:
-        """Nothing is ever awaited."""
-
     def close(self) -> None:
         """Nothing is held."""
-
-
-class Port:
-    """The server's end of one device's exchange: puts micro-batches in order, computes, sends gradients.
-
-    Args:
-        name: of the device, for errors.
-        process: the server half.
-        downlink: the device's emulated downlink.
-        timeline: receives the downlink's spans.
-
-    Attributes:
-        last_heard: `time.monotonic()` of the device's last sign of life.
-        iteration: iterations of the epoch that the device has reported as done.
-        loss: mean loss of the last of them.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        process: Process,
-        downlink: Link,
-        timeline: Timeline,
-    ) -> None:
-        self.name = name
-        self.downlink = downlink
-        self.last_heard = time.monotonic()
-        self.iteration, self.loss = 0, float("nan")
-        self._process, self._timeline = process, timeline
-        self._waiting: dict[int, Callable[[], None]] = {}
-        self._unanswered: set[torch.futures.Future[Any]] = set()
-        self._next = 0
-        self._failure: Failure | None = None
-        self._stack = ExitStack()
-        self._sender = self._stack.enter_context(open_pool(f"send-{name}"))
-        self._compute = self._stack.enter_context(open_pool(f"compute-{name}"))
-
-    def reference(self) -> Any:
-        """The RRef with which the device addresses this port."""
-        return rpc.RRef(self)
-
-    def heard(self) -> None:
-        """Notes a sign of life of the device."""
-        self.last_heard = time.monotonic()
-
-    def deliver(
-        self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-    ) -> "torch.futures.Future[Any]":
-        """Queues micro-batch `number` (from 0, as submitted).
-
-        Returns:
-            A future of (loss, correct), or of a Failure.
-        """
-        self.heard()
-        answer: torch.futures.Future[Any] = torch.futures.Future()
-        self._unanswered.add(answer)
-        self._waiting[number] = lambda: self._run(part, context_id, activation, labels, answer)
-        # Handlers run on several RPC threads, so numbers come in any order; only the compute thread takes
-        # them out again, in sequence.
-        self._compute.submit(self._run_ready)
-        return answer
-
-    def check(self) -> None:
-        """Raises the first error of the server half, if there was one."""
-        if self._failure is not None:
-            raise self._failure.to_error(f"server half of {self.name}")
-
-    def stop(self, reason: str) -> None:
-        """Refuses all that has not been computed yet, so that the device stops waiting."""
-        self._failure = self._failure or Failure.of(PeerError(reason))
-
-    def close(self) -> None:
-        """Stops, releases the threads and answers whoever still waits."""
-        self.stop("the job has ended")
-        self._stack.close()
-        for answer in list(self._unanswered):
-            self._answer(answer, self._failure)
-
-    def _answer(self, answer: "torch.futures.Future[Any]", value: Any) -> None:
-        self._unanswered.discard(answer)
-        answer.set_result(value)
-
-    def _run_ready(self) -> None:
-        while (run := self._waiting.pop(self._next, None)) is not None:
-            self._next += 1
-            run()
-
-    def _run(
-        self,
-        part: Part,
-        context_id: int,
-        activation: Tensor,
-        labels: Tensor,
-        answer: "torch.futures.Future[Any]",
-    ) -> None:
-        replied = False
-
-        def reply(result: Result) -> None:
-            nonlocal replied
-            replied = True
-            slot = self.downlink.reserve(result.gradient.nbytes)
-            self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
-            self._sender.submit(self._send, slot, context_id, activation, result, answer)
-
-        if self._failure is None:
-            try:
-                self._process(part, activation.detach(), labels, reply)
-            except Exception as error:  # the half is broken: what follows is refused for this first reason
-                self._failure = Failure.of(error)
-        if not replied:
-            self._answer(answer, self._failure)
-
-    def _send(
-        self,
-        slot: Slot,
-        context_id: int,
-        activation: Tensor,
-        result: Result,
-        answer: "torch.futures.Future[Any]",
-    ) -> None:
-        self.downlink.wait(slot)
-        value: Any = (result.loss, result.correct)
-        try:
-            # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
-            root = torch.dot(activation.flatten(), result.gradient.flatten())
-            dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
-        except RuntimeError as error:
-            value = Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))
-        self._answer(answer, value)
-
-
-@rpc.functions.async_execution  # type: ignore[untyped-decorator]
-def _deliver(
-    port: Any, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-) -> "torch.futures.Future[Any]":
-    return port.local_value().deliver(number, part, context_id, activation, labels)  # type: ignore[no-any-return]
-
-
-def _report(port: Any, iteration: int, loss: float) -> None:
-    local: Port = port.local_value()
-    local.heard()
-    local.iteration, local.loss = iteration + 1, loss
 
 
 class Reporter:
@@ -241,7 +72,7 @@ class Reporter:
 
     def __call__(self, iteration: int, loss: float) -> None:
         """Reports `iteration` (from 0, within the epoch) and its mean loss."""
-        rpc.rpc_async(self._port.owner(), _report, args=(self._port, iteration, loss))
+        rpc.rpc_async(self._port.owner(), report, args=(self._port, iteration, loss))
 
 
 class RpcExchange:
@@ -271,9 +102,6 @@ class RpcExchange:
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
         return self._pool.submit(self._exchange, slot, number, part, activation, labels)
 
-    def stop(self) -> None:
-        """Nothing to do: the server's port refuses what is in flight, and every call has a deadline."""
-
     def close(self) -> None:
         """Waits for the calls in flight and releases the threads."""
         self._stack.close()
@@ -284,7 +112,7 @@ class RpcExchange:
             leaf = activation.requires_grad_()
             answer = rpc.rpc_sync(
                 self._port.owner(),
-                _deliver,
+                deliver,
                 args=(self._port, number, part, context_id, leaf, labels),
                 timeout=self._timeout_s,
             )

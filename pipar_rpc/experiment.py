@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipar_rpc.actor import place
 from pipar_rpc.coordinator import Coordinator, EpochResult
 from pipar_rpc.data import Images, load_held_out, open_source
 from pipar_rpc.display import Progress
 from pipar_rpc.errors import ConfigError, PeerError
 from pipar_rpc.evaluation import accuracy
-from pipar_rpc.exchange import Port
 from pipar_rpc.fedavg import State
 from pipar_rpc.link import Link
 from pipar_rpc.memory import peak_rss_mb, reset_peak_rss
@@ -26,8 +26,8 @@ from pipar_rpc.node import Node
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, build_device
 from pipar_rpc.plan import Plan
+from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
-from pipar_rpc.session import Session
 from pipar_rpc.sinks import CsvSink, Row, Sink, TensorBoardSink
 from pipar_rpc.timeline import Timeline
 
@@ -36,12 +36,11 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 30.0
 
 
-def run(plan: Plan, session: Session, node: Node, output_dir: Path, job: int) -> list[Row]:
+def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     """Runs a job and returns its rows, one per epoch.
 
     Args:
         plan: what to do.
-        session: the RPC group.
         node: this machine.
         output_dir: where results.csv, model.pt and tensorboard/ go.
         job: number within a multirun.
@@ -60,7 +59,7 @@ def run(plan: Plan, session: Session, node: Node, output_dir: Path, job: int) ->
         sinks: list[Sink] = [CsvSink(output_dir / "results.csv"), TensorBoardSink(output_dir / "tensorboard")]
         for sink in sinks:
             stack.callback(sink.close)
-        peers = stack.enter_context(_placed(plan, session, node, network))
+        peers = stack.enter_context(_placed(plan, node, network))
         evaluate = _Evaluator(plan, node, network)
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
@@ -82,10 +81,10 @@ def run(plan: Plan, session: Session, node: Node, output_dir: Path, job: int) ->
 
 
 @contextmanager
-def _placed(plan: Plan, session: Session, node: Node, network: nn.Sequential) -> Iterator[list[Peer]]:
+def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Peer]]:
     """Both halves of every device, in place and with their data loaded; removed at the end."""
     with ExitStack() as stack:
-        peers = [_place(device, session, node, network, stack) for device in plan.devices]
+        peers = [_place(device, node, network, stack) for device in plan.devices]
         try:
             for peer, device in zip(peers, plan.devices, strict=True):
                 peer.num_samples = _loaded(peer.remote.call("num_samples"), peer)
@@ -107,19 +106,22 @@ def _loaded(num_samples: Future[int], peer: Peer) -> int:
     try:
         return num_samples.result(peer.timeout_s)
     except TimeoutError:
+        peer.remote.abandon()
         waited = f"the server waited {peer.timeout_s:.0f} s for {peer.name} to load its data"
         raise PeerError(waited) from None
 
 
-def _place(device: DeviceJob, session: Session, node: Node, network: nn.Sequential, stack: ExitStack) -> Peer:
+def _place(device: DeviceJob, node: Node, network: nn.Sequential, stack: ExitStack) -> Peer:
     timeline = Timeline()
     layers = copy.deepcopy(network[device.split_point :])
     half = ServerHalf(layers, device.optimizer, node.device, timeline)
     port = Port(device.name, half.process, Link(device.downlink_mbps, device.latency_s), timeline)
     stack.callback(port.close)
     state = copy.deepcopy(network[: device.split_point].state_dict())
-    remote = session.place(device.rank, build_device, device, state, port.reference())
-    return Peer(device.name, remote, port, half, timeline, device.timeout_s)
+    remote = place(device.name, build_device, device, state, port.reference())
+    emulated = device.uplink_mbps is not None and device.downlink_mbps is not None
+    links_timed = emulated or device.split_point == len(network)
+    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
 
 
 class _Evaluator:

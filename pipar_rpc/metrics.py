@@ -18,6 +18,7 @@ class DeviceUsage:
         on_device: those of the stages that the device itself computed.
         uplink_bytes: payload from the device: activations, labels and models.
         downlink_bytes: payload to the device: gradients and models.
+        links_timed: whether the stages hold the links' times: with emulated links; real ones are not timed.
     """
 
     seconds: float
@@ -26,6 +27,7 @@ class DeviceUsage:
     on_device: dict[Stage, Busy]
     uplink_bytes: int
     downlink_bytes: int
+    links_timed: bool
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class EpochMetrics:
         device_uplink_mbps: the same for each device.
         device_downlink_mbps: the same for each device.
         bound_s: lower limit of an iteration's time by the stage recurrence of `pipar_rpc.cost` over the
-            measured mean stage times; of the device with the highest.
-        efficiency: bound_s / that device's measured seconds per iteration.
+            measured mean stage times; of the device with the highest. None where links are not timed.
+        efficiency: bound_s / that device's measured seconds per iteration. None like bound_s.
     """
 
     epoch_time_s: float
@@ -60,8 +62,8 @@ class EpochMetrics:
     downlink_mbps: float
     device_uplink_mbps: tuple[float, ...]
     device_downlink_mbps: tuple[float, ...]
-    bound_s: float
-    efficiency: float
+    bound_s: float | None
+    efficiency: float | None
 
 
 def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[DeviceUsage]) -> EpochMetrics:
@@ -76,7 +78,8 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
     active = [d for d in devices if d.iterations]
     bounds = [_bound(d) for d in active]
     measured = [d.seconds / d.iterations for d in active]
-    slowest = max(range(len(active)), key=bounds.__getitem__)
+    bound, time_of_bound = max(zip(bounds, measured, strict=True))
+    timed = all(d.links_timed for d in active)
     uplinks = tuple(d.uplink_bytes * 8e-6 / epoch_s for d in devices)
     downlinks = tuple(d.downlink_bytes * 8e-6 / epoch_s for d in devices)
     return EpochMetrics(
@@ -90,8 +93,8 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
         downlink_mbps=sum(downlinks),
         device_uplink_mbps=uplinks,
         device_downlink_mbps=downlinks,
-        bound_s=bounds[slowest],
-        efficiency=bounds[slowest] / measured[slowest],
+        bound_s=bound if timed else None,
+        efficiency=bound / time_of_bound if timed else None,
     )
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipar_rpc.exchange import Port
+from pipar_rpc.actor import Remote
+from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
-from pipar_rpc.session import Remote
 from pipar_rpc.timeline import Timeline
 
 
@@ -19,6 +19,7 @@ class Peer:
         half: the device's server half.
         timeline: spans of this server half and of the downlink.
         timeout_s: longest silence, emulated transfers included.
+        links_timed: whether the links are emulated (or unused), so that their times are known.
         num_samples: samples that the device trains on.
         iterations: iterations per epoch.
     """
@@ -29,5 +30,6 @@ class Peer:
     half: ServerHalf
     timeline: Timeline
     timeout_s: float
+    links_timed: bool
     num_samples: int = 0
     iterations: int = 0

@@ -1,5 +1,7 @@
 """From configuration to plain data: what every rank will do, checked before anything is started."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     """
     config = load(raw)
     num_devices = _num_devices(config, world_size)
-    unknown = [key for key in config.devices.overrides if not 1 <= key <= num_devices]
+    unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
     data = _data_spec(config)
@@ -62,15 +64,29 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     notices: list[str] = []
     devices = []
     for rank in range(1, num_devices + 1):
-        own = for_device(raw, rank)
-        job = _device_job(own, rank, num_devices, data)
-        size = part_sizes[rank - 1] if part_sizes else None
-        if size is not None and job.batch_size > size:
-            raise ConfigError("batch_size", job.batch_size, f"1..{size} (device {rank} has {size} samples)")
+        with _named(rank, config):
+            own = for_device(raw, rank)
+            job = _device_job(own, rank, num_devices, data)
+            size = part_sizes[rank - 1] if part_sizes else None
+            if size is not None and job.batch_size > size:
+                allowed = f"1..{size} (device {rank} has {size} samples)"
+                raise ConfigError("batch_size", job.batch_size, allowed)
         devices.append(job)
-        notices += _notices(own, rank)
+        notices += _notices(own)
     config.num_devices = num_devices
     return Plan(config, tuple(devices), tuple(dict.fromkeys(notices)))
+
+
+@contextmanager
+def _named(rank: int, config: Config) -> Iterator[None]:
+    """Has an error about a device that has overrides say so."""
+    prefix = f"devices.overrides.{rank}"
+    try:
+        yield
+    except UserError as error:
+        if str(rank) not in config.devices.overrides or str(error).startswith(prefix):
+            raise
+        raise UserError(f"{prefix}.{error}") from error
 
 
 def _num_devices(config: Config, world_size: int) -> int:
@@ -148,7 +164,7 @@ def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec) -> 
     )
 
 
-def _notices(config: Config, rank: int) -> list[str]:
+def _notices(config: Config) -> list[str]:
     n, batch_size = config.pipeline.num_micro_batches, config.batch_size
     notices = []
     if n > batch_size:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipar_rpc.exchange import Result
 from pipar_rpc.fedavg import State
 from pipar_rpc.microbatch import Part
+from pipar_rpc.port import Result
 from pipar_rpc.timeline import Stage, Timeline
 
 

@@ -7,9 +7,14 @@ pipeline keeps micro-batches in order without locks around the computation.
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+
+
+def start_pool(name: str, size: int = 1) -> ThreadPoolExecutor:
+    """A pool of at most `size` threads called `name`, for owners that cannot use a `with` block."""
+    return ThreadPoolExecutor(size, thread_name_prefix=name)
 
 
 @contextmanager
@@ -18,11 +23,41 @@ def open_pool(name: str, size: int = 1) -> Iterator[ThreadPoolExecutor]:
 
     Leaving the context waits for the calls that are running: they must have deadlines of their own.
     """
-    pool = ThreadPoolExecutor(size, thread_name_prefix=name)
+    pool = start_pool(name, size)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class InOrder:
+    """Runs numbered calls on a one-thread pool in the order of their numbers 0, 1, 2, ...
+
+    RPC handlers run on a pool of threads, so calls arrive in any order, even those of one sender. Numbering
+    them where they are sent and running them through this class restores the order.
+
+    Args:
+        pool: a pool of one thread; its only user should be this object.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._next = 0
+
+    def submit(self, number: int, call: Callable[[], None]) -> None:
+        """Queues `call` to run after those with smaller numbers; from any thread, never blocks."""
+        self._waiting[number] = call
+        self._pool.submit(self._run_ready)
+
+    def settle(self, timeout_s: float) -> None:
+        """Waits until the calls that could run have run; raises TimeoutError."""
+        self._pool.submit(lambda: None).result(timeout_s)
+
+    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
+        while (call := self._waiting.pop(self._next, None)) is not None:
+            self._next += 1
+            call()
 
 
 @contextmanager

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, types and all tests. Arguments are passed on to pytest, e.g.: bash launch/test.sh -k link
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment ".[dev]"
+cd "$root"
+"$venv/bin/python" -m ruff check .
+"$venv/bin/python" -m ruff format --check .
+"$venv/bin/python" -m mypy
+"$venv/bin/python" -m pytest "$@"

@@ -1,0 +1,149 @@
+"""Running the real thing: torchrun, or single ranks, as processes of their own with a free port each."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+# A small job: 8x8 colour images, batches of 10, two iterations on each of two devices.
+SMALL = (
+    *("data=synthetic", "data.image_size=8", "data.train_size=200", "data.train_size_per_device=20"),
+    *("data.val_size=10", "data.test_size=20", "batch_size=10", "epochs=1", "network=none"),
+)
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Finished:
+    """A process that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")}
+    return {**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT), **extra}
+
+
+@dataclass
+class Processes:
+    """Starts processes in a working directory; ends whatever is left of them and their children."""
+
+    directory: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command,
+            cwd=self.directory,
+            env=environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str], timeout: float) -> Finished:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill(process)
+            out, err = process.communicate()
+            pytest.fail(f"not done after {timeout} s:\n{out}\n{err}")
+        return Finished(process.returncode, out, err)
+
+    def torchrun(
+        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", timeout: float = 120
+    ) -> Finished:
+        """The command of the README, with its own port."""
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_ranks}"]
+        command += [f"--master-port={free_port()}", "-m", module, *overrides]
+        return self.finish(self.start(command), timeout)
+
+    def ranks(
+        self, num_ranks: int, *overrides: str, only: tuple[int, ...] = ()
+    ) -> list[subprocess.Popen[str]]:
+        """The ranks without torchrun's agent, which would end all others when one dies."""
+        port = str(free_port())
+        command = [sys.executable, "-m", "pipar_rpc", *overrides]
+        return [
+            self.start(
+                command,
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(num_ranks),
+                LOCAL_WORLD_SIZE=str(num_ranks),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
+            for rank in only or range(num_ranks)
+        ]
+
+    def wait_for(self, pattern: str, timeout: float = 60) -> Path:
+        """Waits until a file that matches `pattern` exists in the working directory."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if found := sorted(self.directory.glob(pattern)):
+                return found[0]
+            time.sleep(0.1)
+        pytest.fail(f"no {pattern} after {timeout} s")
+
+    @staticmethod
+    def kill(process: subprocess.Popen[str]) -> None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # the session that start() gave it: children too
+        except ProcessLookupError:
+            return
+
+    def left_over(self) -> list[int]:
+        """Pids of sessions that still have a living process."""
+        alive = []
+        for process in self.started:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                continue
+            alive.append(process.pid)
+        return alive
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    group = Processes(tmp_path)
+    yield group
+    left = [process for process in group.started if process.pid in group.left_over()]
+    for process in left:
+        group.kill(process)
+    for process in group.started:
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """For one run that several tests of a module look at."""
+    group = Processes(tmp_path_factory.mktemp("run"))
+    yield group
+    assert group.left_over() == []

@@ -1,0 +1,187 @@
+"""Bad input: one line that names key, value and allowed range, before anything is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipar_rpc import composition, config
+from pipar_rpc.errors import UserError
+from pipar_rpc.models import Norm
+from pipar_rpc.plan import make_plan
+
+from .conftest import ROOT
+
+
+def plan(*overrides, world_size=5, data_root=Path("nowhere"), one_machine=True):
+    raw, _ = composition.compose(["node.download=false", *overrides])
+    return make_plan(raw, world_size, data_root, one_machine)
+
+
+def message(*overrides, **kwargs) -> str:
+    with pytest.raises(UserError) as caught:
+        plan(*overrides, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+BAD = {
+    # what is wrong: what the line must say
+    "pipeline.split_point=0": "pipeline.split_point=0: must be 1..Q",
+    "pipeline.split_point=6": "pipeline.split_point=6: must be 1..5 (vgg5 has 5 cut units)",
+    "pipeline.split_point=one": "pipeline.split_point: Value 'one' of type 'str' could not be converted",
+    "pipeline.num_micro_batches=0": "pipeline.num_micro_batches=0: must be >= 1",
+    "num_devices=5": "num_devices=5: must be 1..4 (torchrun started 5 ranks, and one is the server)",
+    "num_devices=0": "num_devices=0: must be >= 1",
+    "model=vgg6": "model=vgg6: no such choice: did you mean vgg5?",
+    "model.name=vgg6": "model.name=vgg6: must be a known model: did you mean vgg5?",
+    "model.norm=layer": "model.norm: Invalid value 'layer', expected one of [batch, group, none]",
+    "data=cifar": "data=cifar: no such choice: did you mean cifar10?",
+    "network=5g": "network=5g: no such choice: did you mean 4g?",
+    "network.uplink_mbps=0": "network.uplink_mbps=0.0: must be > 0 Mbit/s",
+    "network.downlink_mbps=-1": "network.downlink_mbps=-1.0: must be > 0 Mbit/s",
+    "network.latency_ms=-1": "network.latency_ms=-1.0: must be >= 0",
+    "pipeline.spilt_point=2": "pipeline.spilt_point: no such key: did you mean pipeline.split_point?",
+    "epoch=3": "epoch: no such key: did you mean epochs?",
+    "+epoch=3": "epoch: no such key: did you mean epochs?",
+    "xyz.abc=3": "xyz: no such key",
+    "epochs=0": "epochs=0: must be >= 1",
+    "batch_size=0": "batch_size=0: must be >= 1",
+    "batch_size=360": "batch_size=360: must be 1..359 (device 3 has 359 samples)",
+    "seed=-1": "seed=-1: must be >= 0",
+    "optimizer.lr=0": "optimizer.lr=0.0: must be > 0",
+    "optimizer.momentum=1": "optimizer.momentum=1.0: must be 0 or more and below 1",
+    "aggregation.every=-2": "aggregation.every=-2: must be -1 (once per epoch), 0 (never)",
+    "fault.timeout_s=0": "fault.timeout_s=0.0: must be > 0 seconds",
+    "strategy=fedprox": "strategy=fedprox: must be pipar",
+    "data.train_size_per_device=400": "data.train_size_per_device=400: must be 1..359 (digits has 1438",
+    "data.val_size=359": "data.val_size=359: must be 0..358",
+    "data.test_size=301": "data.test_size=301: must be 1..300 (digits holds out 359 samples",
+    "data.std=[0]": "data.std=[0.0]: must be > 0",
+    "data.mean=[0,0,0]": "data.mean=[0.0, 0.0, 0.0]: must be 1 numbers",
+    "data=cifar10": "data=cifar10: put cifar-10-batches-py/",
+    "data=imagefolder": "data=imagefolder: node.data_root=nowhere does not exist",
+    "node.device=tpu": "node.device=tpu: must be auto, cpu, cuda or cuda:i",
+    "node.threads=0": "node.threads=0: must be >= 1",
+    "devices.overrides.5.batch_size=10": "devices.overrides.5: devices are numbered 1..4",
+    "devices.overrides.2.epochs=10": "devices.overrides.2.epochs: no such key for a single device",
+    "devices.overrides.2.pipeline.split_point=9": "devices.overrides.2.pipeline.split_point=9: must be 1..5",
+    "devices.overrides.x.batch_size=10": "devices.overrides.x: devices are numbered 1..4",
+    "devices.overrides.1=3": "devices.overrides.1=3: must be settings of pipeline, network, batch_size",
+    "devices.overrides.1.pipeline.x=3": "devices.overrides.1.pipeline.x: no such key",
+    "pipeline.split_point=1,2": "pipeline.split_point: several values need --multirun",
+    "pipeline.split_point=": "pipeline.split_point",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_is_one_line(override):
+    assert BAD[override] in message(override)
+
+
+def test_a_server_alone_is_refused():
+    assert "torchrun started 1 rank" in message(world_size=1)
+
+
+def test_a_sweep_is_refused_for_an_unknown_key_or_choice_in_any_value():
+    with pytest.raises(UserError, match="network=5g"):
+        composition.compose(["--multirun", "network=4g,5g"])
+    _, multirun = composition.compose(["--multirun", "network=4g,wifi", "pipeline.split_point=1,9"])
+    assert multirun  # the job with P = 9 will fail on its own
+
+
+def test_missing_training_data_is_the_devices_matter_on_several_machines(tmp_path):
+    from .test_data import write_folder
+
+    write_folder(tmp_path, per_class=30)
+    for path in (tmp_path / "train").rglob("*.*"):
+        path.unlink()
+    arguments = ["data=imagefolder", "data.test_size=10", "batch_size=5"]
+    assert "no images in train/" in message(*arguments, data_root=tmp_path)
+    assert len(plan(*arguments, data_root=tmp_path, one_machine=False).devices) == 4
+
+
+def test_micro_batches_above_the_batch_size_are_capped_with_a_notice():
+    capped = plan("pipeline.num_micro_batches=200", "batch_size=50")
+    assert {device.num_micro_batches for device in capped.devices} == {50}
+    assert "pipeline.num_micro_batches=200 is capped at batch_size=50" in capped.notices
+
+
+def test_batch_norm_with_micro_batches_is_noticed():
+    assert any("model.norm=batch" in notice for notice in plan().notices)
+    assert not plan("model.norm=group").notices
+
+
+def test_single_devices_may_differ():
+    jobs = plan(
+        "devices.overrides.2.network.uplink_mbps=5",
+        "devices.overrides.2.pipeline.split_point=3",
+        "devices.overrides.4.batch_size=20",
+        "devices.overrides.4.pipeline.num_micro_batches=50",
+    ).devices
+    assert [job.uplink_mbps for job in jobs] == [10, 5, 10, 10]
+    assert [job.split_point for job in jobs] == [1, 3, 1, 1]
+    assert [job.batch_size for job in jobs] == [100, 100, 100, 20]
+    assert [job.num_micro_batches for job in jobs] == [8, 8, 8, 20]
+
+
+def test_deadlines_allow_for_the_emulated_transfers():
+    patience = [job.timeout_s for job in plan("fault.timeout_s=10", "num_devices=1").devices]
+    activation_s = 3_276_800 * 8 * (1 / 10e6 + 1 / 25e6)
+    assert patience[0] > 10 + activation_s
+
+
+@pytest.mark.parametrize("group", ["model", "data", "network"])
+def test_every_choice_composes(group):
+    for path in (ROOT / "conf" / group).glob("*.yaml"):
+        raw, _ = composition.compose([f"{group}={path.stem}"])
+        loaded = config.load(raw)
+        assert getattr(loaded, group).name == path.stem
+
+
+def test_the_yaml_and_the_classes_agree_on_the_defaults():
+    raw, _ = composition.compose(["network=none"])
+    written, built_in = config.load(raw), config.Config()
+    assert (written.pipeline, written.optimizer, written.node, written.fault) == (
+        *(built_in.pipeline, built_in.optimizer),
+        *(built_in.node, built_in.fault),
+    )
+
+
+def test_devices_read_only_their_node_section():
+    node = config.parse_node(["epochs=3", "node.threads=2", "node.device=cpu", "--multirun", "bogus=1"])
+    assert (node.threads, node.device) == (2, "cpu")
+    with pytest.raises(UserError, match=r"node.thread: no such key: did you mean node.threads\?"):
+        config.parse_node(["node.thread=2"])
+    with pytest.raises(UserError, match=r"node.threads=0: must be >= 1"):
+        config.parse_node(["node.threads=0"])
+
+
+def test_norm_names_are_the_yaml_values():
+    assert [norm.name for norm in Norm] == [norm.value for norm in Norm]
+
+
+@pytest.mark.parametrize("under_torchrun", [False, True])
+def test_the_command_ends_with_code_2_and_writes_nothing(tmp_path, under_torchrun):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")}
+    if under_torchrun:  # as rank 0 sees it; the group is never joined
+        env |= {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    command = [sys.executable, "-m", "pipar_rpc", "pipeline.split_point=9"]
+    options = {"capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(command, check=False, cwd=tmp_path, env=env, **options)
+    assert done.returncode == 2
+    expected = "pipar_rpc: error: pipeline.split_point=9: must be 1..5 (vgg5 has 5 cut units)\n"
+    assert done.stderr == expected
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_config_are_shown_without_torchrun():
+    command = [sys.executable, "-m", "pipar_rpc", "--cfg", "job", "network=wifi"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0
+    assert "uplink_mbps: 50" in done.stdout

@@ -1,0 +1,230 @@
+"""Arithmetic without processes: micro-batches, averaging, links, schedule, sums of time, metrics, seeds."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipar_rpc.cost import StageTimes, iteration_seconds, schedule
+from pipar_rpc.fedavg import num_bytes, weighted_average
+from pipar_rpc.link import Link
+from pipar_rpc.metrics import DeviceUsage, epoch_metrics
+from pipar_rpc.microbatch import split_batch
+from pipar_rpc.seeds import generator
+from pipar_rpc.timeline import Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
+
+
+@given(batch=st.integers(1, 120), n=st.integers(1, 150))
+def test_micro_batches_keep_every_sample_and_differ_by_at_most_one(batch, n):
+    images, labels = torch.arange(batch * 2).view(batch, 2), torch.arange(batch)
+    parts = split_batch(images, labels, n, iteration=3)
+    assert torch.equal(torch.cat([part.images for part in parts]), images)
+    assert torch.equal(torch.cat([part.labels for part in parts]), labels)
+    sizes = [len(part.labels) for part in parts]
+    assert len(sizes) == min(n, batch)
+    assert max(sizes) - min(sizes) <= 1
+    assert [part.part.index for part in parts] == list(range(1, len(parts) + 1))
+    assert [part.part.is_last for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert math.isclose(sum(part.part.weight for part in parts), 1)
+
+
+def test_weighted_average_by_hand():
+    states = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(5)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(9)},
+        {"w": torch.tensor([5.0, -2.0]), "n": torch.tensor(2)},
+    ]
+    mean = weighted_average(states, [1, 1, 2])
+    assert torch.equal(mean["w"], torch.tensor([3.5, 1.0]))  # (1 + 3 + 2*5)/4, (2 + 6 - 2*2)/4
+    assert torch.equal(mean["n"], torch.tensor(9))
+    assert mean["w"].dtype == torch.float32
+    assert mean["n"].dtype == torch.int64
+
+
+def test_average_of_equal_states_is_that_state():
+    state = {"w": torch.randn(1000, generator=generator(0, "test"))}
+    assert torch.equal(weighted_average([state] * 3, [7, 11, 13])["w"], state["w"])
+
+
+def test_a_device_without_samples_does_not_count():
+    states = [{"w": torch.ones(1)}, {"w": torch.full((1,), 7.0)}]
+    assert weighted_average(states, [5, 0])["w"].item() == 1
+
+
+@pytest.mark.parametrize("weights", [[], [1], [0, 0], [2, -1]])
+def test_weights_that_make_no_sense_are_refused(weights):
+    with pytest.raises(ValueError, match="weight"):
+        weighted_average([{"w": torch.ones(1)}] * 2, weights)
+
+
+def test_states_with_other_keys_are_refused():
+    with pytest.raises(ValueError, match="bias"):
+        weighted_average([{"w": torch.ones(1)}, {"bias": torch.ones(1)}], [1, 1])
+
+
+def test_num_bytes():
+    assert num_bytes({"a": torch.zeros(3, 2), "b": torch.tensor(1)}) == 24 + 8
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_link_takes_bytes_times_eight_over_rate():
+    clock = Clock()
+    link = Link(10, clock=clock, sleep=clock.sleep)
+    link.transfer(3_276_800)
+    assert clock.now == pytest.approx(100 + 2.62144)
+    assert link.num_bytes == 3_276_800
+
+
+def test_link_is_a_fifo_queue_without_gaps():
+    clock = Clock()
+    link = Link(8, latency_s=0.5, clock=clock, sleep=clock.sleep)  # one byte takes a microsecond
+    first, second = link.reserve(1_000_000), link.reserve(2_000_000)
+    assert (first.start, first.end, first.arrival) == pytest.approx((100, 101, 101.5))
+    assert (second.start, second.end, second.arrival) == pytest.approx((101, 103, 103.5))  # latency overlaps
+    link.wait(second)
+    link.wait(first)  # long arrived: no more sleep
+    assert clock.slept == pytest.approx([3.5])
+    clock.now = 200
+    assert link.reserve(1_000_000).start == 200  # idle in between
+
+
+def test_link_without_limit_and_zero_bytes():
+    clock = Clock()
+    unlimited = Link(None, clock=clock, sleep=clock.sleep)
+    unlimited.transfer(10**12)
+    Link(1, clock=clock, sleep=clock.sleep).transfer(0)
+    assert clock.slept == []
+    assert unlimited.num_bytes == 10**12
+
+
+times = st.floats(0, 10)
+stage_times = st.builds(StageTimes, times, times, times, times, times, times)
+
+
+def simulate(t: StageTimes, n: int) -> float:
+    """Brute force: every task waits for its predecessors, looked up by name."""
+    done: dict[tuple[str, int], float] = {}
+
+    def run(name: str, i: int, duration: float, *previous: tuple[str, int]) -> None:
+        done[name, i] = duration + max([done[p] for p in previous if p[1] > 0], default=0)
+
+    for i in range(1, n + 1):
+        run("fc", i, t.device_forward, ("fc", i - 1))
+    for i in range(1, n + 1):
+        run("u", i, t.uplink, ("u", i - 1), ("fc", i))
+        run("fs", i, t.server_forward, ("u", i), ("bs", i - 1))
+        run("bs", i, t.server_backward, ("fs", i))
+        run("d", i, t.downlink, ("d", i - 1), ("bs", i))
+    for i in range(1, n + 1):
+        run("bc", i, t.device_backward, ("bc", i - 1) if i > 1 else ("fc", n), ("d", i))
+    return done["bc", n]
+
+
+@given(stage_times, st.integers(1, 12))
+def test_schedule_equals_brute_force(t, n):
+    assert iteration_seconds(t, n) == pytest.approx(simulate(t, n))
+
+
+@given(stage_times, st.integers(1, 12))
+def test_no_resource_does_two_things_at_once(t, n):
+    spans = list(schedule(t, n))
+    server = {Stage.SERVER_FORWARD, Stage.SERVER_BACKWARD}
+    device = {Stage.DEVICE_FORWARD, Stage.DEVICE_BACKWARD}
+    for stages in (server, device, {Stage.UPLINK}, {Stage.DOWNLINK}):
+        own = sorted((span.start, span.end) for span in spans if span.stage in stages)
+        assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(own))
+
+
+def test_union_counts_overlaps_once():
+    spans = [Span(Stage.UPDATE, 0, 0, *times) for times in [(0, 2), (1, 3), (5, 6), (5.2, 5.4), (6, 7)]]
+    assert union_seconds(spans) == pytest.approx(5)
+    assert union_seconds([]) == 0
+
+
+def test_timeline_sums():
+    timeline = Timeline()
+    timeline.add(Span(Stage.UPLINK, 0, 1, 1.0, 1.5))
+    timeline.add(Span(Stage.UPLINK, 0, 2, 1.5, 3.0))
+    with timeline.measure(Stage.UPDATE, 0):
+        pass
+    sums = sum_by_stage(timeline.drain())
+    assert sums[Stage.UPLINK] == Busy(2.0, 2)
+    assert sums[Stage.UPDATE].count == 1
+    assert timeline.drain() == []
+
+
+def usage(**changes) -> DeviceUsage:
+    on_device = {
+        Stage.DEVICE_FORWARD: Busy(2.0, 8),  # 2 iterations of 4 micro-batches
+        Stage.UPLINK: Busy(4.0, 8),
+        Stage.DEVICE_BACKWARD: Busy(1.0, 8),
+        Stage.UPDATE: Busy(0.5, 2),
+    }
+    on_server = {
+        Stage.SERVER_FORWARD: Busy(0.8, 8),
+        Stage.SERVER_BACKWARD: Busy(0.8, 8),
+        Stage.DOWNLINK: Busy(1.6, 8),
+    }
+    values = {
+        "seconds": 8.0,
+        "iterations": 2,
+        "stages": on_device | on_server,
+        "on_device": on_device,
+        "uplink_bytes": 5_000_000,
+        "downlink_bytes": 2_500_000,
+        "links_timed": True,
+    }
+    return DeviceUsage(**(values | changes))
+
+
+def test_epoch_metrics_by_hand():
+    metrics = epoch_metrics(10.0, 3.0, [usage(), usage(uplink_bytes=0)])
+    assert metrics.server_idle_s == pytest.approx(7)
+    assert metrics.device_idle_s == pytest.approx(10 - 3.5)  # links are not compute
+    assert metrics.device_uplink_mbps == pytest.approx((4, 0))
+    assert metrics.uplink_mbps == pytest.approx(4)
+    assert metrics.downlink_mbps == pytest.approx(4)
+    assert metrics.uplink_bytes == 5_000_000
+    assert metrics.iteration_time_s == pytest.approx(4)
+    # per micro-batch: f^c 0.25, u 0.5, f^s 0.1, b^s 0.1, d 0.2, b^c 0.125: the uplink is the bottleneck
+    assert metrics.bound_s == pytest.approx(0.25 + 4 * 0.5 + 0.2 + 0.2 + 0.125)
+    assert metrics.efficiency == pytest.approx(metrics.bound_s / 4)
+
+
+def test_no_bound_over_links_that_are_not_timed():
+    metrics = epoch_metrics(10.0, 3.0, [usage(links_timed=False)])
+    assert metrics.bound_s is None
+    assert metrics.efficiency is None
+
+
+def test_a_device_without_iterations_has_no_iteration_time():
+    idle = usage(seconds=0.0, iterations=0, stages={}, on_device={})
+    metrics = epoch_metrics(10.0, 3.0, [usage(), idle])
+    assert metrics.iteration_time_s == pytest.approx(4)
+    assert metrics.device_idle_s == pytest.approx((6.5 + 10) / 2)
+
+
+def test_random_streams_are_repeatable_and_independent():
+    def draw(*stream):
+        return torch.rand(4, generator=generator(7, *stream)).tolist()
+
+    assert draw("shuffle", 1, 2) == draw("shuffle", 1, 2)
+    different = [draw("shuffle", 1, 2), draw("shuffle", 2, 1), draw("augment", 1, 2), draw("shuffle", 1)]
+    assert len({tuple(values) for values in different}) == 4

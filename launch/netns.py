@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -32,6 +32,7 @@ SUBNET = "10.77.0"
 PORT = 29500
 Popen = subprocess.Popen[bytes]
 GRACE_S = 20.0  # how long the device hosts may take to end after the server
+STOP_S = 10.0  # how long they may take to end when told to
 # A queue of 400 ms, as in a cellular modem: short queues make TCP lose packets and the rate with them.
 TBF = ["burst", "16kb", "latency", "400ms"]
 
@@ -114,9 +115,17 @@ def run_hosts(names: list[str], overrides: list[str]) -> int:
             for address in (f"{SUBNET}.{rank + 1}", f"::ffff:{SUBNET}.{rank + 1}"):
                 hosts_file.write(f"{address} {worker_name(rank)}\n")
         hosts_file.flush()
-        return wait_for_all(
-            [start(name, rank, len(names), hosts_file.name, overrides) for rank, name in enumerate(names)]
-        )
+        processes: list[Popen] = []
+        try:
+            for rank, name in enumerate(names):
+                processes.append(start(name, rank, len(names), hosts_file.name, overrides))
+            return wait_for_all(processes)
+        finally:
+            for process in processes:
+                process.terminate()  # torchrun ends its ranks; what is left after that is killed by remove()
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
 
 
 def wait_for_all(processes: list[Popen]) -> int:

@@ -90,9 +90,9 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
     mean = ["mean", *(_mean(rows, key, form) for key, (_, form) in list(SUMMARY.items())[1:7]), *[""] * 4]
     skipped = len(shown) - MAX_ROWS_SHOWN
     note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
-    return "\n".join(
-        note + table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
-    )
+    lines = table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
+    legend = "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
+    return "\n".join([*note, *lines, legend])
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

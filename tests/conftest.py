@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -72,13 +74,15 @@ class Processes:
             pytest.fail(f"not done after {timeout} s:\n{out}\n{err}")
         return Finished(process.returncode, out, err)
 
-    def torchrun(
-        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", timeout: float = 120
-    ) -> Finished:
+    def start_torchrun(
+        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc"
+    ) -> subprocess.Popen[str]:
         """The command of the README, with its own port."""
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_ranks}"]
-        command += [f"--master-port={free_port()}", "-m", module, *overrides]
-        return self.finish(self.start(command), timeout)
+        return self.start([*command, f"--master-port={free_port()}", "-m", module, *overrides])
+
+    def torchrun(self, num_ranks: int, *overrides: str, timeout: float = 120, **options: str) -> Finished:
+        return self.finish(self.start_torchrun(num_ranks, *overrides, **options), timeout)
 
     def ranks(
         self, num_ranks: int, *overrides: str, only: tuple[int, ...] = ()
@@ -117,14 +121,13 @@ class Processes:
 
     def left_over(self) -> list[int]:
         """Pids of sessions that still have a living process."""
-        alive = []
-        for process in self.started:
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                continue
-            alive.append(process.pid)
-        return alive
+        sessions = {process.pid for process in self.started}
+        alive = set()
+        for other in psutil.process_iter(["pid", "status"]):
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if other.info["status"] != psutil.STATUS_ZOMBIE:
+                    alive.add(os.getsid(other.pid))
+        return sorted(sessions & alive)
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Several hosts: one torchrun per network namespace, links shaped by the kernel. Needs root and iproute2."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .conftest import SMALL, free_port
+from .test_rpc import rows_of
+
+
+def can_make_namespaces() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+        return False
+    name = f"pipar-{os.getpid()}-probe"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+    return made.returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2")
+
+
+def own_namespaces(pid: int) -> list[str]:
+    listing = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    return [line for line in listing.splitlines() if line.startswith(f"pipar-{pid}-")]
+
+
+def start(processes, *arguments):
+    return processes.start([sys.executable, "-m", "launch.netns", *arguments])
+
+
+@needs_namespaces
+def test_one_torchrun_per_host_over_shaped_links(processes):
+    run = start(processes, "--devices=2", "--network=wifi", "--", *SMALL[:-1], "batch_size=20")
+    done = processes.finish(run, timeout=90)
+    assert done.code == 0, done.err
+    assert own_namespaces(run.pid) == []
+    (path,) = processes.directory.glob("outputs/*/*")
+    (row,) = rows_of(path)
+    assert row["network"] == "wifi_kernel"
+    assert row["num_devices"] == "2"
+    assert row["bound_s"] == ""  # real links are not timed
+    # 2 * 20 samples of 2 KiB (32 maps of 4x4) and their labels, and the device half, at 50 Mbit/s each
+    bits = 8 * (20 * (2048 + 8) + (32 * 27 + 96) * 4)
+    assert float(row["epoch_time_s"]) > bits / 50e6
+
+
+@needs_namespaces
+def test_an_interrupted_run_leaves_no_namespace_and_no_process(processes):
+    run = start(processes, "--devices=1", "--network=4g", "--", "data=synthetic", f"seed={free_port()}")
+    deadline = time.monotonic() + 60
+    while len(own_namespaces(run.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    run.send_signal(signal.SIGINT)
+    processes.finish(run, timeout=30)
+    assert own_namespaces(run.pid) == []
+    assert processes.left_over() == []
+
+
+@needs_namespaces
+def test_what_a_killed_run_left_is_removed_by_the_next(processes):
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    pid = int(gone.stdout)
+    subprocess.run(["ip", "netns", "add", f"pipar-{pid}-1"], check=True)
+    run = start(processes, "--devices=1", "--", "pipeline.split_point=9")
+    done = processes.finish(run, timeout=60)
+    assert done.code != 0
+    assert "pipeline.split_point=9: must be 1..5" in done.err
+    assert own_namespaces(pid) == []
+    assert own_namespaces(run.pid) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--network=5g"], "--network=5g: must be a preset: did you mean 4g?"),
+        (["--devices=0"], "--devices=0: must be 1..250"),
+    ],
+)
+def test_bad_arguments_are_one_line(processes, arguments, line):
+    done = processes.finish(start(processes, *arguments), timeout=60)
+    assert done.code == 2
+    assert done.err.startswith(f"launch.netns: error: {line}")
+    assert len(done.err.splitlines()) == 1

@@ -1,0 +1,237 @@
+"""Whatever waits has a deadline, and says who waited for whom. Named after what once could hang."""
+
+import os
+import re
+import signal
+import threading
+import time
+from concurrent.futures import Future
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from pipar_rpc.data import Batches, Images, Transform
+from pipar_rpc.device import Device
+from pipar_rpc.errors import PeerError
+from pipar_rpc.link import Link
+from pipar_rpc.microbatch import Part
+from pipar_rpc.port import Port, Result
+from pipar_rpc.timeline import Timeline
+from pipar_rpc.worker import InOrder, open_pool
+
+from .conftest import SMALL
+
+# Long enough to be interrupted: 500 iterations of about 0.2 s over a slow emulated link.
+LONG = (
+    *(option for option in SMALL if not option.startswith(("network", "data.train_size"))),
+    *("data.train_size=10000", "data.train_size_per_device=5000", "network=4g", "network.uplink_mbps=1"),
+)
+
+
+def end(process, timeout=60):
+    """Waits for the end of a process that is expected to end by itself; returns its code and output."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out + err
+
+
+def started(processes, num_ranks, *overrides):
+    """Ranks in the middle of an epoch."""
+    ranks = processes.ranks(num_ranks, *LONG, *overrides)
+    processes.wait_for("outputs/*/*/tensorboard/*")
+    time.sleep(3)
+    assert all(rank.poll() is None for rank in ranks)
+    return ranks
+
+
+def test_a_killed_device_ends_the_job_at_once(processes):
+    server, killed, other = started(processes, 3)
+    killed.send_signal(signal.SIGKILL)
+    code, output = end(server, timeout=20)
+    assert code == 1
+    assert re.search(r"error: lost device1: .+", output)
+    code, _ = end(other, timeout=20)
+    assert code == 0  # dismissed by the server
+
+
+def test_a_silent_device_ends_the_job_at_the_deadline(processes):
+    server, silent, other = started(processes, 3, "fault.timeout_s=4")
+    silent.send_signal(signal.SIGSTOP)
+    code, output = end(server, timeout=40)
+    assert code == 1
+    assert re.search(r"error: the server waited \d+ s for device1, last heard of in iteration \d+", output)
+    code, _ = end(other, timeout=20)
+    assert code == 0
+
+
+def test_devices_end_when_the_server_is_killed(processes):
+    server, *devices = started(processes, 3)
+    server.send_signal(signal.SIGKILL)
+    for rank, device in enumerate(devices, start=1):
+        code, output = end(device, timeout=20)
+        assert code == 1
+        assert f"pipar_rpc: error: device{rank} lost the server: " in output
+
+
+def test_devices_end_when_the_server_is_silent(processes):
+    server, *devices = started(processes, 3, "node.timeout_s=8")
+    server.send_signal(signal.SIGSTOP)
+    for rank, device in enumerate(devices, start=1):
+        code, output = end(device, timeout=40)
+        assert code == 1
+        assert f"pipar_rpc: error: device{rank} lost the server: " in output
+
+
+def test_a_rank_that_never_comes_ends_the_wait_for_it(processes):
+    server, device = processes.ranks(3, *SMALL, "node.timeout_s=5", only=(0, 1))
+    for process in (server, device):
+        code, output = end(process, timeout=40)
+        assert code == 1
+        assert re.search(r"rank \d \(\w+\) (waited 5 s for the other 2 ranks|could not join)", output), output
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["torchrun", "terminal"])
+def test_one_interrupt_ends_all_ranks(processes, send):
+    run = processes.start_torchrun(3, *LONG)
+    processes.wait_for("outputs/*/*/tensorboard/*")
+    time.sleep(2)
+    send(run.pid, signal.SIGINT)
+    _, output = end(run, timeout=20)
+    assert "pipar_rpc: interrupted" in output
+    assert processes.left_over() == []
+
+
+def test_sockets_listen_on_loopback_only(processes):
+    _, *devices = started(processes, 3)
+    for device in devices:
+        listening = [
+            connection.laddr.ip
+            for connection in psutil.Process(device.pid).net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert listening
+        assert set(listening) <= {"127.0.0.1"}
+
+
+class SilentExchange:
+    """A server that never answers."""
+
+    def submit(self, part, activation, labels):
+        return Future()
+
+    def close(self):
+        pass
+
+
+def make_device(exchange, timeout_s=0.1):
+    data = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    return Device(
+        name="device3",
+        layers=nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+        optimizer={"lr": 0.1},
+        batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
+        exchange=exchange,
+        report=lambda iteration, loss: None,
+        uplink=Link(),
+        num_micro_batches=2,
+        device=torch.device("cpu"),
+        timeline=Timeline(),
+        timeout_s=timeout_s,
+    )
+
+
+def test_a_device_does_not_wait_for_ever_for_a_gradient():
+    device = make_device(SilentExchange())
+    with pytest.raises(PeerError, match="device3 waited 0 s for the server: gradient of micro-batch 1/2"):
+        device.train(1, 0, 1)
+    device.close()
+
+
+def test_a_stopped_device_ends_at_its_next_micro_batch():
+    device = make_device(SilentExchange())
+    device.stop()
+    with pytest.raises(PeerError, match="stopped by the server"):
+        device.train(1, 0, 1)
+    device.close()
+
+
+def make_port(process):
+    return Port("device1", process, Link(), Timeline())
+
+
+def submit(port, number, count=2):
+    part = Part(iteration=0, index=number + 1, count=count, weight=0.5)
+    activation = torch.ones(1, 2, requires_grad=True) * 1
+    return port.deliver(number, part, 0, activation, torch.zeros(1, dtype=torch.int64))
+
+
+def test_micro_batches_are_computed_in_order_whatever_the_order_of_arrival():
+    order = []
+    port = make_port(lambda part, activation, labels, reply: order.append(part.index))
+    for number in (2, 0, 3, 1):
+        submit(port, number, count=4)
+    port.settle(5)
+    assert order == [1, 2, 3, 4]
+    port.close()
+
+
+def test_settle_waits_for_the_update_after_the_last_gradient():
+    """The average was once taken of a server half whose last update was still running."""
+    updated = threading.Event()
+
+    def process(part, activation, labels, reply):
+        reply(Result(torch.zeros(1, 2), 0.0, 0))
+        time.sleep(0.3)
+        updated.set()
+
+    port = make_port(process)
+    submit(port, 0)
+    port.settle(5)
+    assert updated.is_set()
+    port.close()
+
+
+def test_settle_gives_up():
+    release = threading.Event()
+    port = make_port(lambda part, activation, labels, reply: release.wait(5))
+    submit(port, 0)
+    with pytest.raises(PeerError, match="waited 0 s for the server half of device1"):
+        port.settle(0.1)
+    release.set()
+    port.close()
+
+
+def test_a_broken_server_half_answers_everybody_with_its_first_error():
+    def process(part, activation, labels, reply):
+        raise ValueError(f"broken at {part.index}")
+
+    port = make_port(process)
+    answers = [submit(port, number) for number in range(2)]
+    for answer in answers:
+        assert answer.wait().message == "broken at 1"
+    with pytest.raises(PeerError, match="server half of device1 failed: ValueError: broken at 1"):
+        port.check()
+    port.close()
+
+
+def test_closing_a_port_answers_those_whose_turn_never_came():
+    port = make_port(lambda *_: None)
+    answer = submit(port, 1)  # number 0 never arrives
+    port.close()
+    assert "the job has ended" in answer.wait().message
+
+
+def test_calls_run_in_the_order_of_their_numbers():
+    """An upload once overtook the training that it was to follow."""
+    with open_pool("test") as pool:
+        in_order, seen = InOrder(pool), []
+        for number in reversed(range(50)):
+            in_order.submit(number, lambda number=number: seen.append(number))
+        in_order.settle(5)
+    assert seen == list(range(50))
+
+
+def test_nothing_is_left_of_these_tests():
+    own = psutil.Process(os.getpid())
+    assert not [child for child in own.children(recursive=True) if "pipar_rpc" in " ".join(child.cmdline())]

@@ -1,0 +1,53 @@
+"""What a new user has: the installed package and the scripts."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from .conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_conf_travels_inside_the_wheel(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert f"pipar_rpc/conf/{path.relative_to(ROOT / 'conf')}" in names
+
+
+def test_the_installed_package_runs_without_the_checkout(wheel, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    code = "import pipar_rpc, pipar_rpc.composition as c; print(pipar_rpc.__file__, c.config_dir())"
+    options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 60}
+    shown = subprocess.run([sys.executable, "-c", code], check=True, **options)
+    assert shown.stdout.split() == [str(site / "pipar_rpc/__init__.py"), str(site / "pipar_rpc/conf")]
+    command = [sys.executable, "-m", "pipar_rpc", "--cfg", "job", "network=4g_plus"]
+    shown = subprocess.run(command, check=True, **options)
+    assert "uplink_mbps: 20" in shown.stdout
+
+
+@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/test.sh", ".ci/run"])
+def test_scripts_are_sound(script):
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+    assert "set -euo pipefail" in (ROOT / script).read_text()
+
+
+def test_nothing_names_the_machines_it_was_made_on():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=False, capture_output=True, text=True)
+    for name in tracked.stdout.split():
+        if name.endswith((".py", ".md", ".sh", ".yaml", ".toml")):
+            text = (ROOT / name).read_text()
+            assert "/" + "work/" not in text, name
+            assert "../" + "shared" not in text, name

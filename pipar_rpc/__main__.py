@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 failed, 2 the configuration or the data need mending, 130 
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -21,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipar_rpc import composition, experiment, interface, session
 from pipar_rpc import config as configuration
-from pipar_rpc.display import summary_table, table
-from pipar_rpc.errors import PeerError, UserError
+from pipar_rpc.display import summary_table, sweep_table
+from pipar_rpc.errors import PeerError, UserError, first_line
 from pipar_rpc.node import Node, prepare
 from pipar_rpc.plan import Plan, make_plan
 from pipar_rpc.sinks import Row
@@ -74,12 +75,17 @@ def main() -> None:
 
 
 def _fail(code: int, message: str) -> int:
-    """Prints the last line of a process, and has torchrun repeat it in its own report."""
+    """Prints the last line of a process."""
     print(f"pipar_rpc: {message}", file=sys.stderr)
+    _tell_torchrun(message)
+    return code
+
+
+def _tell_torchrun(message: str) -> None:
+    """Has torchrun repeat an error as the root cause in the report that it prints when a rank fails."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
-    return code
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -142,8 +148,8 @@ class _Jobs:
 
     def __init__(self, local: Node, world: World) -> None:
         self._local, self._world = local, world
-        self._done: list[tuple[str, Row]] = []
-        self._failed: list[Exception] = []
+        self._done: dict[str, Row] = {}
+        self._failed: dict[str, Exception] = {}
 
     def run(self, raw: DictConfig, output_dir: Path, number: int) -> None:
         """One job; a failure is shown and remembered, so that it does not stop the others of a sweep."""
@@ -153,41 +159,26 @@ class _Jobs:
             rows = experiment.run(plan, self._local, output_dir, number)
         except (UserError, PeerError) as error:
             log.error("pipar_rpc: error: %s", error)
-            self._failed.append(error)
+            self._failed[output_dir.name] = error
         except Exception as error:
             log.exception("pipar_rpc: job failed")
-            self._failed.append(error)
+            self._failed[output_dir.name] = error
         else:
             print(f"\n{summary_table(rows)}\n\nresults:     {output_dir}", flush=True)
-            print(f"TensorBoard: tensorboard --logdir {_quoted(output_dir)}\n", flush=True)
-            self._done.append((output_dir.name, rows[-1]))
+            print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n", flush=True)
+            self._done[output_dir.name] = rows[-1]
 
     def finish(self) -> int:
         """Sums up a sweep and returns the exit code."""
         if len(self._done) + len(self._failed) > 1:
-            headings = ["job", "epoch time s", "loss", "test acc"]
-            lines = [
-                [
-                    name,
-                    f"{row['epoch_time_s']:.2f}",
-                    f"{row['train_loss']:.4f}",
-                    _number(row["test_accuracy"]),
-                ]
-                for name, row in self._done
-            ]
-            print("last epoch of each job:", *table(headings, lines), sep="\n")
+            print(*sweep_table(self._done), sep="\n")
+            for name, error in self._failed.items():
+                print(f"failed: {name}: {first_line(error)}")
             print(f"{len(self._done)} jobs done, {len(self._failed)} failed", flush=True)
         if not self._failed:
             return 0
-        return 2 if all(isinstance(error, UserError) for error in self._failed) else 1
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _quoted(path: Path) -> str:
-    return f"'{path}'" if " " in str(path) else str(path)
+        _tell_torchrun("\n".join(f"{name}: {error}" for name, error in self._failed.items()))
+        return 2 if all(isinstance(error, UserError) for error in self._failed.values()) else 1
 
 
 def _save_config(raw: DictConfig, plan: Plan, path: Path) -> None:

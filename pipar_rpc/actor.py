@@ -132,12 +132,21 @@ class Remote:
 
 
 def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
-    """Creates `factory(local, *args)` on the worker `name`; errors show at the first call.
+    """Creates `factory(local, *args)` on the worker `name`; errors of the factory show at the first call.
 
     `local` is what that worker passed to `reset`. The object needs methods `stop()`, which may come from any
     thread while a method runs, and `close()`.
+
+    Raises:
+        PeerError: the worker was lost before.
     """
-    return Remote(name, rpc.remote(name, _Actor, args=(factory, args)))
+    if name in _process.lost:
+        raise PeerError(f"lost {name} in an earlier job")
+    try:
+        return Remote(name, rpc.remote(name, _Actor, args=(factory, args)))
+    except RuntimeError as error:
+        _process.lost.add(name)
+        raise PeerError(f"lost {name}: {first_line(error)}") from error
 
 
 def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Future[Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipar_rpc.compute import finish
 from pipar_rpc.data import Batches
 from pipar_rpc.errors import PeerError, first_line
 from pipar_rpc.exchange import Exchange
@@ -148,11 +149,13 @@ class Device:
             result = self._await(pending, part)
             with self._timeline.measure(Stage.DEVICE_BACKWARD, part.iteration, part.index):
                 activation.backward(result.gradient.to(self._device))
+                finish(self._device)
             loss += result.loss * size
             correct += result.correct
         with self._timeline.measure(Stage.UPDATE, part.iteration):
             self._optimizer.step()
             self._optimizer.zero_grad()
+            finish(self._device)
         return loss, correct
 
     def _await(self, pending: Future[Result], part: Part) -> Result:

@@ -95,6 +95,15 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*note, *lines, legend])
 
 
+def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The last epoch of each job of a sweep, by the name of its folder."""
+    columns = [key for key in SUMMARY if key != "epoch"]
+    lines = [
+        [name, *(_format(row.get(key), SUMMARY[key][1]) for key in columns)] for name, row in jobs.items()
+    ]
+    return ["last epoch of each job:", *table(["job", *(SUMMARY[key][0] for key in columns)], lines)]
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Right-aligned lines under headings."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]

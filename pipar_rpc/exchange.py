@@ -16,6 +16,7 @@ device's backward pass is done, copies all gradients once per context, and runs 
 in the order of arrival.
 """
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -91,6 +92,8 @@ class RpcExchange:
     ) -> None:
         self._port, self._uplink, self._timeline, self._timeout_s = port, uplink, timeline, timeout_s
         self._number = 0
+        self._previous_sent = threading.Event()
+        self._previous_sent.set()
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor = self._stack.enter_context(open_pool("exchange", max_in_flight))
 
@@ -100,22 +103,36 @@ class RpcExchange:
         labels = labels.clone()  # a view may drag its whole storage over the wire
         slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
-        return self._pool.submit(self._exchange, slot, number, part, activation, labels)
+        previous_sent, self._previous_sent = self._previous_sent, threading.Event()
+        order = (previous_sent, self._previous_sent)
+        return self._pool.submit(self._exchange, slot, order, number, part, activation, labels)
 
     def close(self) -> None:
         """Waits for the calls in flight and releases the threads."""
         self._stack.close()
 
-    def _exchange(self, slot: Slot, number: int, part: Part, activation: Tensor, labels: Tensor) -> Result:
+    def _exchange(
+        self,
+        slot: Slot,
+        order: tuple[threading.Event, threading.Event],
+        number: int,
+        part: Part,
+        activation: Tensor,
+        labels: Tensor,
+    ) -> Result:
         self._uplink.wait(slot)
+        previous_sent, sent = order
         with dist_autograd.context() as context_id:
             leaf = activation.requires_grad_()
-            answer = rpc.rpc_sync(
-                self._port.owner(),
-                deliver,
-                args=(self._port, number, part, context_id, leaf, labels),
-                timeout=self._timeout_s,
-            )
+            # Without an emulated link to space them, the threads would race, and a late micro-batch that
+            # overtakes an earlier one makes the server wait with both.
+            previous_sent.wait(self._timeout_s)
+            try:
+                arguments = (self._port, number, part, context_id, leaf, labels)
+                pending = rpc.rpc_async(self._port.owner(), deliver, args=arguments, timeout=self._timeout_s)
+            finally:
+                sent.set()
+            answer = pending.wait()
             if isinstance(answer, Failure):
                 raise answer.to_error("server")
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]

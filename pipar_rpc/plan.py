@@ -172,7 +172,7 @@ def _notices(config: Config) -> list[str]:
     if min(n, batch_size) > 1 and config.model.norm is Norm.batch:
         size = batch_size // min(n, batch_size)
         notices.append(
-            f"model.norm=batch: batch statistics are those of micro-batches of {size} samples; "
+            f"model.norm=batch: batch statistics are those of micro-batches of {size} sample{'s' * (size > 1)}; "
             "model.norm=group trains exactly as without micro-batches"
         )
     return notices

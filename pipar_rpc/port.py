@@ -19,6 +19,8 @@ from pipar_rpc.microbatch import Part
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import InOrder, open_pool
 
+MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
+
 
 class Result(NamedTuple):
     """What a micro-batch's pass through the server half gives.
@@ -68,7 +70,8 @@ class Port:
         self._unanswered: set[torch.futures.Future[Any]] = set()
         self._failure: Failure | None = None
         self._stack = ExitStack()
-        self._sender = self._stack.enter_context(open_pool(f"send-{name}"))
+        self._senders = self._stack.enter_context(open_pool(f"send-{name}", MAX_SENDERS))
+        self._pacer = self._stack.enter_context(open_pool(f"pace-{name}"))
         self._in_order = InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
     def reference(self) -> Any:
@@ -143,7 +146,7 @@ class Port:
             replied = True
             slot = self.downlink.reserve(result.gradient.nbytes)
             self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
-            self._sender.submit(self._send, slot, context_id, activation, result, answer)
+            self._pacer.submit(self._pace, slot, context_id, activation, result, answer)
 
         if self._failure is None:
             try:
@@ -153,15 +156,19 @@ class Port:
         if not replied:
             self._answer(answer, self._failure)
 
+    def _pace(self, slot: Slot, *gradient: Any) -> None:
+        self.downlink.wait(slot)
+        # Sending blocks until the device has confirmed, and over a real line the confirmation queues behind
+        # activations. Several at a time keep the downlink busy.
+        self._senders.submit(self._send, *gradient)
+
     def _send(
         self,
-        slot: Slot,
         context_id: int,
         activation: Tensor,
         result: Result,
         answer: "torch.futures.Future[Any]",
     ) -> None:
-        self.downlink.wait(slot)
         value: Any = (result.loss, result.correct)
         try:
             # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipar_rpc.compute import finish
 from pipar_rpc.fedavg import State
 from pipar_rpc.microbatch import Part
 from pipar_rpc.port import Result
@@ -60,6 +61,7 @@ class ServerHalf:
             with self._timeline.measure(Stage.UPDATE, part.iteration):
                 self._optimizer.step()
                 self._optimizer.zero_grad()
+                finish(self._device)
 
     def state(self) -> State:
         """Parameters and buffers, on the CPU; may share memory with the live ones."""

@@ -142,6 +142,17 @@ def test_every_choice_composes(group):
         assert getattr(loaded, group).name == path.stem
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_is_a_possible_job(path):
+    raw, _ = composition.compose([f"experiment={path.stem}"])
+    assert make_plan(raw, 5, Path("nowhere"), True).devices
+
+
+def test_an_experiment_may_be_a_sweep():
+    _, multirun = composition.compose(["experiment=uplink"])
+    assert multirun
+
+
 def test_the_yaml_and_the_classes_agree_on_the_defaults():
     raw, _ = composition.compose(["network=none"])
     written, built_in = config.load(raw), config.Config()

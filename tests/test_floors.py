@@ -55,7 +55,7 @@ def test_imports_only_go_down(unit):
         ("torch.distributed", {"actor", "port", "exchange", "session"}),
         ("hydra", {"composition"}),
         ("omegaconf", {"__main__", "composition", "config", "plan"}),
-        ("threading", {"worker", "link", "session", "device"}),
+        ("threading", {"worker", "link", "session", "device", "exchange"}),
         ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange"}),
         ("tqdm", {"display"}),
         ("torch.utils.tensorboard", {"sinks"}),

@@ -39,7 +39,7 @@ def end(process, timeout=60):
 def started(processes, num_ranks, *overrides):
     """Ranks in the middle of an epoch."""
     ranks = processes.ranks(num_ranks, *LONG, *overrides)
-    processes.wait_for("outputs/*/*/tensorboard/*")
+    processes.wait_for("outputs/**/tensorboard/*")
     time.sleep(3)
     assert all(rank.poll() is None for rank in ranks)
     return ranks
@@ -53,6 +53,17 @@ def test_a_killed_device_ends_the_job_at_once(processes):
     assert re.search(r"error: lost device1: .+", output)
     code, _ = end(other, timeout=20)
     assert code == 0  # dismissed by the server
+
+
+def test_after_the_loss_of_a_device_the_other_jobs_of_a_sweep_end_too(processes):
+    server, killed, other = started(processes, 3, "--multirun", "seed=0,1")
+    killed.send_signal(signal.SIGKILL)
+    code, output = end(server, timeout=30)
+    assert code == 1
+    assert "error: lost device1 in an earlier job" in output
+    assert "0 jobs done, 2 failed" in output
+    assert "Traceback" not in output
+    assert end(other, timeout=20)[0] == 0
 
 
 def test_a_silent_device_ends_the_job_at_the_deadline(processes):

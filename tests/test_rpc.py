@@ -125,7 +125,9 @@ def test_a_failing_job_does_not_stop_the_others(repeated):
     done, jobs = repeated
     assert done.code == 1  # torchrun's own code for a rank that did not end with 0
     assert "exitcode  : 2" in done.err
-    assert done.out.count("pipeline.split_point=9: must be 1..5 (vgg5 has 5 cut units)") == 3
+    line = "pipeline.split_point=9: must be 1..5 (vgg5 has 5 cut units)"
+    assert done.out.count(f"[ERROR] pipar_rpc: error: {line}") == 3
+    assert f"failed: {jobs[3].name}: {line}" in done.out
     assert "3 jobs done, 3 failed" in done.out
     assert [number for number, path in sorted(jobs.items()) if (path / "model.pt").exists()] == [0, 2, 4]
 

@@ -1,0 +1,47 @@
+"""Spans as a picture: one lane per resource, one bar per span."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipar_rpc.timeline import Span, Stage
+
+LANES = ("device", "uplink", "server", "downlink")
+STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette, safe for the colour-blind)
+    Stage.DEVICE_FORWARD: ("device", "#0072B2"),
+    Stage.UPLINK: ("uplink", "#E69F00"),
+    Stage.SERVER_FORWARD: ("server", "#009E73"),
+    Stage.SERVER_BACKWARD: ("server", "#D55E00"),
+    Stage.DOWNLINK: ("downlink", "#CC79A7"),
+    Stage.DEVICE_BACKWARD: ("device", "#56B4E9"),
+}
+
+
+def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
+    """Draws the pipeline stages of one iteration.
+
+    Args:
+        axes: matplotlib axes.
+        spans: spans of the six stages; others are left out.
+        title: shown above.
+    """
+    shown = [span for span in spans if span.stage in STYLE]
+    narrow = max((span.end for span in shown), default=0.0) / 50  # no room for a number
+    for span in shown:
+        lane, colour = STYLE[span.stage]
+        width = span.end - span.start
+        axes.barh(LANES.index(lane), width, left=span.start, height=0.8, color=colour, edgecolor="white")
+        if width > narrow:
+            middle = (span.start + width / 2, LANES.index(lane))
+            text = str(span.micro_batch)
+            axes.annotate(text, middle, ha="center", va="center", color="white", fontsize=8)
+    axes.set_yticks(range(len(LANES)), LANES)
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend() -> list[Any]:
+    """Handles for a figure's legend: one per stage, in the order of the pipeline."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=colour, label=stage.replace("_", " ")) for stage, (_, colour) in STYLE.items()]

@@ -171,8 +171,9 @@ def _notices(config: Config) -> list[str]:
         notices.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
     if min(n, batch_size) > 1 and config.model.norm is Norm.batch:
         size = batch_size // min(n, batch_size)
+        samples = "1 sample" if size == 1 else f"{size} samples"
         notices.append(
-            f"model.norm=batch: batch statistics are those of micro-batches of {size} sample{'s' * (size > 1)}; "
+            f"model.norm=batch: batch statistics are those of micro-batches of {samples}; "
             "model.norm=group trains exactly as without micro-batches"
         )
     return notices

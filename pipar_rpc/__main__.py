@@ -26,6 +26,7 @@ from pipar_rpc.display import summary_table, sweep_table
 from pipar_rpc.errors import PeerError, UserError, first_line
 from pipar_rpc.node import Node, prepare
 from pipar_rpc.plan import Plan, make_plan
+from pipar_rpc.schema import NodeConfig
 from pipar_rpc.sinks import Row
 
 log = logging.getLogger("pipar_rpc")
@@ -135,7 +136,7 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     return jobs.finish()
 
 
-def _prepare(config: configuration.NodeConfig, world: World) -> Node:
+def _prepare(config: NodeConfig, world: World) -> Node:
     role = session.worker_name(world.rank)
     form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)

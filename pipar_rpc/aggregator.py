@@ -9,21 +9,27 @@ from pipar_rpc.peer import Peer
 from pipar_rpc.timeline import Stage, Timeline
 
 
-def average(
-    peers: Sequence[Peer], device_states: Sequence[State], samples: Sequence[int], timeline: Timeline
-) -> State:
-    """The global network M = sum_k |D_k| / |D| * M^k, each M^k the device half joined with its server half.
+def join(peers: Sequence[Peer], device_states: Sequence[State]) -> list[State]:
+    """The whole network M^k of each device, its two halves joined by name: split points may differ.
 
-    The halves are joined by name, so split points may differ between devices.
+    The tensors of the server halves are the live ones.
 
     Args:
         peers: the devices.
         device_states: the device halves, as uploaded.
+    """
+    return [state | peer.half.state() for peer, state in zip(peers, device_states, strict=True)]
+
+
+def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
+    """The global network M = sum_k |D_k| / |D| * M^k.
+
+    Args:
+        networks: of the devices.
         samples: samples that each device processed since the last aggregation.
         timeline: receives the span of the computation.
     """
     with timeline.measure(Stage.AGGREGATE, 0):
-        networks = [state | peer.half.state() for peer, state in zip(peers, device_states, strict=True)]
         return weighted_average(networks, samples)
 
 

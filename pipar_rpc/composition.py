@@ -15,8 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipar_rpc.config import Config, one_line
+from pipar_rpc.config import FREE_KEYS, one_line
 from pipar_rpc.errors import UserError, nearest
+from pipar_rpc.models import ALIASES
+from pipar_rpc.schema import Config
 
 HYDRA_VERSION = "1.3"
 MULTIRUN_FLAGS = ("--multirun", "-m")
@@ -38,11 +40,18 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra wants it.
 
     --multirun goes to the front, because argparse takes overrides on one side of a flag only; settings of
-    single devices get Hydra's "add or override" prefix, because nothing is known of them beforehand.
+    single devices and arguments of custom models get Hydra's "add or override" prefix, because nothing is
+    known of them beforehand; models may be called by their names in the paper's reference.
     """
     first = sorted(arguments, key=lambda argument: argument not in MULTIRUN_FLAGS)
-    prefix = "devices.overrides."
-    return [f"++{argument}" if argument.startswith(prefix) else argument for argument in first]
+    return [f"++{argument}" if argument.startswith(FREE_KEYS) else _own_names(argument) for argument in first]
+
+
+def _own_names(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key != "model":
+        return argument
+    return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
 
 
 def only_informs(arguments: Sequence[str]) -> bool:

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from pipar_rpc.aggregator import average, distribute
+from pipar_rpc.aggregator import average, distribute, join
 from pipar_rpc.device import RoundReport
 from pipar_rpc.errors import PeerError
 from pipar_rpc.fedavg import State, num_bytes
@@ -19,13 +20,25 @@ POLL_S = 0.2  # how often displays are refreshed and deadlines checked while wai
 
 @dataclass
 class EpochResult:
-    """An epoch's figures and the global network at its end (None if nothing was aggregated)."""
+    """What came of an epoch.
+
+    Attributes:
+        metrics: times, bytes and what follows from them.
+        losses: of each iteration, mean over the devices that took part in it.
+        train_loss: mean over the samples.
+        train_accuracy: share of the samples classified correctly while training, 0..1.
+        device_peak_rss_mb: of each device.
+        network: the global network at the end; None if nothing was aggregated.
+        device_networks: each device's own network before the last average, if they are kept.
+    """
 
     metrics: EpochMetrics
+    losses: list[float]
     train_loss: float
     train_accuracy: float
-    device_peak_rss_mb: float
+    device_peak_rss_mb: list[float]
     network: State | None
+    device_networks: list[State]
 
 
 @dataclass
@@ -46,10 +59,14 @@ class Coordinator:
         every: iterations between two aggregations; -1 for one at the end of each epoch, 0 for none. The end
             of an epoch always ends a round.
         on_wait: called every now and then while devices work, for displays.
+        keep_networks: whether to keep each device's own network, at the cost of their memory.
     """
 
-    def __init__(self, peers: Sequence[Peer], every: int, on_wait: Callable[[], None]) -> None:
+    def __init__(
+        self, peers: Sequence[Peer], every: int, on_wait: Callable[[], None], keep_networks: bool = False
+    ) -> None:
         self._peers, self._every, self._on_wait = peers, every, on_wait
+        self._keep_networks, self._device_networks = keep_networks, list[State]()
         self._timeline = Timeline()
 
     def train_epoch(self, epoch: int) -> EpochResult:
@@ -67,7 +84,8 @@ class Coordinator:
     def gather(self) -> State:
         """The average of the networks as they are, without changing them or paying for a transfer."""
         states = self._collect([peer.remote.call("state") for peer in self._peers])
-        return average(self._peers, states, [peer.num_samples for peer in self._peers], Timeline())
+        networks = join(self._peers, states)
+        return average(networks, [peer.num_samples for peer in self._peers], Timeline())
 
     def _round(self, epoch: int, start: int, stop: int, usage: list[_Usage]) -> State | None:
         trained, uploaded = [], []
@@ -90,7 +108,10 @@ class Coordinator:
         states: list[State] = self._collect(uploaded)
         for sums, state in zip(usage, states, strict=True):
             sums.model_bytes += num_bytes(state)
-        network = average(self._peers, states, [report.samples for report in reports], self._timeline)
+        networks = join(self._peers, states)
+        network = average(networks, [report.samples for report in reports], self._timeline)
+        if self._keep_networks:
+            self._device_networks = [{key: tensor.clone() for key, tensor in own.items()} for own in networks]
         self._collect(distribute(self._peers, states, network))
         return network
 
@@ -127,11 +148,20 @@ class Coordinator:
         samples = sum(report.samples for report in reports)
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + aggregation), devices),
+            losses=_mean_losses([[loss for r in sums.reports for loss in r.losses] for sums in usage]),
             train_loss=sum(report.loss for report in reports) / samples,
             train_accuracy=sum(report.correct for report in reports) / samples,
-            device_peak_rss_mb=max(report.peak_rss_mb for report in reports),
+            device_peak_rss_mb=[sums.reports[-1].peak_rss_mb for sums in usage],
             network=network,
+            device_networks=self._device_networks,
         )
+
+
+def _mean_losses(by_device: list[list[float]]) -> list[float]:
+    """Mean over the devices, iteration by iteration; some have fewer iterations than others."""
+    columns = zip_longest(*by_device)
+    present = [[loss for loss in column if loss is not None] for column in columns]
+    return [sum(losses) / len(losses) for losses in present]
 
 
 def _check_alive(peer: Peer) -> None:

@@ -19,6 +19,7 @@ from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Link
 from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Result
 from pipar_rpc.timeline import Busy, Stage, Timeline, sum_by_stage
 from pipar_rpc.worker import open_pool
@@ -31,6 +32,7 @@ class RoundReport:
     Attributes:
         iterations: number of iterations.
         samples: samples processed.
+        losses: mean loss of each iteration.
         loss: sum of the loss over the samples.
         correct: samples classified correctly while training.
         seconds: wall time of the round on the device.
@@ -41,6 +43,7 @@ class RoundReport:
 
     iterations: int = 0
     samples: int = 0
+    losses: list[float] = field(default_factory=list)
     loss: float = 0.0
     correct: int = 0
     seconds: float = 0.0
@@ -70,6 +73,8 @@ class Device:
         report: called with (iteration, mean loss) after each iteration.
         uplink: what sending the model costs; the exchange has its own use of the same link.
         num_micro_batches: N.
+        smallest: samples that a micro-batch has at least.
+        dropout: generators of the layers' dropout.
         device: where to compute.
         timeline: receives the spans of the computation.
         timeout_s: longest wait for a gradient.
@@ -85,6 +90,8 @@ class Device:
         report: Callable[[int, float], None],
         uplink: Link,
         num_micro_batches: int,
+        smallest: int,
+        dropout: DropoutStreams,
         device: torch.device,
         timeline: Timeline,
         timeout_s: float,
@@ -93,16 +100,17 @@ class Device:
         self._layers = layers.to(device).train()
         self._optimizer = torch.optim.SGD(self._layers.parameters(), **optimizer)
         self._batches, self._exchange, self._report = batches, exchange, report
-        self._uplink, self._num_micro_batches = uplink, num_micro_batches
+        self._uplink, self._dropout = uplink, dropout
+        self._num_micro_batches, self._smallest = num_micro_batches, smallest
         self._device, self._timeline, self._timeout_s = device, timeline, timeout_s
         self._stopped = threading.Event()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
         self._stack.callback(exchange.close)
 
-    def num_samples(self) -> int:
-        """Samples that this device trains on."""
-        return self._batches.num_samples
+    def class_counts(self) -> list[int]:
+        """Samples of each class that this device trains on."""
+        return self._batches.class_counts()
 
     def train(self, epoch: int, start: int, stop: int) -> RoundReport:
         """Trains iterations start..stop-1 of an epoch and tells what they took.
@@ -114,13 +122,14 @@ class Device:
         batch = self._loader.submit(self._batches.get, epoch, start)
         for iteration in range(start, stop):
             images, labels = batch.result()
-            in_flight = self._forward(split_batch(images, labels, self._num_micro_batches, iteration))
+            in_flight = self._forward(self._split(images, labels, epoch, iteration))
             if iteration + 1 < stop:  # prepared while the server computes
                 batch = self._loader.submit(self._batches.get, epoch, iteration + 1)
             loss, correct = self._backward(in_flight)
             self._report(iteration, loss / len(labels))
             report.iterations += 1
             report.samples += len(labels)
+            report.losses.append(loss / len(labels))
             report.loss += loss
             report.correct += correct
         report.seconds = time.monotonic() - began
@@ -129,6 +138,9 @@ class Device:
         report.peak_rss_mb = peak_rss_mb()
         return report
 
+    def _split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
+        return split_batch(images, labels, self._num_micro_batches, epoch, iteration, self._smallest)
+
     def _forward(self, micro_batches: list[MicroBatch]) -> list[_InFlight]:
         """All N forward passes in a row; each activation leaves as soon as it is there."""
         in_flight = []
@@ -136,6 +148,7 @@ class Device:
             if self._stopped.is_set():
                 raise PeerError("stopped by the server")
             with self._timeline.measure(Stage.DEVICE_FORWARD, part.iteration, part.index):
+                self._dropout.begin(part)
                 activation = self._layers(images.to(self._device))
                 outgoing = activation.detach().cpu()
             result = self._exchange.submit(part, outgoing, labels)

@@ -27,14 +27,16 @@ class Progress:
         for peer in self._peers:
             peer.port.iteration = 0
         total = max(peer.iterations for peer in self._peers)
-        self._bar = tqdm(
-            total=total,
-            desc=f"epoch {epoch}/{self._num_epochs}",
-            unit="it",
-            leave=False,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
+        self._bar = self._new_bar(total, f"epoch {epoch}/{self._num_epochs}", "it")
+
+    def start_evaluation(self, epoch: int, samples: int) -> None:
+        """Begins the bar of an evaluation of `samples` images."""
+        self._bar = self._new_bar(samples, f"evaluate {epoch}/{self._num_epochs}", "img")
+
+    def evaluated(self, samples: int) -> None:
+        """Moves the bar of an evaluation on."""
+        if self._bar is not None:
+            self._bar.update(samples)
 
     def refresh(self) -> None:
         """Shows the devices' latest reports."""
@@ -50,6 +52,11 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _new_bar(self, total: int, description: str, unit: str) -> "tqdm[Any]":
+        self.stop()
+        hidden = not sys.stderr.isatty()
+        return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)
 
     def _slowest(self) -> int:
         working = [peer.port.iteration for peer in self._peers if peer.port.iteration < peer.iterations]

@@ -1,9 +1,8 @@
 """One job, from its plan to its results: places the halves, trains, evaluates, writes."""
 
 import copy
-import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,21 +13,21 @@ from torch import nn
 
 from pipar_rpc.actor import place
 from pipar_rpc.coordinator import Coordinator, EpochResult
-from pipar_rpc.data import Images, load_held_out, open_source
+from pipar_rpc.data import load_held_out, open_source
 from pipar_rpc.display import Progress
-from pipar_rpc.errors import ConfigError, PeerError
-from pipar_rpc.evaluation import accuracy
-from pipar_rpc.fedavg import State
+from pipar_rpc.errors import PeerError
+from pipar_rpc.evaluation import Evaluator
+from pipar_rpc.figures import class_counts_figure
 from pipar_rpc.link import Link
-from pipar_rpc.memory import peak_rss_mb, reset_peak_rss
-from pipar_rpc.models import build_model
+from pipar_rpc.memory import reset_peak_rss
+from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.node import Node
 from pipar_rpc.peer import Peer
-from pipar_rpc.placement import DeviceJob, build_device
-from pipar_rpc.plan import Plan
+from pipar_rpc.placement import DeviceJob, build_device, build_server_half
+from pipar_rpc.plan import Plan, check_samples
 from pipar_rpc.port import Port
-from pipar_rpc.server import ServerHalf
-from pipar_rpc.sinks import CsvSink, Row, Sink, TensorBoardSink
+from pipar_rpc.rows import epoch_line, make_row
+from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
 from pipar_rpc.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -53,31 +52,57 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     config = plan.config
     for notice in plan.notices:
         log.info(notice)
-    torch.manual_seed(config.seed)
-    network = build_model(plan.devices[0].model)
+    network = _network(plan)
     with ExitStack() as stack:
-        sinks: list[Sink] = [CsvSink(output_dir / "results.csv"), TensorBoardSink(output_dir / "tensorboard")]
-        for sink in sinks:
-            stack.callback(sink.close)
+        sinks = _open_sinks(output_dir, stack)
         peers = stack.enter_context(_placed(plan, node, network))
-        evaluate = _Evaluator(plan, node, network)
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
-        coordinator = Coordinator(peers, config.aggregation.every, progress.refresh)
-        rows = []
+        evaluator = _evaluator(plan, node, network, progress)
+        counts = [peer.class_counts for peer in peers]
+        for sink in sinks:
+            sink.picture("partition", class_counts_figure(counts, plan.devices[0].data.classes))
+        coordinator = Coordinator(peers, config.aggregation.every, progress.refresh, config.enable_device_val)
+        rows: list[Row] = []
+        iteration = 1
         for epoch in range(1, config.epochs + 1):
             progress.start(epoch)
             result = coordinator.train_epoch(epoch)
             progress.stop()
-            state = result.network
-            if state is None and epoch == config.epochs:
-                state = coordinator.gather()
-            rows.append(_row(plan, job, epoch, result) | evaluate(state))
+            if result.network is None and epoch == config.epochs:
+                result.network = coordinator.gather()
+            measured = _evaluate(plan, epoch, result, evaluator, progress)
+            rows.append(make_row(plan, job, epoch, result) | measured)
             for sink in sinks:
                 sink.add(rows[-1])
-            log.info(_epoch_line(rows[-1], config.epochs))
-        torch.save(state, output_dir / "model.pt")
+                sink.curve("train/loss_by_iteration", result.losses, start=iteration)
+            iteration += len(result.losses)
+            log.info(epoch_line(rows[-1], config.epochs))
+        assert result.network is not None
+        torch.save(published(result.network, plan.devices[0].model), output_dir / "model.pt")
     return rows
+
+
+def _network(plan: Plan) -> nn.Sequential:
+    """The uncut network with its first weights."""
+    config, spec = plan.config, plan.devices[0].model
+    torch.manual_seed(config.seed)
+    network = build_model(spec)
+    if config.model.weights is not None:
+        strict = config.model.strict_weights
+        network.load_state_dict(read_weights(Path(config.model.weights), spec, strict), strict=strict)
+    return network
+
+
+def _open_sinks(output_dir: Path, stack: ExitStack) -> list[Sink]:
+    sinks: list[Sink] = [
+        CsvSink(output_dir / "results.csv"),
+        TensorBoardSink(output_dir / "tensorboard"),
+        PngSink(output_dir),
+    ]
+    for sink in sinks:
+        stack.callback(sink.close)
+    return sinks
 
 
 @contextmanager
@@ -87,10 +112,10 @@ def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Pee
         peers = [_place(device, node, network, stack) for device in plan.devices]
         try:
             for peer, device in zip(peers, plan.devices, strict=True):
-                peer.num_samples = _loaded(peer.remote.call("num_samples"), peer)
-                if device.batch_size > peer.num_samples:
-                    allowed = f"1..{peer.num_samples} ({peer.name} has {peer.num_samples} samples)"
-                    raise ConfigError("batch_size", device.batch_size, allowed)
+                counts = _loaded(peer.remote.call("class_counts"), peer)
+                missing = len(device.data.classes) - len(counts)
+                peer.class_counts = (*counts, *[0] * missing)
+                check_samples(device, peer.num_samples)
                 peer.iterations = -(-peer.num_samples // device.batch_size)
             yield peers
         finally:
@@ -102,9 +127,9 @@ def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Pee
                     log.warning("%s could not be cleaned up: %s", peer.name, error)
 
 
-def _loaded(num_samples: Future[int], peer: Peer) -> int:
+def _loaded(class_counts: Future[list[int]], peer: Peer) -> list[int]:
     try:
-        return num_samples.result(peer.timeout_s)
+        return class_counts.result(peer.timeout_s)
     except TimeoutError:
         peer.remote.abandon()
         waited = f"the server waited {peer.timeout_s:.0f} s for {peer.name} to load its data"
@@ -114,7 +139,7 @@ def _loaded(num_samples: Future[int], peer: Peer) -> int:
 def _place(device: DeviceJob, node: Node, network: nn.Sequential, stack: ExitStack) -> Peer:
     timeline = Timeline()
     layers = copy.deepcopy(network[device.split_point :])
-    half = ServerHalf(layers, device.optimizer, node.device, timeline)
+    half = build_server_half(layers, device, node, timeline)
     port = Port(device.name, half.process, Link(device.downlink_mbps, device.latency_s), timeline)
     stack.callback(port.close)
     state = copy.deepcopy(network[: device.split_point].state_dict())
@@ -124,68 +149,30 @@ def _place(device: DeviceJob, node: Node, network: nn.Sequential, stack: ExitSta
     return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
 
 
-class _Evaluator:
-    """Accuracy on validation and test images; empty for what is switched off."""
-
-    def __init__(self, plan: Plan, node: Node, network: nn.Sequential) -> None:
-        first = plan.devices[0]
-        source = open_source(first.data, node.data_root, node.download)
-        val, test = load_held_out(source, first.data)
-        self._sets: dict[str, Images | None] = {
-            "val_accuracy": val if plan.config.enable_val and len(val.labels) else None,
-            "test_accuracy": test if plan.config.enable_test else None,
-        }
-        self._network = copy.deepcopy(network).to(node.device)
-        self._transform, self._device = first.transform, node.device
-
-    def __call__(self, state: State | None) -> dict[str, float | None]:
-        """Loads the global network and measures it; None where there is no global network."""
-        if state is None:
-            return dict.fromkeys(self._sets)
-        self._network.load_state_dict(state)
-        return {
-            name: accuracy(self._network, images, self._transform, self._device) if images else None
-            for name, images in self._sets.items()
-        }
-
-
-def _row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
-    config, devices = plan.config, plan.devices
-    metrics = dataclasses.asdict(result.metrics)
-    return {
-        "job": job,
-        "epoch": epoch,
-        "strategy": config.strategy,
-        "model": config.model.name,
-        "data": config.data.name,
-        "network": config.network.name,
-        "num_devices": len(devices),
-        "split_point": _joined([device.split_point for device in devices]),
-        "num_micro_batches": _joined([device.num_micro_batches for device in devices]),
-        "batch_size": _joined([device.batch_size for device in devices]),
-        "seed": config.seed,
-        **metrics,
-        "train_loss": result.train_loss,
-        "train_accuracy": result.train_accuracy,
-        "server_peak_rss_mb": peak_rss_mb(),
-        "device_peak_rss_mb": result.device_peak_rss_mb,
-        "devices_alive": len(devices),
+def _evaluator(plan: Plan, node: Node, network: nn.Sequential, progress: Progress) -> Evaluator:
+    """For validation and test images; without those that are switched off."""
+    first, config = plan.devices[0], plan.config
+    val, test = load_held_out(open_source(first.data, node.data_root, node.download), first.data)
+    wanted = {"val": config.enable_val or config.enable_device_val, "test": config.enable_test}
+    sets = {
+        name: images for name, images in (("val", val), ("test", test)) if wanted[name] and len(images.labels)
     }
+    return Evaluator(network, sets, first.transform, node.device, progress.evaluated)
 
 
-def _joined(values: Sequence[Any]) -> Any:
-    return values[0] if len(set(values)) == 1 else tuple(values)
-
-
-def _epoch_line(row: Row, epochs: int) -> str:
-    accuracies = ", ".join(
-        f"{name} {row[f'{name}_accuracy']:.4f}"
-        for name in ("train", "val", "test")
-        if row[f"{name}_accuracy"] is not None
-    )
-    return (
-        f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s, loss {row['train_loss']:.4f}, "
-        f"accuracy {accuracies}, "
-        f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
-        f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"
-    )
+def _evaluate(
+    plan: Plan, epoch: int, result: EpochResult, evaluator: Evaluator, progress: Progress
+) -> dict[str, Any]:
+    """The columns that are measured on held-out images; None where there is no network or no image."""
+    own = result.device_networks if plan.config.enable_device_val else []
+    names = [name for name in ("val", "test") if getattr(plan.config, f"enable_{name}")]
+    state = result.network
+    work = evaluator.num_samples(*names) * (state is not None) + evaluator.num_samples("val") * len(own)
+    progress.start_evaluation(epoch, work)
+    accuracies = {
+        f"{name}_accuracy": evaluator.measure(state, name) if state and name in names else None
+        for name in ("val", "test")
+    }
+    by_device = tuple(evaluator.measure(network, "val") for network in own)
+    progress.stop()
+    return {**accuracies, "device_val_accuracy": None if None in by_device else by_device or None}

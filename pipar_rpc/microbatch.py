@@ -12,6 +12,7 @@ class Part:
     """The place of a micro-batch within its mini-batch.
 
     Attributes:
+        epoch: from 1.
         iteration: number of the mini-batch within the epoch, from 0.
         index: n, from 1 to `count`.
         count: N, the number of micro-batches of this mini-batch.
@@ -19,6 +20,7 @@ class Part:
             of the N parts add up to the gradient of the mean loss over the whole batch.
     """
 
+    epoch: int
     iteration: int
     index: int
     count: int
@@ -38,19 +40,23 @@ class MicroBatch(NamedTuple):
     labels: Tensor
 
 
-def split_batch(images: Tensor, labels: Tensor, num_micro_batches: int, iteration: int) -> list[MicroBatch]:
+def split_batch(
+    images: Tensor, labels: Tensor, num_micro_batches: int, epoch: int, iteration: int, smallest: int = 1
+) -> list[MicroBatch]:
     """Cuts a mini-batch into N micro-batches whose sizes differ by at most one sample; none is dropped.
 
     Args:
         images: shape [B, ...].
         labels: shape [B].
-        num_micro_batches: N; capped at B, so that no micro-batch is empty.
+        num_micro_batches: N; fewer where micro-batches would have less than `smallest` samples.
+        epoch: kept in each part.
         iteration: number of the mini-batch, kept in each part.
+        smallest: samples that a micro-batch has at least, if the mini-batch has that many.
     """
     batch_size = len(labels)
-    count = min(num_micro_batches, batch_size)
+    count = max(1, min(num_micro_batches, batch_size // smallest))
     return [
-        MicroBatch(Part(iteration, index, count, len(y) / batch_size), x, y)
+        MicroBatch(Part(epoch, iteration, index, count, len(y) / batch_size), x, y)
         for index, (x, y) in enumerate(
             zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True), start=1
         )

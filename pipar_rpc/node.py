@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from pipar_rpc.config import NodeConfig
 from pipar_rpc.errors import ConfigError
+from pipar_rpc.schema import NodeConfig
 
 
 @dataclass(frozen=True)

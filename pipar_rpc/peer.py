@@ -20,7 +20,7 @@ class Peer:
         timeline: spans of this server half and of the downlink.
         timeout_s: longest silence, emulated transfers included.
         links_timed: whether the links are emulated (or unused), so that their times are known.
-        num_samples: samples that the device trains on.
+        class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
     """
 
@@ -31,5 +31,10 @@ class Peer:
     timeline: Timeline
     timeout_s: float
     links_timed: bool
-    num_samples: int = 0
+    class_counts: tuple[int, ...] = ()
     iterations: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that the device trains on."""
+        return sum(self.class_counts)

@@ -11,7 +11,7 @@ from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
 from pipar_rpc.fedavg import State
 from pipar_rpc.link import Link
 from pipar_rpc.memory import reset_peak_rss
-from pipar_rpc.models import ModelSpec, build_model
+from pipar_rpc.models import DropoutStreams, ModelSpec, build_model
 from pipar_rpc.node import Node
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.session import worker_name
@@ -31,6 +31,7 @@ class DeviceJob:
         split_point: P, 1..Q.
         num_micro_batches: N.
         batch_size: B.
+        smallest: samples that a micro-batch has at least.
         uplink_mbps: rate of the emulated uplink; None for no limit.
         downlink_mbps: rate of the emulated downlink; None for no limit.
         latency_s: of the emulated links.
@@ -47,6 +48,7 @@ class DeviceJob:
     split_point: int
     num_micro_batches: int
     batch_size: int
+    smallest: int
     uplink_mbps: float | None
     downlink_mbps: float | None
     latency_s: float
@@ -78,21 +80,37 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices)
     timeline, uplink = Timeline(), Link(job.uplink_mbps, job.latency_s)
+    layers = network[: job.split_point]
     exchange: Exchange
     if job.split_point == len(network):
-        exchange = LocalExchange(ServerHalf(nn.Sequential(), job.optimizer, node.device, timeline).process)
+        exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
     else:
         exchange = RpcExchange(port, uplink, timeline, job.num_micro_batches, job.timeout_s)
     return Device(
         name=job.name,
-        layers=network[: job.split_point],
+        layers=layers,
         optimizer=job.optimizer,
         batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
         exchange=exchange,
         report=Reporter(port),
         uplink=uplink,
         num_micro_batches=job.num_micro_batches,
+        smallest=job.smallest,
+        dropout=DropoutStreams(layers, job.seed, job.rank),
         device=node.device,
         timeline=timeline,
         timeout_s=job.timeout_s,
     )
+
+
+def build_server_half(layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline) -> ServerHalf:
+    """The server half of a device, on this machine.
+
+    Args:
+        layers: P+1..Q.
+        job: of the device.
+        node: this machine.
+        timeline: receives the spans of the computation.
+    """
+    dropout = DropoutStreams(layers, job.seed, job.rank)
+    return ServerHalf(layers, job.optimizer, dropout, node.device, timeline)

@@ -1,28 +1,39 @@
 """From configuration to plain data: what every rank will do, checked before anything is started."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
-from pipar_rpc.config import Config, for_device, load
+from pipar_rpc.config import for_device, load
 from pipar_rpc.data import (
     DataSpec,
     MissingDataError,
+    Partition,
     Source,
     Transform,
     open_source,
     partition,
+    read_indices,
     split_held_out,
 )
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.link import Link
-from pipar_rpc.models import ModelSpec, Norm, activation_bytes, build_model
+from pipar_rpc.models import (
+    CUSTOM,
+    ModelSpec,
+    Norm,
+    UnitSummary,
+    build_meta,
+    read_weights,
+    smallest_batch,
+    summarise,
+)
 from pipar_rpc.placement import DeviceJob
+from pipar_rpc.schema import Config
 
 
 @dataclass(frozen=True)
@@ -57,24 +68,42 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
-    data = _data_spec(config)
+    own = _device_configs(raw, config, num_devices)
+    data = _data_spec(config, own)
     source = open_source(data, data_root, config.node.download)
     data = replace(data, classes=source.classes, num_classes=len(source.classes))
-    part_sizes = _part_sizes(source, data, num_devices, one_machine)
-    notices: list[str] = []
+    network = _check_model(config, data)
     devices = []
-    for rank in range(1, num_devices + 1):
+    for rank, own_config in enumerate(own, start=1):
         with _named(rank, config):
-            own = for_device(raw, rank)
-            job = _device_job(own, rank, num_devices, data)
-            size = part_sizes[rank - 1] if part_sizes else None
-            if size is not None and job.batch_size > size:
-                allowed = f"1..{size} (device {rank} has {size} samples)"
-                raise ConfigError("batch_size", job.batch_size, allowed)
-        devices.append(job)
-        notices += _notices(own)
+            devices.append(_device_job(own_config, rank, num_devices, data, network))
+    part_sizes = _part_sizes(source, data, num_devices, one_machine)
+    for job, size in zip(devices, part_sizes or (), strict=False):
+        with _named(job.rank, config):
+            check_samples(job, size)
+    notices = [notice for pair in zip(own, devices, strict=True) for notice in _notices(*pair)]
     config.num_devices = num_devices
     return Plan(config, tuple(devices), tuple(dict.fromkeys(notices)))
+
+
+def check_samples(job: DeviceJob, num_samples: int) -> None:
+    """Raises ConfigError if a device with that many samples has no whole batch, or one that is too small."""
+    has = f"device {job.rank} has {num_samples} samples"
+    if job.batch_size > num_samples:
+        raise ConfigError("batch_size", job.batch_size, f"1..{num_samples} ({has})")
+    last = num_samples % job.batch_size or job.batch_size
+    if last < job.smallest:
+        why = f"{has}, so that the last batch has {last}, too few for batch norm in {job.model.name}"
+        raise ConfigError("batch_size", job.batch_size, f"another number ({why})")
+
+
+def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
+    """The configuration as each device sees it."""
+    own = []
+    for rank in range(1, num_devices + 1):
+        with _named(rank, config):
+            own.append(for_device(raw, rank))
+    return own
 
 
 @contextmanager
@@ -99,8 +128,10 @@ def _num_devices(config: Config, world_size: int) -> int:
     return config.num_devices or available
 
 
-def _data_spec(config: Config) -> DataSpec:
-    data = config.data
+def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:
+    data, partition = config.data, config.partition
+    common = data.train_size_per_device
+    sizes = [device.data.train_size_per_device for device in own]
     return DataSpec(
         name=data.name,
         channels=data.channels,
@@ -111,46 +142,76 @@ def _data_spec(config: Config) -> DataSpec:
         val_size=data.val_size,
         test_size=data.test_size,
         train_size=data.train_size,
+        partition=Partition(
+            name=partition.name,
+            alpha=partition.alpha,
+            classes_per_device=partition.classes_per_device,
+            sizes=tuple(partition.sizes or ()),
+            ratios=tuple(partition.ratios or ()),
+            indices=read_indices(Path(partition.path or "")) if partition.name == "file" else (),
+            limits=tuple(size if size != common else None for size in sizes),
+            smallest=max(device.batch_size for device in own),
+        ),
     )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is known of the network before it has numbers."""
+
+    spec: ModelSpec
+    units: list[UnitSummary]
+    num_bytes: int
+    smallest: int
+
+
+def _check_model(config: Config, data: DataSpec) -> _Network:
+    """Checks that the network takes the images and the weights."""
+    assert data.num_classes is not None
+    model = config.model
+    images = (data.channels, data.image_size, data.num_classes)
+    spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
+    network = build_meta(spec)
+    units = summarise(network, spec)
+    if model.weights is not None:
+        read_weights(Path(model.weights), spec, model.strict_weights)
+    return _Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
 
 
 def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: bool) -> list[int] | None:
     split_held_out(len(source.labels("test")), spec)
     try:
-        num_train = len(source.labels("train"))
+        labels = source.labels("train")
     except MissingDataError:
         if one_machine:
             raise
         return None
-    return [len(part) for part in partition(num_train, spec, num_devices)]
+    return [len(part) for part in partition(labels, spec, num_devices)]
 
 
-def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec) -> DeviceJob:
+def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec, model: _Network) -> DeviceJob:
     """The part of one device; `config` has the device's own overrides merged in."""
-    assert data.num_classes is not None
-    model = ModelSpec(config.model.name, config.model.norm, data.channels, data.image_size, data.num_classes)
     split_point, network = config.pipeline.split_point, config.network
-    with torch.device("meta"):
-        units = build_model(model)
-    if split_point > len(units):
-        what = f"1..{len(units)} ({model.name} has {len(units)} cut units)"
+    if split_point > len(model.units):
+        what = f"1..{len(model.units)} ({model.spec.name} has {len(model.units)} cut units)"
         raise ConfigError("pipeline.split_point", split_point, what)
     latency_s = network.latency_ms / 1000
-    in_transit = activation_bytes(model, split_point, config.batch_size) + num_bytes(units.state_dict())
+    in_transit = model.units[split_point - 1].activation_bytes * config.batch_size + model.num_bytes
     slowest = sum(
         Link(mbps, latency_s).seconds(in_transit) for mbps in (network.uplink_mbps, network.downlink_mbps)
     )
     return DeviceJob(
         rank=rank,
         num_devices=num_devices,
-        model=model,
+        model=model.spec,
         data=data,
         transform=Transform(
             tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
         ),
         split_point=split_point,
-        num_micro_batches=min(config.pipeline.num_micro_batches, config.batch_size),
+        num_micro_batches=max(1, min(config.pipeline.num_micro_batches, config.batch_size // model.smallest)),
         batch_size=config.batch_size,
+        smallest=model.smallest,
         uplink_mbps=network.uplink_mbps,
         downlink_mbps=network.downlink_mbps,
         latency_s=latency_s,
@@ -164,13 +225,16 @@ def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec) -> 
     )
 
 
-def _notices(config: Config) -> list[str]:
+def _notices(config: Config, job: DeviceJob) -> list[str]:
     n, batch_size = config.pipeline.num_micro_batches, config.batch_size
     notices = []
     if n > batch_size:
         notices.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
-    if min(n, batch_size) > 1 and config.model.norm is Norm.batch:
-        size = batch_size // min(n, batch_size)
+    elif n > job.num_micro_batches:
+        needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
+        notices.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
+    if job.num_micro_batches > 1 and config.model.norm is Norm.batch and config.model.name != CUSTOM:
+        size = batch_size // job.num_micro_batches
         samples = "1 sample" if size == 1 else f"{size} samples"
         notices.append(
             f"model.norm=batch: batch statistics are those of micro-batches of {samples}; "

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pipar_rpc.compute import finish
 from pipar_rpc.fedavg import State
 from pipar_rpc.microbatch import Part
+from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Result
 from pipar_rpc.timeline import Stage, Timeline
 
@@ -23,17 +24,23 @@ class ServerHalf:
     Args:
         layers: the server half, on the CPU; empty for split point Q.
         optimizer: arguments of `torch.optim.SGD`.
+        dropout: generators of the layers' dropout.
         device: where to compute.
         timeline: receives the spans of the computation.
     """
 
     def __init__(
-        self, layers: nn.Sequential, optimizer: dict[str, Any], device: torch.device, timeline: Timeline
+        self,
+        layers: nn.Sequential,
+        optimizer: dict[str, Any],
+        dropout: DropoutStreams,
+        device: torch.device,
+        timeline: Timeline,
     ) -> None:
         self._layers = layers.to(device).train()
         parameters = list(self._layers.parameters())
         self._optimizer = torch.optim.SGD(parameters, **optimizer) if parameters else None
-        self._device, self._timeline = device, timeline
+        self._dropout, self._device, self._timeline = dropout, device, timeline
 
     def process(
         self, part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]
@@ -47,9 +54,10 @@ class ServerHalf:
             reply: called with the result before the optimiser step, so that the device need not wait for it.
         """
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+            self._dropout.begin(part)
             leaf = activation.to(self._device).requires_grad_()
             labels = labels.to(self._device)
-            logits = self._layers(leaf)
+            logits = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
             loss = F.cross_entropy(logits, labels)
         with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
             (loss * part.weight).backward()

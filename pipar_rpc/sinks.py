@@ -1,10 +1,10 @@
-"""Where results go: one row per epoch into results.csv and TensorBoard.
+"""Where results go: one row per epoch into results.csv and TensorBoard, pictures into TensorBoard and files.
 
 Columns of results.csv (empty where a figure does not exist):
 
 job                     number of the job within a multirun, 0 in a single run
 epoch                   from 1
-strategy, model, data, network    names from the configuration
+strategy, model, data, partition, network    names from the configuration
 num_devices             K
 split_point             P; `;`-joined where devices differ
 num_micro_batches       N; `;`-joined where devices differ
@@ -13,14 +13,16 @@ seed                    of the experiment
 epoch_time_s ... efficiency       see `pipar_rpc.metrics.EpochMetrics`; per-device figures are `;`-joined
 train_loss              mean over the samples of the epoch, while training
 train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
+device_val_accuracy     with each device's own network, before the average; `;`-joined
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
 device_peak_rss_mb      the same, of the device with the most
+each_device_peak_rss_mb of each device; `;`-joined
 devices_alive           devices that took part in the epoch
 """
 
 import csv
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,13 +31,13 @@ from pipar_rpc.metrics import EpochMetrics
 Row = dict[str, Any]
 
 SETTINGS = (
-    *("job", "epoch", "strategy", "model", "data", "network", "num_devices"),
+    *("job", "epoch", "strategy", "model", "data", "partition", "network", "num_devices"),
     *("split_point", "num_micro_batches", "batch_size", "seed"),
 )
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
-    *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy"),
-    *("server_peak_rss_mb", "device_peak_rss_mb", "devices_alive"),
+    *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
+    *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
 
@@ -56,8 +58,10 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "train_accuracy": "accuracy/train",
     "val_accuracy": "accuracy/val",
     "test_accuracy": "accuracy/test",
+    "device_val_accuracy": "accuracy_per_device/val",
     "server_peak_rss_mb": "memory/server_peak_rss_mb",
     "device_peak_rss_mb": "memory/device_peak_rss_mb",
+    "each_device_peak_rss_mb": "memory_per_device/peak_rss_mb",
     "devices_alive": "devices/alive",
 }
 
@@ -67,6 +71,12 @@ class Sink(Protocol):
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Takes the row of one epoch; keys are `COLUMNS`."""
+
+    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+        """Takes a part of a curve with a value for each of the steps `start`, `start` + 1, ..."""
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Takes a matplotlib figure."""
 
     def close(self) -> None:
         """Writes what is buffered."""
@@ -84,6 +94,12 @@ class CsvSink:
         """Appends one line."""
         self._writer.writerow({key: _cell(value) for key, value in row.items()})
         self._file.flush()
+
+    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+        """Nothing: the table has epochs."""
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Nothing: a table holds no pictures."""
 
     def close(self) -> None:
         """Closes the file."""
@@ -109,12 +125,41 @@ class TensorBoardSink:
                 self._scalar(tag, value, row["epoch"])
         self._writer.flush()
 
+    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+        """Writes a scalar per step."""
+        for step, value in enumerate(values, start=start):
+            self._scalar(tag, value, step)
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Shows the figure under IMAGES."""
+        self._writer.add_figure(f"data/{name}", figure, close=False)
+
     def close(self) -> None:
         """Closes the event file."""
         self._writer.close()
 
-    def _scalar(self, tag: str, value: float, epoch: int) -> None:
-        self._writer.add_scalar(tag, value, epoch)
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._writer.add_scalar(tag, value, step)
+
+
+class PngSink:
+    """Pictures as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Nothing: figures of epochs go elsewhere."""
+
+    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+        """Nothing: curves are in TensorBoard."""
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Writes <name>.png."""
+        figure.savefig(self._directory / f"{name}.png", dpi=120)
+
+    def close(self) -> None:
+        """Nothing is buffered."""
 
 
 def _cell(value: Any) -> Any:

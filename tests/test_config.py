@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipar_rpc import composition, config
+from pipar_rpc import composition, config, schema
 from pipar_rpc.errors import UserError
-from pipar_rpc.models import Norm
+from pipar_rpc.models import ALIASES, Norm
 from pipar_rpc.plan import make_plan
 
 from .conftest import ROOT
@@ -36,8 +36,8 @@ BAD = {
     "pipeline.num_micro_batches=0": "pipeline.num_micro_batches=0: must be >= 1",
     "num_devices=5": "num_devices=5: must be 1..4 (torchrun started 5 ranks, and one is the server)",
     "num_devices=0": "num_devices=0: must be >= 1",
-    "model=vgg6": "model=vgg6: no such choice: did you mean vgg5?",
-    "model.name=vgg6": "model.name=vgg6: must be a known model: did you mean vgg5?",
+    "model=vgg7": "model=vgg7: no such choice: did you mean vgg5?",
+    "model.name=vgg7": "model.name=vgg7: must be a known model: did you mean vgg5?",
     "model.norm=layer": "model.norm: Invalid value 'layer', expected one of [batch, group, none]",
     "data=cifar": "data=cifar: no such choice: did you mean cifar10?",
     "network=5g": "network=5g: no such choice: did you mean 4g?",
@@ -72,6 +72,18 @@ BAD = {
     "devices.overrides.x.batch_size=10": "devices.overrides.x: devices are numbered 1..4",
     "devices.overrides.1=3": "devices.overrides.1=3: must be settings of pipeline, network, batch_size",
     "devices.overrides.1.pipeline.x=3": "devices.overrides.1.pipeline.x: no such key",
+    "devices.overrides.1.data.name=x": "devices.overrides.1.data.name: must be the same for all",
+    "devices.overrides.4.data.train_size_per_device=999": "4.data.train_size_per_device=999: must be 1..359",
+    "model=custom": "model._target_=null: must be the dotted name of a function with model=custom",
+    "model._target_=my.build": "model._target_=my.build: must be the dotted name of a function with",
+    "model.args.width=3": "model.args={'width': 3}: must be empty but with model=custom",
+    "model.weights=nowhere.pt": "model.weights=nowhere.pt: must be an existing file",
+    "partition=dirichlet2": "partition=dirichlet2: no such choice: did you mean dirichlet?",
+    "partition.alpha=0": "partition.alpha=0.0: must be > 0",
+    "partition.classes_per_device=0": "partition.classes_per_device=0: must be >= 1",
+    "partition=sizes": "partition.sizes=null: must be a list, one number for each device",
+    "partition.sizes=[3,-1]": "partition.sizes=[3, -1]: must be numbers > 0",
+    "partition=file": "partition.path=null: must be a JSON file",
     "pipeline.split_point=1,2": "pipeline.split_point: several values need --multirun",
     "pipeline.split_point=": "pipeline.split_point",
 }
@@ -134,12 +146,52 @@ def test_deadlines_allow_for_the_emulated_transfers():
     assert patience[0] > 10 + activation_s
 
 
-@pytest.mark.parametrize("group", ["model", "data", "network"])
+NEEDED = {"custom": "model._target_=my.build", "sizes": "partition.sizes=[1,2]", "file": "partition.path=x"}
+
+
+@pytest.mark.parametrize("group", ["model", "data", "network", "partition"])
 def test_every_choice_composes(group):
     for path in (ROOT / "conf" / group).glob("*.yaml"):
-        raw, _ = composition.compose([f"{group}={path.stem}"])
+        needed = [NEEDED[path.stem]] if path.stem in NEEDED else []
+        raw, _ = composition.compose([f"{group}={path.stem}", *needed])
         loaded = config.load(raw)
         assert getattr(loaded, group).name == path.stem
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_models_go_by_their_names_in_the_reference_too(alias):
+    raw, _ = composition.compose([f"model={alias}"])
+    assert raw.model.name == ALIASES[alias]
+    raw, _ = composition.compose(["--multirun", f"model={alias},vgg5"])
+    assert raw.model.name == ALIASES[alias]
+
+
+def test_a_custom_model_with_arguments():
+    own = (
+        plan("model=custom", "model._target_=tests.own_network.build", "model.args.width=8").devices[0].model
+    )
+    assert (own.target, own.args) == ("tests.own_network.build", {"width": 8})
+    line = message("model=custom", "model._target_=tests.own_network.build", "model.args.depth=8")
+    assert "model._target_=tests.own_network.build failed: TypeError: " in line
+    line = message("model=custom", "model._target_=tests.own_network.build", "pipeline.split_point=4")
+    assert line == "pipeline.split_point=4: must be 1..3 (custom has 3 cut units)"
+
+
+def test_a_last_batch_too_small_for_batch_norm():
+    arguments = ["model=resnet18", "partition=sizes", "partition.sizes=[100,100,100,101]", "batch_size=100"]
+    assert message(*arguments).startswith("batch_size=100: must be another number (device 4 has 101 samples")
+    plan(*arguments, "model.norm=group")
+    capped = plan("model=resnet18", "pipeline.num_micro_batches=100")
+    assert {device.num_micro_batches for device in capped.devices} == {50}
+    assert (
+        "pipeline.num_micro_batches=100 is capped at 50: batch norm in resnet18 needs 2 samples"
+        in capped.notices
+    )
+
+
+def test_devices_may_keep_fewer_samples():
+    devices = plan("devices.overrides.3.data.train_size_per_device=150").devices
+    assert {device.data.partition.limits for device in devices} == {(None, None, 150, None)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
@@ -155,7 +207,7 @@ def test_an_experiment_may_be_a_sweep():
 
 def test_the_yaml_and_the_classes_agree_on_the_defaults():
     raw, _ = composition.compose(["network=none"])
-    written, built_in = config.load(raw), config.Config()
+    written, built_in = config.load(raw), schema.Config()
     assert (written.pipeline, written.optimizer, written.node, written.fault) == (
         *(built_in.pipeline, built_in.optimizer),
         *(built_in.node, built_in.fault),

@@ -24,7 +24,6 @@ from pipar_rpc.data import (
     load_held_out,
     load_train_part,
     open_source,
-    partition,
     split_held_out,
 )
 from pipar_rpc.errors import ConfigError, UserError
@@ -197,24 +196,6 @@ def test_synthetic_is_the_same_for_every_device():
 def test_unknown_data_set():
     with pytest.raises(ConfigError, match=r"data.name=cifar: must be .+ did you mean cifar10"):
         open_source(spec("cifar"), Path(), False)
-
-
-@given(st.integers(1, 500), st.integers(1, 20), st.integers(0, 5), st.none() | st.integers(1, 50))
-def test_partitions_are_disjoint(num_train, num_devices, seed, size):
-    asked = spec(seed=seed, train_size_per_device=size)
-    if num_devices * (size or 1) > num_train:
-        with pytest.raises(ConfigError):
-            partition(num_train, asked, num_devices)
-        return
-    parts = partition(num_train, asked, num_devices)
-    together = torch.cat(parts).tolist()
-    assert len(set(together)) == len(together)
-    assert len(parts) == num_devices
-    if size is None:
-        assert sorted(together) == list(range(num_train))
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    else:
-        assert {len(part) for part in parts} == {size}
 
 
 @given(st.integers(2, 400), st.integers(0, 300), st.none() | st.integers(1, 300), st.integers(0, 3))

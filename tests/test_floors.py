@@ -55,6 +55,7 @@ def test_imports_only_go_down(unit):
         ("torch.distributed", {"actor", "port", "exchange", "session"}),
         ("hydra", {"composition"}),
         ("omegaconf", {"__main__", "composition", "config", "plan"}),
+        ("matplotlib", {"figures", "gantt"}),
         ("threading", {"worker", "link", "session", "device", "exchange"}),
         ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange"}),
         ("tqdm", {"display"}),

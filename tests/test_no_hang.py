@@ -17,6 +17,7 @@ from pipar_rpc.device import Device
 from pipar_rpc.errors import PeerError
 from pipar_rpc.link import Link
 from pipar_rpc.microbatch import Part
+from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Port, Result
 from pipar_rpc.timeline import Timeline
 from pipar_rpc.worker import InOrder, open_pool
@@ -137,15 +138,18 @@ class SilentExchange:
 
 def make_device(exchange, timeout_s=0.1):
     data = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     return Device(
         name="device3",
-        layers=nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+        layers=layers,
         optimizer={"lr": 0.1},
         batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
         exchange=exchange,
         report=lambda iteration, loss: None,
         uplink=Link(),
         num_micro_batches=2,
+        smallest=1,
+        dropout=DropoutStreams(layers, seed=0, device=3),
         device=torch.device("cpu"),
         timeline=Timeline(),
         timeout_s=timeout_s,
@@ -172,7 +176,7 @@ def make_port(process):
 
 
 def submit(port, number, count=2):
-    part = Part(iteration=0, index=number + 1, count=count, weight=0.5)
+    part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
     activation = torch.ones(1, 2, requires_grad=True) * 1
     return port.deliver(number, part, 0, activation, torch.zeros(1, dtype=torch.int64))
 

@@ -20,7 +20,7 @@ from pipar_rpc.timeline import Busy, Span, Stage, Timeline, sum_by_stage, union_
 @given(batch=st.integers(1, 120), n=st.integers(1, 150))
 def test_micro_batches_keep_every_sample_and_differ_by_at_most_one(batch, n):
     images, labels = torch.arange(batch * 2).view(batch, 2), torch.arange(batch)
-    parts = split_batch(images, labels, n, iteration=3)
+    parts = split_batch(images, labels, n, epoch=2, iteration=3)
     assert torch.equal(torch.cat([part.images for part in parts]), images)
     assert torch.equal(torch.cat([part.labels for part in parts]), labels)
     sizes = [len(part.labels) for part in parts]

@@ -151,6 +151,7 @@ def test_results_are_complete(repeated):
         assert float(row["server_idle_s"]) < float(row["epoch_time_s"])
         assert len(row["device_uplink_mbps"].split(";")) == 3
         assert 50 < float(row["device_peak_rss_mb"]) < 4000
+        assert len(row["each_device_peak_rss_mb"].split(";")) == 3
     resolved = OmegaConf.load(jobs[2] / "config.yaml")
     assert resolved.num_devices == 3
     assert resolved.network.uplink_mbps == 10
@@ -164,9 +165,12 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     events = EventAccumulator(str(jobs[2] / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    per_device = {tag for tag in sinks.TAGS.values() if tag.startswith("network_per_device/")}
+    per_device = {tag for tag in sinks.TAGS.values() if "_per_device/" in tag}
     assert set(sinks.TAGS.values()) - per_device <= tags
+    per_device.remove(sinks.TAGS["device_val_accuracy"])  # not asked for
     assert {f"{tag}/device{k}" for tag in per_device for k in (1, 2, 3)} <= tags
+    assert [scalar.step for scalar in events.Scalars("train/loss_by_iteration")] == [1, 2, 3, 4]
+    assert events.Tags()["images"] == ["data/partition"]
     rows = rows_of(jobs[2])
     for column in ("epoch_time_s", "test_accuracy", "uplink_mbps"):
         scalars = events.Scalars(sinks.TAGS[column])

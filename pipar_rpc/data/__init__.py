@@ -5,24 +5,28 @@ from pathlib import Path
 
 from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.embedded import Digits, Synthetic
+from pipar_rpc.data.held_out import split_held_out
 from pipar_rpc.data.imagefolder import ImageFolder
-from pipar_rpc.data.partition import partition, split_held_out
-from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Source
+from pipar_rpc.data.partition import PARTITIONS, partition, read_indices
+from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Partition, Source
 from pipar_rpc.data.torchvision_sets import TorchVision
 from pipar_rpc.errors import ConfigError, nearest
 
 __all__ = [
+    "PARTITIONS",
     "SOURCES",
     "Batches",
     "DataSpec",
     "Images",
     "MissingDataError",
+    "Partition",
     "Source",
     "Transform",
     "load_held_out",
     "load_train_part",
     "open_source",
     "partition",
+    "read_indices",
     "split_held_out",
 ]
 
@@ -54,7 +58,7 @@ def open_source(spec: DataSpec, root: Path, download: bool) -> Source:
 def load_train_part(source: Source, spec: DataSpec, device: int, num_devices: int) -> Images:
     """The training images of one device (1..K) and of no other; only these are kept in memory."""
     labels = source.labels("train")
-    indices = partition(len(labels), spec, num_devices)[device - 1]
+    indices = partition(labels, spec, num_devices)[device - 1]
     return Images(source.images("train", indices), labels[indices])
 
 

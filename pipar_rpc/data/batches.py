@@ -74,6 +74,10 @@ class Batches:
         """Samples of the device."""
         return len(self._data.labels)
 
+    def class_counts(self) -> list[int]:
+        """Samples of each class, from 0 to the largest that the device has."""
+        return torch.bincount(self._data.labels).tolist()
+
     def __len__(self) -> int:
         return math.ceil(self.num_samples / self._batch_size)
 

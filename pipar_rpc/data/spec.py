@@ -24,6 +24,31 @@ class Images(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Partition:
+    """How the training samples are spread over the devices; see `pipar_rpc.data.partition`.
+
+    Attributes:
+        name: "iid", "dirichlet", "shards", "sizes" or "file".
+        alpha: concentration for "dirichlet"; small values give each class to few devices.
+        classes_per_device: for "shards".
+        sizes: samples of each device, for "sizes".
+        ratios: shares of each device, for "sizes".
+        indices: samples of each device, for "file".
+        limits: per device, samples that are kept of its part; None for all.
+        smallest: samples that a device must have at least, for "dirichlet".
+    """
+
+    name: str = "iid"
+    alpha: float = 0.5
+    classes_per_device: int = 2
+    sizes: tuple[int, ...] = ()
+    ratios: tuple[float, ...] = ()
+    indices: tuple[tuple[int, ...], ...] = ()
+    limits: tuple[int | None, ...] = ()
+    smallest: int = 1
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """Which samples an experiment uses; plain data, so that it can be sent to a device.
 
@@ -33,11 +58,12 @@ class DataSpec:
         image_size: height and width in pixels; images of another size are resized.
         num_classes: number of classes; None for imagefolder until `classes` is known.
         seed: of the partition and of the split into validation and test.
-        train_size_per_device: training samples of each device; None for an equal share of all.
+        train_size_per_device: training samples of each device, on average; None for all samples there are.
         val_size: validation samples.
         test_size: test samples; None for all that are left.
         train_size: training samples that synthetic data consists of; unused elsewhere.
         classes: names of imagefolder's class folders, as the server found them.
+        partition: how the training samples are spread over the devices.
     """
 
     name: str
@@ -50,6 +76,7 @@ class DataSpec:
     test_size: int | None = None
     train_size: int | None = None
     classes: tuple[str, ...] = ()
+    partition: Partition = Partition()
 
 
 class Source(Protocol):

@@ -1,0 +1,37 @@
+"""Pictures of results that are not curves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+MAX_ANNOTATED = 200  # cells; more numbers would not be legible
+
+
+def class_counts_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Any:
+    """How many training samples of each class each device has: one column per device, one row per class.
+
+    Args:
+        counts: per device, samples of each class.
+        classes: names of the classes.
+    """
+    devices, shown = len(counts), len(classes)
+    size = (max(4.0, 2.2 + 0.5 * devices), max(3.0, min(14.0, 1.4 + 0.32 * shown)))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(list(zip(*counts, strict=True)), cmap="Blues", aspect="auto", vmin=0)
+    axes.set_title("training samples")
+    axes.set_xlabel("device")
+    axes.set_ylabel("class")
+    step = max(1, devices // 32)
+    axes.set_xticks(range(0, devices, step), [str(device + 1) for device in range(0, devices, step)])
+    step = max(1, shown // 40)
+    axes.set_yticks(range(0, shown, step), [classes[index][:20] for index in range(0, shown, step)])
+    if devices * shown <= MAX_ANNOTATED:
+        dark = max(max(own) for own in counts) / 2
+        for device, own in enumerate(counts):
+            for label, count in enumerate(own):
+                colour = "white" if count > dark else "black"
+                axes.text(device, label, str(count), ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(picture, ax=axes)
+    return figure

@@ -1,0 +1,112 @@
+"""What a user looks at to decide where to cut: each unit's output, size and work."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipar_rpc.errors import UserError, first_line
+from pipar_rpc.models.spec import ModelSpec, named_units
+
+
+@dataclass(frozen=True)
+class UnitSummary:
+    """One cut unit.
+
+    Attributes:
+        name: of the unit in the sequence.
+        output_shape: for one sample.
+        num_parameters: trained numbers.
+        activation_bytes: of the output for one sample, as it crosses.
+        flops: of the forward pass for one sample, as torch counts them: convolutions and matrix products,
+            a multiplication and an addition being two.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    num_parameters: int
+    activation_bytes: int
+    flops: int
+
+
+def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
+    """Describes the units in order; `network` is on the meta device, so nothing is computed.
+
+    Raises:
+        UserError: a unit does not take the output of the one before it, or the last one has other outputs.
+    """
+    network = network.eval()
+    units, x = [], _images(spec, 1)
+    for name, unit in named_units(network):
+        with FlopCounterMode(display=False) as counter:
+            x = _apply(unit, x, name, spec)
+        parameters = sum(parameter.numel() for parameter in unit.parameters())
+        units.append(UnitSummary(name, tuple(x.shape[1:]), parameters, x.nbytes, counter.get_total_flops()))
+    if tuple(x.shape) != (1, spec.num_classes):
+        found = tuple(x.shape[1:])
+        expected = f"expected ({spec.num_classes},)"
+        raise UserError(f"model={_called(spec)}: outputs {found} for each image, {expected}")
+    return units
+
+
+def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:
+    """Samples that a micro-batch needs at least: 2 where batch norm would see a single number, otherwise 1.
+
+    Args:
+        network: on the meta device.
+        spec: of the network.
+
+    Raises:
+        UserError: the network cannot be trained on these images at all.
+    """
+    network = network.train()
+    try:
+        _run(network, _images(spec, 1))
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        x = _images(spec, 2)
+        for name, unit in named_units(network):
+            x = _apply(unit, x, name, spec)
+        return 2
+    return 1
+
+
+def table(units: list[UnitSummary]) -> str:
+    """The units as text, with a line of sums."""
+    rows = [("unit", "name", "output", "parameters", "bytes/sample", "MFLOPs/sample")]
+    for index, unit in enumerate(units, start=1):
+        shape = "x".join(map(str, unit.output_shape))
+        numbers = (f"{unit.num_parameters:,}", f"{unit.activation_bytes:,}", f"{unit.flops / 1e6:,.2f}")
+        rows.append((str(index), unit.name, shape, *numbers))
+    parameters, flops = sum(u.num_parameters for u in units), sum(u.flops for u in units)
+    rows.append(("", "total", "", f"{parameters:,}", "", f"{flops / 1e6:,.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{'<' if index == 1 else '>'}{width}}}" for index, width in enumerate(widths))
+    lines = [form.format(*row).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _images(spec: ModelSpec, count: int) -> Tensor:
+    return torch.empty(count, spec.channels, spec.image_size, spec.image_size, device="meta")
+
+
+@torch.no_grad()
+def _run(unit: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = unit(x)
+    return y
+
+
+def _apply(unit: nn.Module, x: Tensor, name: str, spec: ModelSpec) -> Tensor:
+    try:
+        y = _run(unit, x)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        shape = tuple(x.shape[1:])
+        where = f"model={_called(spec)}: unit {name} cannot take {shape} for each image"
+        raise UserError(f"{where}: {first_line(error)}") from error
+    if not isinstance(y, Tensor):
+        raise UserError(f"model={_called(spec)}: unit {name} returns {type(y).__name__}, expected one tensor")
+    return y
+
+
+def _called(spec: ModelSpec) -> str:
+    return spec.target or spec.name

@@ -1,0 +1,71 @@
+"""Weights in files: plain state dicts under the names that the uncut network's own authors gave them."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.errors import ConfigError, UserError, first_line
+from pipar_rpc.fedavg import State
+
+KEY = "model.weights"
+
+
+def published_names(units: nn.Sequential, whole: nn.Module) -> dict[str, str]:
+    """Name of each tensor in the units -> its name in the network that the units were taken out of."""
+    names = {id(tensor): name for name, tensor in whole.state_dict(keep_vars=True).items()}
+    return {name: names[id(tensor)] for name, tensor in units.state_dict(keep_vars=True).items()}
+
+
+def rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
+    """The same tensors under other names."""
+    return {names[name]: tensor for name, tensor in state.items()}
+
+
+def load_weights(path: Path, names: Mapping[str, str], like: Mapping[str, Tensor], strict: bool) -> State:
+    """Reads the state dict of an uncut network.
+
+    Args:
+        path: a file that `torch.save(network.state_dict(), path)` made; code in it is not run.
+        names: as from `published_names`.
+        like: the units' state, for shapes.
+        strict: whether every tensor must be there with its shape; otherwise those that do not fit are left
+            out, as a classifier for other classes is.
+
+    Returns:
+        Tensors under the units' names, for `load_state_dict` (with `strict=False` there if not strict).
+
+    Raises:
+        UserError: no such file, not a state dict, or not of this network.
+    """
+    if not path.is_file():
+        raise ConfigError(KEY, path, "an existing file")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{KEY}={path}: not a state dict in torch's format: {first_line(error)}") from error
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise UserError(f"{KEY}={path}: not a plain state dict (name -> tensor)")
+    fitting = {
+        own: stored[name]
+        for own, name in names.items()
+        if name in stored and stored[name].shape == like[own].shape
+    }
+    problem = _difference(stored, names, like)
+    if problem and (strict or not fitting):
+        raise UserError(f"{KEY}={path}: {problem}; model.strict_weights=false takes what fits")
+    return fitting
+
+
+def _difference(stored: Mapping[str, Tensor], names: Mapping[str, str], like: Mapping[str, Tensor]) -> str:
+    """What does not fit, in a few words; empty if all does."""
+    for own, name in names.items():
+        if name not in stored:
+            return f"{name} is missing"
+        if stored[name].shape != like[own].shape:
+            expected, found = tuple(like[own].shape), tuple(stored[name].shape)
+            return f"{name} has shape {found}, the network's has {expected}"
+    unknown = sorted(stored.keys() - set(names.values()))
+    return f"the network has no {unknown[0]}" if unknown else ""

@@ -1,0 +1,76 @@
+"""Split training in one process, and the plain training that it must equal."""
+
+import torch
+from torch.nn import functional as F
+
+from pipar_rpc.data import Batches, Images, Transform
+from pipar_rpc.device import Device
+from pipar_rpc.exchange import LocalExchange
+from pipar_rpc.link import Link
+from pipar_rpc.microbatch import split_batch
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.seeds import generator
+from pipar_rpc.server import ServerHalf
+from pipar_rpc.timeline import Timeline
+
+OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+CPU = torch.device("cpu")
+
+
+def make_batches(count: int, image_size: int, num_classes: int, batch_size: int) -> Batches:
+    rng = generator(0, "test")
+    images = torch.randint(0, 256, (count, 3, image_size, image_size), dtype=torch.uint8, generator=rng)
+    labels = torch.randint(0, num_classes, (count,), generator=rng)
+    transform = Transform((0.5,) * 3, (0.25,) * 3)
+    return Batches(Images(images, labels), batch_size, transform, seed=0, device=1)
+
+
+def train_split(network, batches, split_point, num_micro_batches, smallest=1, optimizer=None):
+    """Algorithms 1 and 2 on the two halves, one epoch; the state, the report and each batch's loss."""
+    optimizer = optimizer or OPTIMIZER
+    device_layers, server_layers = network[:split_point], network[split_point:]
+    server = ServerHalf(server_layers, optimizer, DropoutStreams(server_layers, 0, 1), CPU, Timeline())
+    losses = []
+    device = Device(
+        name="device1",
+        layers=device_layers,
+        optimizer=optimizer,
+        batches=batches,
+        exchange=LocalExchange(server.process),
+        report=lambda iteration, loss: losses.append(loss),
+        uplink=Link(),
+        num_micro_batches=num_micro_batches,
+        smallest=smallest,
+        dropout=DropoutStreams(device_layers, 0, 1),
+        device=CPU,
+        timeline=Timeline(),
+        timeout_s=10,
+    )
+    report = device.train(epoch=1, start=0, stop=len(batches))
+    device.close()
+    return device.state() | server.state(), report, losses
+
+
+def train_plain(network, batches, num_micro_batches=1, smallest=1, optimizer=None):
+    """The reference: one network, one loop, gradients of the micro-batches added up."""
+    sgd = torch.optim.SGD(network.parameters(), **(optimizer or OPTIMIZER))
+    dropout, losses = DropoutStreams(network, 0, 1), []
+    for iteration in range(len(batches)):
+        images, labels = batches.get(1, iteration)
+        sgd.zero_grad()
+        loss = torch.zeros(())
+        for part, x, y in split_batch(images, labels, num_micro_batches, 1, iteration, smallest):
+            dropout.begin(part)
+            part_loss = F.cross_entropy(network.train()(x), y) * part.weight
+            part_loss.backward()
+            loss += part_loss.detach()
+        sgd.step()
+        losses.append((float(loss), len(labels)))
+    mean = sum(loss * size for loss, size in losses) / sum(size for _, size in losses)
+    return network.state_dict(), mean, [loss for loss, _ in losses]
+
+
+def assert_close(state, reference, tolerance):
+    assert state.keys() == reference.keys()
+    for key in state:
+        torch.testing.assert_close(state[key], reference[key], rtol=0, atol=tolerance, msg=key)

@@ -1,6 +1,5 @@
 """Accuracy of the whole network on held-out images."""
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -46,7 +45,7 @@ class Evaluator:
     """Measures networks on fixed sets of images.
 
     Args:
-        network: gives the architecture; copied.
+        network: gives the architecture; its weights are overwritten.
         sets: images by name, e.g. {"val": ..., "test": ...}.
         transform: from stored images to network input.
         device: where to compute.
@@ -61,7 +60,7 @@ class Evaluator:
         device: torch.device,
         on_batch: Callable[[int], None] = _ignore,
     ) -> None:
-        self._network = copy.deepcopy(network).to(device)
+        self._network = network.to(device)
         self._sets, self._transform, self._device, self._on_batch = sets, transform, device, on_batch
 
     def num_samples(self, *names: str) -> int:

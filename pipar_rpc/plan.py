@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
+from torch import Tensor
 
 from pipar_rpc.config import for_device, load
 from pipar_rpc.data import (
@@ -71,7 +72,10 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     own = _device_configs(raw, config, num_devices)
     data = _data_spec(config, own)
     source = open_source(data, data_root, config.node.download)
-    data = replace(data, classes=source.classes, num_classes=len(source.classes))
+    classes = len(source.classes)
+    if data.num_classes not in {None, classes}:
+        raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
+    data = replace(data, classes=source.classes, num_classes=classes)
     network = _check_model(config, data)
     devices = []
     for rank, own_config in enumerate(own, start=1):
@@ -179,14 +183,23 @@ def _check_model(config: Config, data: DataSpec) -> _Network:
 
 
 def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: bool) -> list[int] | None:
-    split_held_out(len(source.labels("test")), spec)
+    held_out = source.labels("test")
+    split_held_out(len(held_out), spec)
+    _check_classes(held_out, spec)
     try:
         labels = source.labels("train")
     except MissingDataError:
         if one_machine:
             raise
         return None
+    _check_classes(labels, spec)
     return [len(part) for part in partition(labels, spec, num_devices)]
+
+
+def _check_classes(labels: Tensor, spec: DataSpec) -> None:
+    found = int(labels.max()) + 1
+    if spec.num_classes is not None and found > spec.num_classes:
+        raise ConfigError("data.num_classes", spec.num_classes, f"at least {found} for data={spec.name}")
 
 
 def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec, model: _Network) -> DeviceJob:

@@ -105,6 +105,17 @@ def test_a_sweep_is_refused_for_an_unknown_key_or_choice_in_any_value():
     assert multirun  # the job with P = 9 will fail on its own
 
 
+def test_labels_beyond_the_number_of_classes(tmp_path):
+    from .test_data import write_mnist
+
+    assert message("data.num_classes=7") == "data.num_classes=7: must be 10 for data=digits"
+    write_mnist(tmp_path)
+    wrong = message(
+        "data=mnist", "data.num_classes=5", "data.val_size=1", "data.test_size=2", data_root=tmp_path
+    )
+    assert wrong == "data.num_classes=5: must be at least 6 for data=mnist"
+
+
 def test_missing_training_data_is_the_devices_matter_on_several_machines(tmp_path):
     from .test_data import write_folder
 

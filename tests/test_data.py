@@ -78,8 +78,9 @@ def test_cifar(tmp_path, name, classes, files):
     assert len(source.classes) == classes
 
 
-def test_mnist(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
+def write_mnist(root: Path) -> np.ndarray:
+    """Six images of the digits 0..5 in both splits; returns them as [n, 28, 28]."""
+    raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = NUMBERS.integers(0, 256, (6, 28, 28), dtype=np.uint8)
     for prefix in ("train", "t10k"):
@@ -88,6 +89,11 @@ def test_mnist(tmp_path):
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 6) + bytes(range(6)))
         with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
             file.write(images)
+    return digits
+
+
+def test_mnist(tmp_path):
+    digits = write_mnist(tmp_path)
     source = open_source(spec("mnist", channels=1, image_size=28), tmp_path, download=False)
     assert source.labels("test").tolist() == list(range(6))
     assert np.array_equal(source.images("train", torch.tensor([5]))[0, 0].numpy(), digits[5])
@@ -159,6 +165,19 @@ def test_imagefolder_uses_the_servers_numbering_of_classes(tmp_path):
     assert open_source(asked, tmp_path, False).labels("train").tolist() == [1, 1, 1, 2, 2, 2]
     with pytest.raises(UserError, match="class folder dog, which the server does not have"):
         open_source(spec("imagefolder", classes=("bird", "cat")), tmp_path, False)
+
+
+def test_a_damaged_archive_is_one_line(tmp_path):
+    write_folder(tmp_path / "images")
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:  # stored, not deflated: the pixels can be found and changed
+        for file in sorted((tmp_path / "images").rglob("*.png")):
+            archive.write(file, file.relative_to(tmp_path))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"IDAT", b"IDAX", 1))
+    source = open_source(spec("imagefolder"), path, False)
+    with pytest.raises(UserError, match=r"0\.png is not a readable image \(BadZipFile\)"):
+        source.images("test", torch.tensor([0]))
 
 
 def test_imagefolder_errors(tmp_path):

@@ -76,14 +76,15 @@ class ImageFolder:
         return defaultdict(list, {split: files[split] for split in ("train", "test")})
 
     def _decode(self, name: PurePosixPath) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        data = self._archive.read(str(name)) if self._archive else (self._root / name).read_bytes()
         try:
+            data = self._archive.read(str(name)) if self._archive else (self._root / name).read_bytes()
             with Image.open(io.BytesIO(data)) as file:
                 image = file.convert("L" if self._spec.channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"data=imagefolder: {self._root}: {name} is not a readable image") from error
+        except Exception as error:  # archives and decoders fail in many ways
+            why = f"{name} is not a readable image ({type(error).__name__})"
+            raise UserError(f"data=imagefolder: {self._root}: {why}") from error
         size = self._spec.image_size
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)

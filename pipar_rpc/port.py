@@ -17,7 +17,7 @@ from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
 from pipar_rpc.timeline import Span, Stage, Timeline
-from pipar_rpc.worker import InOrder, open_pool
+from pipar_rpc.worker import InOrder, open_pool, start_pool
 
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 
@@ -70,7 +70,7 @@ class Port:
         self._unanswered: set[torch.futures.Future[Any]] = set()
         self._failure: Failure | None = None
         self._stack = ExitStack()
-        self._senders = self._stack.enter_context(open_pool(f"send-{name}", MAX_SENDERS))
+        self._senders = start_pool(f"send-{name}", MAX_SENDERS)
         self._pacer = self._stack.enter_context(open_pool(f"pace-{name}"))
         self._in_order = InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
@@ -121,14 +121,22 @@ class Port:
         self._failure = self._failure or Failure.of(PeerError(reason))
 
     def close(self) -> None:
-        """Stops, releases the threads and answers whoever still waits."""
+        """Stops, releases the threads and answers whoever still waits.
+
+        Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
+        torch's call cannot be interrupted.
+        """
         self.stop("the job has ended")
         self._stack.close()
+        self._senders.shutdown(wait=False, cancel_futures=True)
         for answer in list(self._unanswered):
             self._answer(answer, self._failure)
 
     def _answer(self, answer: "torch.futures.Future[Any]", value: Any) -> None:
-        self._unanswered.discard(answer)
+        try:
+            self._unanswered.remove(answer)
+        except KeyError:  # answered when the port was closed
+            return
         answer.set_result(value)
 
     def _run(

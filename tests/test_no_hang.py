@@ -181,6 +181,26 @@ def submit(port, number, count=2):
     return port.deliver(number, part, 0, activation, torch.zeros(1, dtype=torch.int64))
 
 
+def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(monkeypatch):
+    """A device that is stopped just then keeps the sender inside torch for as long as RPCs may take."""
+    sending, never = threading.Event(), threading.Event()
+
+    def unconfirmed(context_id, roots):
+        sending.set()
+        never.wait(60)
+
+    monkeypatch.setattr("torch.distributed.autograd.backward", unconfirmed)
+    process = lambda part, activation, labels, reply: reply(Result(torch.ones(1, 2), 0.0, 0))  # noqa: E731
+    port = make_port(process)
+    answer = submit(port, 0)
+    assert sending.wait(10)
+    began = time.monotonic()
+    port.close()
+    assert time.monotonic() - began < 10
+    assert "the job has ended" in answer.wait().message
+    never.set()
+
+
 def test_micro_batches_are_computed_in_order_whatever_the_order_of_arrival():
     order = []
     port = make_port(lambda part, activation, labels, reply: order.append(part.index))

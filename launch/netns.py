@@ -65,7 +65,9 @@ def remove_stale() -> None:
 
 
 @contextmanager
-def hosts(num_devices: int, uplink_mbps: float | None, downlink_mbps: float | None) -> Iterator[list[str]]:
+def hosts(
+    num_devices: int, uplink_mbps: float | None, downlink_mbps: float | None, mtu: int
+) -> Iterator[list[str]]:
     """Namespaces of the server and the devices, connected and shaped; yields their names."""
     switch = f"{PREFIX}-{os.getpid()}-switch"
     names = [f"{PREFIX}-{os.getpid()}-{rank}" for rank in range(num_devices + 1)]
@@ -79,9 +81,9 @@ def hosts(num_devices: int, uplink_mbps: float | None, downlink_mbps: float | No
             run(
                 "ip", "-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name
             )
-            run("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
+            run("ip", "-n", switch, "link", "set", port, "mtu", str(mtu), "master", "bridge", "up")
             run("ip", "-n", name, "address", "add", f"{SUBNET}.{rank + 1}/24", "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "-n", name, "link", "set", "eth0", "mtu", str(mtu), "up")
             run("ip", "-n", name, "link", "set", "lo", "up")
             if rank > 0:
                 shape(name, "eth0", uplink_mbps)
@@ -146,6 +148,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m launch.netns", description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, default=4, help="number of devices, one host each")
     parser.add_argument("--network", default="4g", help="a preset of conf/network/")
+    parser.add_argument("--mtu", type=int, default=1500, help="largest packet in bytes (default 1500)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of pipar_rpc, after --")
     return parser.parse_args()
 
@@ -158,6 +161,12 @@ def main() -> int:
         raise ConfigError("--network", args.network, f"a preset: {nearest(args.network, names)}")
     if not 1 <= args.devices <= 250:
         raise ConfigError("--devices", args.devices, "1..250")
+    if not 576 <= args.mtu <= 65535:
+        raise ConfigError("--mtu", args.mtu, "576..65535 bytes")
+    for override in args.overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "testbed.time_scale" and value not in {"1", "1.0"}:
+            raise ConfigError(key, value, "1 over real links: the kernel's time cannot be scaled")
     if os.geteuid() != 0:
         raise UserError("network namespaces need root; without root, network=... emulates the links")
     for tool in ("ip", "tc"):
@@ -167,7 +176,7 @@ def main() -> int:
     # The kernel shapes the links, so the emulation inside the processes is switched off.
     overrides = ["network=none", f"network.name={args.network}_kernel", *args.overrides]
     remove_stale()
-    with hosts(args.devices, rates.uplink_mbps, rates.downlink_mbps) as names:
+    with hosts(args.devices, rates.uplink_mbps, rates.downlink_mbps, args.mtu) as names:
         return run_hosts(names, overrides)
 
 

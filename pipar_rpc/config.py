@@ -17,6 +17,7 @@ from pipar_rpc.schema import Config, NodeConfig
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; (): all keys below it
     "pipeline": (),
     "network": (),
+    "testbed": ("name", "slowdown", "calibrate_s", "profile"),
     "batch_size": (),
     "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
 }

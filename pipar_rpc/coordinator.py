@@ -28,6 +28,7 @@ class EpochResult:
         train_loss: mean over the samples.
         train_accuracy: share of the samples classified correctly while training, 0..1.
         device_peak_rss_mb: of each device.
+        late: of each device, by which share of its emulated computing real computing took longer.
         network: the global network at the end; None if nothing was aggregated.
         device_networks: each device's own network before the last average, if they are kept.
     """
@@ -37,6 +38,7 @@ class EpochResult:
     train_loss: float
     train_accuracy: float
     device_peak_rss_mb: list[float]
+    late: list[float]
     network: State | None
     device_networks: list[State]
 
@@ -152,9 +154,15 @@ class Coordinator:
             train_loss=sum(report.loss for report in reports) / samples,
             train_accuracy=sum(report.correct for report in reports) / samples,
             device_peak_rss_mb=[sums.reports[-1].peak_rss_mb for sums in usage],
+            late=[_late(sums.reports) for sums in usage],
             network=network,
             device_networks=self._device_networks,
         )
+
+
+def _late(reports: Sequence[RoundReport]) -> float:
+    emulated = sum(report.emulated_s for report in reports)
+    return sum(report.late_s for report in reports) / emulated if emulated else 0.0
 
 
 def _mean_losses(by_device: list[list[float]]) -> list[float]:

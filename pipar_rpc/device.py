@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Result
+from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.timeline import Busy, Stage, Timeline, sum_by_stage
 from pipar_rpc.worker import open_pool
 
@@ -38,6 +39,8 @@ class RoundReport:
         seconds: wall time of the round on the device.
         stages: busy time of the device's compute stages and of its uplink.
         uplink_bytes: activations and labels sent.
+        emulated_s: seconds of computing on the emulated device; 0 if its speed is not emulated.
+        late_s: seconds by which real computing took longer than that.
         peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
     """
 
@@ -49,6 +52,8 @@ class RoundReport:
     seconds: float = 0.0
     stages: dict[Stage, Busy] = field(default_factory=dict)
     uplink_bytes: int = 0
+    emulated_s: float = 0.0
+    late_s: float = 0.0
     peak_rss_mb: float = 0.0
 
 
@@ -76,6 +81,7 @@ class Device:
         smallest: samples that a micro-batch has at least.
         dropout: generators of the layers' dropout.
         device: where to compute.
+        speed: of the emulated device; if it is calibrated, `calibrate` must be called before training.
         timeline: receives the spans of the computation.
         timeout_s: longest wait for a gradient.
     """
@@ -93,6 +99,7 @@ class Device:
         smallest: int,
         dropout: DropoutStreams,
         device: torch.device,
+        speed: SpeedSpec,
         timeline: Timeline,
         timeout_s: float,
     ) -> None:
@@ -103,6 +110,8 @@ class Device:
         self._uplink, self._dropout = uplink, dropout
         self._num_micro_batches, self._smallest = num_micro_batches, smallest
         self._device, self._timeline, self._timeout_s = device, timeline, timeout_s
+        self._speed = speed
+        self._pace = speed.pace()
         self._stopped = threading.Event()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
@@ -112,6 +121,27 @@ class Device:
         """Samples of each class that this device trains on."""
         return self._batches.class_counts()
 
+    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        """Emulates the device's speed, after measuring this machine's unless `known` has it.
+
+        Args:
+            known: by the machines' names.
+
+        Returns:
+            This machine's name and speed.
+        """
+        host, machine = calibrate(self._speed, known, self._device)
+        self._pace = self._speed.pace(machine)
+        return host, machine
+
+    def start_clock(self) -> None:
+        """Makes now the time 0 of the uplink's trace and traffic."""
+        self._uplink.start()
+
+    def drain_traffic(self) -> list[float]:
+        """What the uplink carried; see `Link.drain_traffic`."""
+        return self._uplink.drain_traffic()
+
     def train(self, epoch: int, start: int, stop: int) -> RoundReport:
         """Trains iterations start..stop-1 of an epoch and tells what they took.
 
@@ -119,6 +149,7 @@ class Device:
             PeerError: the server failed, or its answer did not come in time.
         """
         began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
+        self._pace.emulated_s = self._pace.late_s = 0.0
         batch = self._loader.submit(self._batches.get, epoch, start)
         for iteration in range(start, stop):
             images, labels = batch.result()
@@ -135,6 +166,7 @@ class Device:
         report.seconds = time.monotonic() - began
         report.stages = sum_by_stage(self._timeline.drain())
         report.uplink_bytes += self._uplink.num_bytes
+        report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
         report.peak_rss_mb = peak_rss_mb()
         return report
 
@@ -147,7 +179,7 @@ class Device:
         for part, images, labels in micro_batches:
             if self._stopped.is_set():
                 raise PeerError("stopped by the server")
-            with self._timeline.measure(Stage.DEVICE_FORWARD, part.iteration, part.index):
+            with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._dropout.begin(part)
                 activation = self._layers(images.to(self._device))
                 outgoing = activation.detach().cpu()
@@ -160,16 +192,22 @@ class Device:
         loss, correct = 0.0, 0
         for part, size, activation, pending in in_flight:
             result = self._await(pending, part)
-            with self._timeline.measure(Stage.DEVICE_BACKWARD, part.iteration, part.index):
+            with self._measure(Stage.DEVICE_BACKWARD, part, size):
                 activation.backward(result.gradient.to(self._device))
                 finish(self._device)
             loss += result.loss * size
             correct += result.correct
-        with self._timeline.measure(Stage.UPDATE, part.iteration):
+        with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
             self._optimizer.step()
             self._optimizer.zero_grad()
             finish(self._device)
         return loss, correct
+
+    @contextmanager
+    def _measure(self, stage: Stage, part: Part, samples: int) -> Iterator[None]:
+        """A span of computation, as long as on the emulated device."""
+        with self._timeline.measure(stage, part.iteration, part.index), self._pace.stretch(stage, samples):
+            yield
 
     def _await(self, pending: Future[Result], part: Part) -> Result:
         what = f"gradient of micro-batch {part.index}/{part.count}, iteration {part.iteration}"

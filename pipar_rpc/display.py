@@ -99,7 +99,9 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
     note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
     lines = table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
     legend = "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
-    return "\n".join([*note, *lines, legend])
+    scale = rows[0].get("time_scale", 1)
+    scaled = [f"times and rates are emulated: {scale:g} seconds pass in a real one"] if scale != 1 else []
+    return "\n".join([*note, *lines, legend, *scaled])
 
 
 def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,21 @@ from torch import nn
 from pipar_rpc.actor import place
 from pipar_rpc.coordinator import Coordinator, EpochResult
 from pipar_rpc.data import load_held_out, open_source
+from pipar_rpc.device_plan import check_samples
 from pipar_rpc.display import Progress
-from pipar_rpc.errors import PeerError
 from pipar_rpc.evaluation import Evaluator
 from pipar_rpc.figures import class_counts_figure
-from pipar_rpc.link import Link
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.node import Node
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, build_device, build_server_half
-from pipar_rpc.plan import Plan, check_samples
+from pipar_rpc.plan import Plan
 from pipar_rpc.port import Port
 from pipar_rpc.rows import epoch_line, make_row
+from pipar_rpc.seeds import generator
 from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
+from pipar_rpc.testbed import Throughput, Watch, calibrate
 from pipar_rpc.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         for sink in sinks:
             sink.picture("partition", class_counts_figure(counts, plan.devices[0].data.classes))
         coordinator = Coordinator(peers, config.aggregation.every, progress.refresh, config.enable_device_val)
+        throughput, watch = Throughput(peers, sinks), Watch(config.testbed.time_scale)
         rows: list[Row] = []
         iteration = 1
         for epoch in range(1, config.epochs + 1):
@@ -77,7 +78,9 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
                 sink.add(rows[-1])
                 sink.curve("train/loss_by_iteration", result.losses, start=iteration)
             iteration += len(result.losses)
+            throughput.report()
             log.info(epoch_line(rows[-1], config.epochs))
+            watch.check(result, rows[-1])
         assert result.network is not None
         torch.save(published(result.network, plan.devices[0].model), output_dir / "model.pt")
     return rows
@@ -112,11 +115,12 @@ def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Pee
         peers = [_place(device, node, network, stack) for device in plan.devices]
         try:
             for peer, device in zip(peers, plan.devices, strict=True):
-                counts = _loaded(peer.remote.call("class_counts"), peer)
+                counts = peer.wait(peer.remote.call("class_counts"), "load its data")
                 missing = len(device.data.classes) - len(counts)
                 peer.class_counts = (*counts, *[0] * missing)
                 check_samples(device, peer.num_samples)
                 peer.iterations = -(-peer.num_samples // device.batch_size)
+            calibrate(peers, plan.devices)
             yield peers
         finally:
             for peer in peers:
@@ -127,24 +131,16 @@ def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Pee
                     log.warning("%s could not be cleaned up: %s", peer.name, error)
 
 
-def _loaded(class_counts: Future[list[int]], peer: Peer) -> list[int]:
-    try:
-        return class_counts.result(peer.timeout_s)
-    except TimeoutError:
-        peer.remote.abandon()
-        waited = f"the server waited {peer.timeout_s:.0f} s for {peer.name} to load its data"
-        raise PeerError(waited) from None
-
-
 def _place(device: DeviceJob, node: Node, network: nn.Sequential, stack: ExitStack) -> Peer:
     timeline = Timeline()
     layers = copy.deepcopy(network[device.split_point :])
     half = build_server_half(layers, device, node, timeline)
-    port = Port(device.name, half.process, Link(device.downlink_mbps, device.latency_s), timeline)
+    downlink = device.downlink.open(generator(device.seed, "downlink", device.rank))
+    port = Port(device.name, half.process, downlink, timeline)
     stack.callback(port.close)
     state = copy.deepcopy(network[: device.split_point].state_dict())
     remote = place(device.name, build_device, device, state, port.reference())
-    emulated = device.uplink_mbps is not None and device.downlink_mbps is not None
+    emulated = device.uplink.rate.limited and device.downlink.rate.limited
     links_timed = emulated or device.split_point == len(network)
     return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
 

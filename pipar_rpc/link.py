@@ -3,8 +3,77 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
+
+import torch
+
+
+@dataclass(frozen=True)
+class RateTrace:
+    """A rate that is constant between given times.
+
+    Attributes:
+        times: seconds, increasing from 0; each rate holds from its time to the next one.
+        mbps: Mbit/s (10^6 bit/s) from each time on; 0 while the link is down, infinite for no limit.
+        period: seconds after which the trace begins again; None if the last rate holds for ever.
+    """
+
+    times: tuple[float, ...]
+    mbps: tuple[float, ...]
+    period: float | None = None
+
+    @classmethod
+    def constant(cls, mbps: float | None) -> "RateTrace":
+        """The same rate for ever; None for no limit."""
+        return cls((0.0,), (math.inf if mbps is None else mbps,))
+
+    @property
+    def limited(self) -> bool:
+        """Whether a message takes any time."""
+        return any(math.isfinite(rate) for rate in self.mbps)
+
+    def scaled(self, factor: float) -> "RateTrace":
+        """The same trace `factor` times as fast: rates and the passing of time."""
+        times = tuple(time / factor for time in self.times)
+        period = None if self.period is None else self.period / factor
+        return RateTrace(times, tuple(rate * factor for rate in self.mbps), period)
+
+    def carry(self, num_bytes: float, start: float) -> Iterator[tuple[float, float, float]]:
+        """How a message of `num_bytes` passes that starts at time `start`: pieces (begin, end, bytes).
+
+        The end of the last piece is the message's. Without bytes, or without a limit, one piece of no length.
+        """
+        for begin, end, mbps in self._from(start):
+            possible = (end - begin) * mbps * 1e6 / 8 if mbps and num_bytes else 0.0
+            if num_bytes <= possible or not num_bytes or math.isinf(mbps):
+                yield begin, begin + num_bytes * 8e-6 / mbps if num_bytes else begin, num_bytes
+                return
+            num_bytes -= possible
+            yield begin, end, possible
+
+    def worst_seconds(self, num_bytes: float) -> float:
+        """An upper limit of the time that `num_bytes` take, whenever they start."""
+        pieces = zip(self.times, self._ends(), self.mbps, strict=True)
+        down = sum(end - begin for begin, end, rate in pieces if not rate)
+        seconds = num_bytes * 8e-6 / min(rate for rate in self.mbps if rate)
+        rounds = 1 if self.period is None else 1 + seconds / (self.period - down)
+        return seconds + down * rounds
+
+    def _ends(self) -> tuple[float, ...]:
+        return (*self.times[1:], math.inf if self.period is None else self.period)
+
+    def _from(self, start: float) -> Iterator[tuple[float, float, float]]:
+        """The trace from a time on: (begin, end, rate)."""
+        offset = 0.0 if self.period is None else start // self.period * self.period
+        while True:
+            for begin, end, mbps in zip(self.times, self._ends(), self.mbps, strict=True):
+                if offset + end > start:
+                    yield max(start, offset + begin), offset + end, mbps
+            assert self.period is not None
+            offset += self.period
 
 
 class Slot(NamedTuple):
@@ -24,43 +93,59 @@ class Link:
     late wake-ups do not add up.
 
     Args:
-        mbps: rate in Mbit/s (10^6 bit/s); None for no limit.
+        rate: Mbit/s (10^6 bit/s), None for no limit; or a trace, whose time 0 is when `start` is called.
         latency_s: seconds from the end of a slot to the arrival.
+        jitter_s: further latency, drawn for each message between 0 and this; messages do not overtake.
+        rng: what the jitter is drawn from.
+        bin_s: length in seconds of the intervals of `drain_traffic`.
         clock: current time in seconds; another one in tests.
         sleep: sleeps for seconds; another one in tests.
     """
 
     def __init__(
         self,
-        mbps: float | None = None,
+        rate: RateTrace | float | None = None,
         latency_s: float = 0.0,
+        jitter_s: float = 0.0,
+        rng: torch.Generator | None = None,
+        bin_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._bits_per_second = math.inf if mbps is None else mbps * 1e6
-        self._latency_s = latency_s
-        self._clock, self._sleep = clock, sleep
-        self._free_at = -math.inf
+        self._rate = rate if isinstance(rate, RateTrace) else RateTrace.constant(rate)
+        self._latency_s, self._jitter_s, self._rng = latency_s, jitter_s, rng
+        self._bin_s, self._clock, self._sleep = bin_s, clock, sleep
+        self._started = clock()
+        self._free_at = self._last_arrival = -math.inf
         self._lock = threading.Lock()
         self._num_bytes = 0
+        self._traffic: dict[int, float] = defaultdict(float)
+        self._drained = 0  # intervals that drain_traffic has handed over
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all messages so far."""
         return self._num_bytes
 
-    def seconds(self, num_bytes: int) -> float:
-        """How long a message of `num_bytes` takes from start to arrival on an idle link."""
-        return num_bytes * 8 / self._bits_per_second + self._latency_s
+    def start(self) -> None:
+        """Makes now the time 0 of the trace and of the traffic."""
+        with self._lock:
+            self._started = self._clock()
+            self._traffic.clear()
+            self._drained = 0
 
     def reserve(self, num_bytes: int) -> Slot:
         """Queues a message of `num_bytes` behind those already queued; returns at once."""
         with self._lock:
-            start = max(self._clock(), self._free_at)
-            end = start + num_bytes * 8 / self._bits_per_second
+            start = end = max(self._clock(), self._free_at)
+            for piece in self._rate.carry(num_bytes, start - self._started):
+                end = self._started + piece[1]
+                if self._rate.limited:
+                    self._note(*piece)
             self._free_at = end
             self._num_bytes += num_bytes
-        return Slot(start, end, end + self._latency_s)
+            self._last_arrival = max(self._last_arrival, end + self._latency_s + self._jitter())
+            return Slot(start, end, self._last_arrival)
 
     def wait(self, slot: Slot) -> None:
         """Sleeps until the slot's message has arrived."""
@@ -71,3 +156,51 @@ class Link:
     def transfer(self, num_bytes: int) -> None:
         """Reserves a slot and sleeps until the message has arrived."""
         self.wait(self.reserve(num_bytes))
+
+    def drain_traffic(self) -> list[float]:
+        """Bytes carried in each interval of `bin_s` that has ended since `start` and was not yet handed over.
+
+        Without a limit there is no record, for messages take no time.
+        """
+        if not self._rate.limited:
+            return []
+        with self._lock:
+            ended = int((self._clock() - self._started) // self._bin_s)
+            traffic = [self._traffic.pop(number, 0.0) for number in range(self._drained, ended)]
+            self._drained = max(ended, self._drained)
+        return traffic
+
+    def _jitter(self) -> float:
+        return self._jitter_s * float(torch.rand((), generator=self._rng)) if self._jitter_s else 0.0
+
+    def _note(self, begin: float, end: float, num_bytes: float) -> None:
+        first, last = int(begin // self._bin_s), int(end // self._bin_s)
+        for number in range(first, last + 1):
+            inside = min(end, (number + 1) * self._bin_s) - max(begin, number * self._bin_s)
+            if inside > 0:
+                self._traffic[number] += num_bytes * inside / (end - begin)
+
+
+@dataclass(frozen=True)
+class LinkSpec:
+    """What a `Link` is made from, as plain data.
+
+    Attributes:
+        rate: by time.
+        latency_s: see `Link`.
+        jitter_s: see `Link`.
+        bin_s: see `Link`.
+    """
+
+    rate: RateTrace
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    bin_s: float = 1.0
+
+    def open(self, rng: torch.Generator) -> Link:
+        """The link; `rng` draws its jitter."""
+        return Link(self.rate, self.latency_s, self.jitter_s, rng, self.bin_s)
+
+    def worst_seconds(self, num_bytes: float) -> float:
+        """An upper limit of the time from the start of a message on an idle link to its arrival."""
+        return self.rate.worst_seconds(num_bytes) + self.latency_s + self.jitter_s

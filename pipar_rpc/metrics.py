@@ -1,5 +1,6 @@
 """What an epoch is measured by. One definition of each figure, used everywhere."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class DeviceUsage:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Figures of one epoch.
+    """Figures of one epoch, in real time unless `scaled`.
 
     Attributes:
         epoch_time_s: wall seconds on rank 0 from the start of the first round to the end of the last
@@ -64,6 +65,19 @@ class EpochMetrics:
     device_downlink_mbps: tuple[float, ...]
     bound_s: float | None
     efficiency: float | None
+
+    def scaled(self, factor: float) -> "EpochMetrics":
+        """The same with all times `factor` times as long: emulated time, if `testbed.time_scale` is."""
+        times = ("epoch_time_s", "iteration_time_s", "server_idle_s", "device_idle_s")
+        rates = ("uplink_mbps", "downlink_mbps")
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name) * factor for name in times},
+            **{name: getattr(self, name) / factor for name in rates},
+            device_uplink_mbps=tuple(rate / factor for rate in self.device_uplink_mbps),
+            device_downlink_mbps=tuple(rate / factor for rate in self.device_downlink_mbps),
+            bound_s=None if self.bound_s is None else self.bound_s * factor,
+        )
 
 
 def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[DeviceUsage]) -> EpochMetrics:

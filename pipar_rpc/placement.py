@@ -9,12 +9,14 @@ from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_s
 from pipar_rpc.device import Device
 from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
 from pipar_rpc.fedavg import State
-from pipar_rpc.link import Link
+from pipar_rpc.link import LinkSpec
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import DropoutStreams, ModelSpec, build_model
 from pipar_rpc.node import Node
+from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.session import worker_name
+from pipar_rpc.speed import SpeedSpec
 from pipar_rpc.timeline import Timeline
 
 
@@ -32,9 +34,9 @@ class DeviceJob:
         num_micro_batches: N.
         batch_size: B.
         smallest: samples that a micro-batch has at least.
-        uplink_mbps: rate of the emulated uplink; None for no limit.
-        downlink_mbps: rate of the emulated downlink; None for no limit.
-        latency_s: of the emulated links.
+        uplink: the emulated uplink.
+        downlink: the emulated downlink.
+        speed: of the emulated device.
         optimizer: arguments of `torch.optim.SGD`.
         seed: of the experiment.
         timeout_s: longest silence of the other side, emulated transfers included.
@@ -49,9 +51,9 @@ class DeviceJob:
     num_micro_batches: int
     batch_size: int
     smallest: int
-    uplink_mbps: float | None
-    downlink_mbps: float | None
-    latency_s: float
+    uplink: LinkSpec
+    downlink: LinkSpec
+    speed: SpeedSpec
     optimizer: dict[str, Any]
     seed: int
     timeout_s: float
@@ -79,7 +81,7 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
     network.load_state_dict(state, strict=False)
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices)
-    timeline, uplink = Timeline(), Link(job.uplink_mbps, job.latency_s)
+    timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank))
     layers = network[: job.split_point]
     exchange: Exchange
     if job.split_point == len(network):
@@ -98,6 +100,7 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
         smallest=job.smallest,
         dropout=DropoutStreams(layers, job.seed, job.rank),
         device=node.device,
+        speed=job.speed,
         timeline=timeline,
         timeout_s=job.timeout_s,
     )

@@ -14,25 +14,13 @@ from pipar_rpc.data import (
     MissingDataError,
     Partition,
     Source,
-    Transform,
     open_source,
     partition,
     read_indices,
     split_held_out,
 )
+from pipar_rpc.device_plan import check_model, check_samples, device_job, notices
 from pipar_rpc.errors import ConfigError, UserError
-from pipar_rpc.fedavg import num_bytes
-from pipar_rpc.link import Link
-from pipar_rpc.models import (
-    CUSTOM,
-    ModelSpec,
-    Norm,
-    UnitSummary,
-    build_meta,
-    read_weights,
-    smallest_batch,
-    summarise,
-)
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.schema import Config
 
@@ -76,29 +64,19 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     if data.num_classes not in {None, classes}:
         raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
     data = replace(data, classes=source.classes, num_classes=classes)
-    network = _check_model(config, data)
+    network = check_model(config, data)
     devices = []
+    largest_batch = max(device.batch_size for device in own)
     for rank, own_config in enumerate(own, start=1):
         with _named(rank, config):
-            devices.append(_device_job(own_config, rank, num_devices, data, network))
+            devices.append(device_job(own_config, rank, num_devices, data, network, largest_batch))
     part_sizes = _part_sizes(source, data, num_devices, one_machine)
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):
             check_samples(job, size)
-    notices = [notice for pair in zip(own, devices, strict=True) for notice in _notices(*pair)]
+    told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
     config.num_devices = num_devices
-    return Plan(config, tuple(devices), tuple(dict.fromkeys(notices)))
-
-
-def check_samples(job: DeviceJob, num_samples: int) -> None:
-    """Raises ConfigError if a device with that many samples has no whole batch, or one that is too small."""
-    has = f"device {job.rank} has {num_samples} samples"
-    if job.batch_size > num_samples:
-        raise ConfigError("batch_size", job.batch_size, f"1..{num_samples} ({has})")
-    last = num_samples % job.batch_size or job.batch_size
-    if last < job.smallest:
-        why = f"{has}, so that the last batch has {last}, too few for batch norm in {job.model.name}"
-        raise ConfigError("batch_size", job.batch_size, f"another number ({why})")
+    return Plan(config, tuple(devices), tuple(dict.fromkeys(told)))
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
@@ -159,29 +137,6 @@ def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:
     )
 
 
-@dataclass(frozen=True)
-class _Network:
-    """What is known of the network before it has numbers."""
-
-    spec: ModelSpec
-    units: list[UnitSummary]
-    num_bytes: int
-    smallest: int
-
-
-def _check_model(config: Config, data: DataSpec) -> _Network:
-    """Checks that the network takes the images and the weights."""
-    assert data.num_classes is not None
-    model = config.model
-    images = (data.channels, data.image_size, data.num_classes)
-    spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
-    network = build_meta(spec)
-    units = summarise(network, spec)
-    if model.weights is not None:
-        read_weights(Path(model.weights), spec, model.strict_weights)
-    return _Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
-
-
 def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: bool) -> list[int] | None:
     held_out = source.labels("test")
     split_held_out(len(held_out), spec)
@@ -200,57 +155,3 @@ def _check_classes(labels: Tensor, spec: DataSpec) -> None:
     found = int(labels.max()) + 1
     if spec.num_classes is not None and found > spec.num_classes:
         raise ConfigError("data.num_classes", spec.num_classes, f"at least {found} for data={spec.name}")
-
-
-def _device_job(config: Config, rank: int, num_devices: int, data: DataSpec, model: _Network) -> DeviceJob:
-    """The part of one device; `config` has the device's own overrides merged in."""
-    split_point, network = config.pipeline.split_point, config.network
-    if split_point > len(model.units):
-        what = f"1..{len(model.units)} ({model.spec.name} has {len(model.units)} cut units)"
-        raise ConfigError("pipeline.split_point", split_point, what)
-    latency_s = network.latency_ms / 1000
-    in_transit = model.units[split_point - 1].activation_bytes * config.batch_size + model.num_bytes
-    slowest = sum(
-        Link(mbps, latency_s).seconds(in_transit) for mbps in (network.uplink_mbps, network.downlink_mbps)
-    )
-    return DeviceJob(
-        rank=rank,
-        num_devices=num_devices,
-        model=model.spec,
-        data=data,
-        transform=Transform(
-            tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
-        ),
-        split_point=split_point,
-        num_micro_batches=max(1, min(config.pipeline.num_micro_batches, config.batch_size // model.smallest)),
-        batch_size=config.batch_size,
-        smallest=model.smallest,
-        uplink_mbps=network.uplink_mbps,
-        downlink_mbps=network.downlink_mbps,
-        latency_s=latency_s,
-        optimizer={
-            "lr": config.optimizer.lr,
-            "momentum": config.optimizer.momentum,
-            "weight_decay": config.optimizer.weight_decay,
-        },
-        seed=config.seed,
-        timeout_s=config.fault.timeout_s + slowest,
-    )
-
-
-def _notices(config: Config, job: DeviceJob) -> list[str]:
-    n, batch_size = config.pipeline.num_micro_batches, config.batch_size
-    notices = []
-    if n > batch_size:
-        notices.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
-    elif n > job.num_micro_batches:
-        needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
-        notices.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
-    if job.num_micro_batches > 1 and config.model.norm is Norm.batch and config.model.name != CUSTOM:
-        size = batch_size // job.num_micro_batches
-        samples = "1 sample" if size == 1 else f"{size} samples"
-        notices.append(
-            f"model.norm=batch: batch statistics are those of micro-batches of {samples}; "
-            "model.norm=group trains exactly as without micro-batches"
-        )
-    return notices

@@ -20,13 +20,15 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "model": config.model.name,
         "data": config.data.name,
         "partition": config.partition.name,
-        "network": config.network.name,
+        "network": config.network.label,
+        "testbed": config.testbed.label,
+        "time_scale": config.testbed.time_scale,
         "num_devices": len(devices),
         "split_point": _joined([device.split_point for device in devices]),
         "num_micro_batches": _joined([device.num_micro_batches for device in devices]),
         "batch_size": _joined([device.batch_size for device in devices]),
         "seed": config.seed,
-        **dataclasses.asdict(result.metrics),
+        **dataclasses.asdict(result.metrics.scaled(config.testbed.time_scale)),
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,
         "server_peak_rss_mb": peak_rss_mb(),
@@ -49,8 +51,9 @@ def epoch_line(row: Row, epochs: int) -> str:
     )
     if row["device_val_accuracy"] is not None:
         accuracies += f", devices' own val {' '.join(f'{value:.4f}' for value in row['device_val_accuracy'])}"
+    scaled = "" if row["time_scale"] == 1 else f" (emulated: real time x {row['time_scale']:g})"
     return (
-        f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s, loss {row['train_loss']:.4f}, "
+        f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s{scaled}, loss {row['train_loss']:.4f}, "
         f"accuracy {accuracies}, "
         f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
         f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"

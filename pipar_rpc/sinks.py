@@ -4,12 +4,14 @@ Columns of results.csv (empty where a figure does not exist):
 
 job                     number of the job within a multirun, 0 in a single run
 epoch                   from 1
-strategy, model, data, partition, network    names from the configuration
+strategy, model, data, partition, network, testbed    names from the configuration; `network` is the trace's
+                        name where there is one, `testbed` the profile's
 num_devices             K
 split_point             P; `;`-joined where devices differ
 num_micro_batches       N; `;`-joined where devices differ
 batch_size              B; `;`-joined where devices differ
 seed                    of the experiment
+time_scale              emulated seconds in a real one; all times and rates below are in emulated time
 epoch_time_s ... efficiency       see `pipar_rpc.metrics.EpochMetrics`; per-device figures are `;`-joined
 train_loss              mean over the samples of the epoch, while training
 train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
@@ -31,8 +33,8 @@ from pipar_rpc.metrics import EpochMetrics
 Row = dict[str, Any]
 
 SETTINGS = (
-    *("job", "epoch", "strategy", "model", "data", "partition", "network", "num_devices"),
-    *("split_point", "num_micro_batches", "batch_size", "seed"),
+    *("job", "epoch", "strategy", "model", "data", "partition", "network", "testbed", "num_devices"),
+    *("split_point", "num_micro_batches", "batch_size", "seed", "time_scale"),
 )
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (

@@ -8,9 +8,10 @@ from pipar_rpc.device import Device
 from pipar_rpc.exchange import LocalExchange
 from pipar_rpc.link import Link
 from pipar_rpc.microbatch import split_batch
-from pipar_rpc.models import DropoutStreams
+from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
+from pipar_rpc.speed import SpeedSpec
 from pipar_rpc.timeline import Timeline
 
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -43,6 +44,7 @@ def train_split(network, batches, split_point, num_micro_batches, smallest=1, op
         smallest=smallest,
         dropout=DropoutStreams(device_layers, 0, 1),
         device=CPU,
+        speed=SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=split_point, batch_size=1),
         timeline=Timeline(),
         timeout_s=10,
     )

@@ -42,6 +42,16 @@ BAD = {
     "data=cifar": "data=cifar: no such choice: did you mean cifar10?",
     "network=5g": "network=5g: no such choice: did you mean 4g?",
     "network.uplink_mbps=0": "network.uplink_mbps=0.0: must be > 0 Mbit/s",
+    "network.jitter_ms=-1": "network.jitter_ms=-1.0: must be >= 0",
+    "network.trace=no.csv": "network.trace=no.csv: must be a readable file",
+    "network.trace_end=stop": "network.trace_end: Invalid value 'stop'",
+    "testbed=raspberry": "testbed=raspberry: no such choice: did you mean raspberry_pi_3b?",
+    "testbed.slowdown=0": "testbed.slowdown=0.0: must be > 0",
+    "testbed.calibrate_s=0": "testbed.calibrate_s=0.0: must be > 0 seconds, or null",
+    "testbed.profile=no.yaml": "testbed.profile=no.yaml: must be a readable file",
+    "testbed.time_scale=0": "testbed.time_scale=0.0: must be > 0",
+    "testbed.time_scale=10": "testbed.time_scale=10.0: must be 1 for a device as fast as this machine",
+    "devices.overrides.1.testbed.time_scale=2": "testbed.time_scale: must be the same for all",
     "network.downlink_mbps=-1": "network.downlink_mbps=-1.0: must be > 0 Mbit/s",
     "network.latency_ms=-1": "network.latency_ms=-1.0: must be >= 0",
     "pipeline.spilt_point=2": "pipeline.spilt_point: no such key: did you mean pipeline.split_point?",
@@ -70,7 +80,7 @@ BAD = {
     "devices.overrides.2.epochs=10": "devices.overrides.2.epochs: no such key for a single device",
     "devices.overrides.2.pipeline.split_point=9": "devices.overrides.2.pipeline.split_point=9: must be 1..5",
     "devices.overrides.x.batch_size=10": "devices.overrides.x: devices are numbered 1..4",
-    "devices.overrides.1=3": "devices.overrides.1=3: must be settings of pipeline, network, batch_size",
+    "devices.overrides.1=3": "devices.overrides.1=3: must be settings of pipeline, network, testbed",
     "devices.overrides.1.pipeline.x=3": "devices.overrides.1.pipeline.x: no such key",
     "devices.overrides.1.data.name=x": "devices.overrides.1.data.name: must be the same for all",
     "devices.overrides.4.data.train_size_per_device=999": "4.data.train_size_per_device=999: must be 1..359",
@@ -145,7 +155,7 @@ def test_single_devices_may_differ():
         "devices.overrides.4.batch_size=20",
         "devices.overrides.4.pipeline.num_micro_batches=50",
     ).devices
-    assert [job.uplink_mbps for job in jobs] == [10, 5, 10, 10]
+    assert [job.uplink.rate.mbps for job in jobs] == [(10,), (5,), (10,), (10,)]
     assert [job.split_point for job in jobs] == [1, 3, 1, 1]
     assert [job.batch_size for job in jobs] == [100, 100, 100, 20]
     assert [job.num_micro_batches for job in jobs] == [8, 8, 8, 20]

@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from launch import agreement, netns
+from pipar_rpc.errors import UserError
+
 from .conftest import SMALL, free_port
 from .test_rpc import rows_of
 
@@ -82,6 +85,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(processes):
     ("arguments", "line"),
     [
         (["--network=5g"], "--network=5g: must be a preset: did you mean 4g?"),
+        (["--", "testbed.time_scale=10"], "testbed.time_scale=10: must be 1 over real links"),
+        (["--mtu=100"], "--mtu=100: must be 576..65535 bytes"),
         (["--devices=0"], "--devices=0: must be 1..250"),
     ],
 )
@@ -90,3 +95,11 @@ def test_bad_arguments_are_one_line(processes, arguments, line):
     assert done.code == 2
     assert done.err.startswith(f"launch.netns: error: {line}")
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", [netns, agreement])
+def test_without_root_one_clear_line(monkeypatch, script):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", [script.__name__])
+    with pytest.raises(UserError, match="network namespaces need root"):
+        script.main()

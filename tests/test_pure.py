@@ -1,4 +1,4 @@
-"""Arithmetic without processes: micro-batches, averaging, links, schedule, sums of time, metrics, seeds."""
+"""Arithmetic without processes: micro-batches, averaging, schedule, sums of time, metrics, seeds."""
 
 import itertools
 import math
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pipar_rpc.cost import StageTimes, iteration_seconds, schedule
 from pipar_rpc.fedavg import num_bytes, weighted_average
-from pipar_rpc.link import Link
 from pipar_rpc.metrics import DeviceUsage, epoch_metrics
 from pipar_rpc.microbatch import split_batch
 from pipar_rpc.seeds import generator
@@ -67,51 +66,6 @@ def test_states_with_other_keys_are_refused():
 
 def test_num_bytes():
     assert num_bytes({"a": torch.zeros(3, 2), "b": torch.tensor(1)}) == 24 + 8
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-
-def test_link_takes_bytes_times_eight_over_rate():
-    clock = Clock()
-    link = Link(10, clock=clock, sleep=clock.sleep)
-    link.transfer(3_276_800)
-    assert clock.now == pytest.approx(100 + 2.62144)
-    assert link.num_bytes == 3_276_800
-
-
-def test_link_is_a_fifo_queue_without_gaps():
-    clock = Clock()
-    link = Link(8, latency_s=0.5, clock=clock, sleep=clock.sleep)  # one byte takes a microsecond
-    first, second = link.reserve(1_000_000), link.reserve(2_000_000)
-    assert (first.start, first.end, first.arrival) == pytest.approx((100, 101, 101.5))
-    assert (second.start, second.end, second.arrival) == pytest.approx((101, 103, 103.5))  # latency overlaps
-    link.wait(second)
-    link.wait(first)  # long arrived: no more sleep
-    assert clock.slept == pytest.approx([3.5])
-    clock.now = 200
-    assert link.reserve(1_000_000).start == 200  # idle in between
-
-
-def test_link_without_limit_and_zero_bytes():
-    clock = Clock()
-    unlimited = Link(None, clock=clock, sleep=clock.sleep)
-    unlimited.transfer(10**12)
-    Link(1, clock=clock, sleep=clock.sleep).transfer(0)
-    assert clock.slept == []
-    assert unlimited.num_bytes == 10**12
 
 
 times = st.floats(0, 10)

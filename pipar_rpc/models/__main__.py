@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from pipar_rpc.errors import UserError
-from pipar_rpc.models import ALIASES, CUSTOM, MODELS, ModelSpec, Norm, build_meta, summarise, table
+from pipar_rpc.models import ALIASES, MODELS, build_meta, summarise, table
+from pipar_rpc.models.arguments import add_arguments, spec_of
 
 
 def main() -> int:
@@ -12,16 +13,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipar_rpc.models", description=__doc__)
     names = f"{', '.join(MODELS)}, or the dotted name of your own function (default: all networks)"
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=names)
-    parser.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
-    parser.add_argument("--image-size", type=int, default=32, help="height and width (default 32)")
-    parser.add_argument("--num-classes", type=int, default=10, help="(default 10)")
-    parser.add_argument("--norm", choices=[norm.value for norm in Norm], default="batch")
+    add_arguments(parser)
     args = parser.parse_args()
     sys.path.insert(0, "")  # the user's own modules
     for number, name in enumerate(args.models):
-        own = "." in name
-        called, target = (CUSTOM, name) if own else (ALIASES.get(name, name), None)
-        spec = ModelSpec(called, Norm(args.norm), args.channels, args.image_size, args.num_classes, target)
+        spec = spec_of(args, ALIASES.get(name, name))
         try:
             units = summarise(build_meta(spec), spec)
         except UserError as error:

@@ -1,0 +1,94 @@
+"""Recorded speed of a real device: how long each cut unit of a network takes there, as a YAML file."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pipar_rpc.errors import ConfigError, first_line
+from pipar_rpc.models import ModelSpec, Norm
+from pipar_rpc.pace import UnitTimes
+
+KEY = "testbed.profile"
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What `python -m pipar_rpc.profiler` records.
+
+    Attributes:
+        model, norm, channels, image_size, num_classes, target: of the network; see `ModelSpec`.
+        units: times of each cut unit, in order; batch size -> seconds.
+        machine: what it was recorded on and with; for the reader.
+    """
+
+    model: str
+    norm: Norm
+    channels: int
+    image_size: int
+    num_classes: int
+    target: str | None
+    units: tuple[UnitTimes, ...]
+    machine: dict[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Writes the file; raises OSError."""
+        values = asdict(self) | {"norm": self.norm.name, "units": [asdict(unit) for unit in self.units]}
+        path.write_text(
+            f"# Recorded by python -m pipar_rpc.profiler. Times are seconds.\n{OmegaConf.to_yaml(values)}"
+        )
+
+    def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:
+        """Raises ConfigError unless this is a profile of that network with those units."""
+        wanted = (spec.name, spec.norm, spec.channels, spec.image_size, spec.num_classes, spec.target)
+        found = (self.model, self.norm, self.channels, self.image_size, self.num_classes, self.target)
+        if wanted != found:
+            raise ConfigError(KEY, path, f"a profile of {_called(*wanted)}; it is of {_called(*found)}")
+        if [unit.name for unit in self.units] != unit_names:
+            raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
+
+
+@dataclass
+class _File:
+    """The file's keys and types."""
+
+    model: str
+    norm: Norm
+    channels: int
+    image_size: int
+    num_classes: int
+    units: list[UnitTimes]
+    target: str | None = None
+    machine: dict[str, str] = field(default_factory=dict)
+
+
+def read_profile(path: Path) -> DeviceProfile:
+    """Reads a profile.
+
+    Raises:
+        ConfigError: one line about what is wrong with the file.
+    """
+    try:
+        raw = OmegaConf.merge(OmegaConf.structured(_File), OmegaConf.load(path))
+        file: Any = OmegaConf.to_object(raw)
+    except OSError as error:
+        raise ConfigError(KEY, path, f"a readable file ({first_line(error)})") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        made = "a file made by python -m pipar_rpc.profiler"
+        raise ConfigError(KEY, path, f"{made} ({first_line(error)})") from error
+    for unit in file.units:
+        times = [*unit.forward.values(), *unit.backward.values(), unit.update]
+        sizes = [*unit.forward, *unit.backward]
+        if not unit.forward or not unit.backward or min(sizes) < 1:
+            raise ConfigError(KEY, path, f"forward and backward times of unit {unit.name} by batch size")
+        if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times):
+            raise ConfigError(KEY, path, f"seconds >= 0 for unit {unit.name}")
+    return DeviceProfile(**{**vars(file), "units": tuple(file.units)})
+
+
+def _called(name: str, norm: Norm, channels: int, size: int, classes: int, target: str | None) -> str:
+    return f"{target or name} ({norm.name} norm, {channels}x{size}x{size} images, {classes} classes)"

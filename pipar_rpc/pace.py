@@ -1,0 +1,124 @@
+"""Emulated device speed: each stage is stretched, by sleeping, to what a slower device would take.
+
+How long a stage takes comes from times of the single units, recorded before the training, and not from what
+it takes while training: devices that share this machine's cores would slow each other down. Stretching each
+stage by its CPU time was tried: caches, memory and page faults made CPU time of the same work differ by up
+to 40 % from process to process, and by a tenth with one busy neighbour.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pipar_rpc.timeline import Stage
+
+Seconds = Callable[[Stage, int], float]
+"""Emulated seconds of (stage, samples)."""
+
+
+@dataclass
+class Pace:
+    """Stretches computation to what the emulated device would take.
+
+    Args:
+        seconds: how long a stage takes on it.
+        clock: wall time in seconds; another one in tests.
+        sleep: sleeps for seconds.
+
+    Attributes:
+        emulated_s: emulated seconds so far.
+        late_s: seconds by which real computing took longer than the emulated device would.
+    """
+
+    seconds: Seconds
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    emulated_s: float = 0.0
+    late_s: float = 0.0
+    _overslept_s: float = field(default=0.0, init=False)
+
+    @contextmanager
+    def stretch(self, stage: Stage, samples: int) -> Iterator[None]:
+        """Runs the block, then sleeps until it has lasted as long as on the emulated device.
+
+        Sleeping too long by a little, as operating systems do, shortens the next block's sleep.
+
+        Args:
+            stage: what is computed.
+            samples: of how many samples.
+        """
+        began = self.clock()
+        yield
+        lasting = self.seconds(stage, samples)
+        self.emulated_s += lasting
+        end = began + lasting - self._overslept_s
+        remaining = end - self.clock()
+        if remaining > 0:
+            self.sleep(remaining)
+            self._overslept_s = self.clock() - end
+        else:
+            self.late_s += max(0.0, -remaining - self._overslept_s)
+            self._overslept_s = 0.0
+
+
+class NativePace(Pace):
+    """This machine's own speed: nothing is stretched."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda stage, samples: 0.0)
+
+    @contextmanager
+    def stretch(self, stage: Stage, samples: int) -> Iterator[None]:
+        """Runs the block."""
+        yield
+
+
+@dataclass(frozen=True)
+class UnitTimes:
+    """How long one cut unit takes.
+
+    Attributes:
+        name: of the unit in the network.
+        forward: batch size -> seconds.
+        backward: batch size -> seconds.
+        update: seconds of the optimiser step.
+    """
+
+    name: str
+    forward: dict[int, float]
+    backward: dict[int, float]
+    update: float
+
+
+def replayed(units: Sequence[UnitTimes], factor: float = 1.0) -> Seconds:
+    """The times of a device that holds `units`, in order, and takes `factor` times as long as they say.
+
+    Between the recorded batch sizes, times are interpolated; beyond them, extrapolated from the two nearest.
+    """
+
+    def seconds(stage: Stage, samples: int) -> float:
+        match stage:
+            case Stage.DEVICE_FORWARD:
+                return factor * sum(interpolate(unit.forward, samples) for unit in units)
+            case Stage.DEVICE_BACKWARD:
+                return factor * sum(interpolate(unit.backward, samples) for unit in units)
+            case Stage.UPDATE:
+                return factor * sum(unit.update for unit in units)
+        return 0.0
+
+    return seconds
+
+
+def interpolate(times: Mapping[int, float], samples: int) -> float:
+    """Seconds at `samples`, on straight lines through the recorded batch sizes; never negative."""
+    if samples in times:
+        return times[samples]
+    sizes = sorted(times)
+    if len(sizes) == 1:
+        return times[sizes[0]] * samples / sizes[0]
+    above = min(max(bisect_left(sizes, samples), 1), len(sizes) - 1)
+    low, high = sizes[above - 1], sizes[above]
+    slope = (times[high] - times[low]) / (high - low)
+    return max(0.0, times[low] + slope * (samples - low))

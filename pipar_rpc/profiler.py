@@ -1,0 +1,137 @@
+"""Records how fast this machine is: `python -m pipar_rpc.profiler vgg5 --output pi.yaml`.
+
+Run it on a real device; `testbed.profile=pi.yaml` has emulated devices take the times that it wrote.
+"""
+
+import argparse
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import pipar_rpc
+from pipar_rpc.device_profile import DeviceProfile
+from pipar_rpc.errors import ConfigError, UserError, first_line
+from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, build_model, smallest_batch
+from pipar_rpc.models.arguments import add_arguments, spec_of
+from pipar_rpc.unit_timer import BATCH_SIZES, run_once, timers
+
+
+def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch.device) -> DeviceProfile:
+    """The profile of a network on this machine; medians of wall seconds.
+
+    Args:
+        spec: of the network.
+        batch_sizes: to measure.
+        runs: that count, for each batch size; there is one more before them.
+        device: where to compute.
+
+    Raises:
+        UserError: the network cannot be built, or no batch size is large enough for its batch norm.
+    """
+    smallest = smallest_batch(build_meta(spec), spec)
+    batch_sizes = [size for size in batch_sizes if size >= smallest]
+    if not batch_sizes:
+        raise ConfigError("--batch-sizes", 1, f">= {smallest} (batch norm in {spec.name})")
+    network = build_model(spec).to(device)
+    images = torch.rand(max(batch_sizes), spec.channels, spec.image_size, spec.image_size, device=device)
+    units = timers(network, device, time.perf_counter)
+    with tqdm(total=len(batch_sizes) * (1 + runs), desc=spec.target or spec.name, leave=False) as bar:
+        for size in batch_sizes:
+            for _ in range(1 + runs):
+                run_once(units, images[:size])
+                bar.update()
+    return DeviceProfile(
+        model=spec.name,
+        norm=spec.norm,
+        channels=spec.channels,
+        image_size=spec.image_size,
+        num_classes=spec.num_classes,
+        target=spec.target,
+        units=tuple(unit.times() for unit in units),
+        machine={
+            "name": platform.node(),
+            "processor": platform.processor() or platform.machine(),
+            "device": str(device),
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+            "pipar_rpc": pipar_rpc.__version__,
+        },
+    )
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipar_rpc.profiler", description=__doc__)
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"{', '.join(MODELS)}, or a dotted function of your own"
+    )
+    parser.add_argument("--output", type=Path, help="the file to write (default profile_MODEL.yaml)")
+    sizes = ",".join(map(str, BATCH_SIZES))
+    parser.add_argument("--batch-sizes", help=f"of micro-batches (default {sizes})")
+    parser.add_argument("--runs", type=int, default=5, help="for each batch size; medians count (default 5)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:i (default cpu)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of one computation, as node.threads (default 1)"
+    )
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def _batch_sizes(text: str | None) -> list[int]:
+    if text is None:
+        return list(BATCH_SIZES)
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise ConfigError("--batch-sizes", text, "numbers from 1, with commas between them")
+    return sorted({int(size) for size in text.split(",")})
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError("--device", name, f"cpu or a GPU of this machine ({first_line(error)})") from error
+
+
+def _write_profile(args: argparse.Namespace) -> None:
+    for key, value in (("--runs", args.runs), ("--threads", args.threads)):
+        if value < 1:
+            raise ConfigError(key, value, ">= 1")
+    sizes = _batch_sizes(args.batch_sizes)
+    path: Path = args.output or Path(f"profile_{args.model}.yaml")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):  # known before minutes of measuring
+        raise ConfigError("--output", path, "a file in a folder that can be written to")
+    torch.set_num_threads(args.threads)
+    spec = spec_of(args, ALIASES.get(args.model, args.model))
+    profile = record(spec, sizes, args.runs, _device(args.device))
+    try:
+        profile.write(path)
+    except OSError as error:
+        raise ConfigError("--output", path, f"a file that can be written ({first_line(error)})") from error
+    largest = sizes[-1]
+    forward = sum(unit.forward[largest] for unit in profile.units)
+    backward = sum(unit.backward[largest] for unit in profile.units)
+    print(
+        f"{path}: {len(profile.units)} units; {largest} samples take "
+        f"{forward:.3f} s forward, {backward:.3f} s backward"
+    )
+
+
+def main() -> int:
+    """Records and writes; returns the exit code."""
+    sys.path.insert(0, "")  # the user's own modules
+    try:
+        _write_profile(_parse())
+    except UserError as error:
+        print(f"pipar_rpc: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""How fast the emulated device is: from a factor, a calibration or a recorded profile to its pace."""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from pipar_rpc.errors import ConfigError
+from pipar_rpc.fresh_process import run_in_process
+from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
+from pipar_rpc.pace import NativePace, Pace, UnitTimes, interpolate, replayed
+from pipar_rpc.unit_timer import BATCH_SIZES, run_once, timers
+
+REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
+REFERENCE_BATCH = 100
+RUNS = 9
+MEASURE_TIMEOUT_S = 240.0
+# By default glibc adapts to what a process did before, and CPU time of the same work differs by up to 40 %
+# from process to process. So large blocks always come from the kernel, in a process without a history.
+STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_TRIM_THRESHOLD_": str(1 << 17)}
+SLOWEST_FLOPS = 1e9  # per second, of one core of whatever machine this is: only for deadlines
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """What a calibration finds out about a machine.
+
+    Attributes:
+        reference_s: seconds of the forward and backward pass of VGG5's first unit (with batch norm) on 100
+            images of 3x32x32.
+        units: times of units 1..P of a job's network.
+    """
+
+    reference_s: float
+    units: tuple[UnitTimes, ...]
+
+
+@dataclass(frozen=True)
+class SpeedSpec:
+    """The emulated device's speed, as plain data.
+
+    Attributes:
+        model: the uncut network.
+        num_units: cut units that the device holds.
+        batch_size: of the largest batches of any device.
+        slowdown: factor on this machine's computing time; with a calibration, on the calibrated time.
+        calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
+        profile: recorded times of the units that the device holds; empty for none. They take precedence.
+        time_scale: divides all emulated times.
+    """
+
+    model: ModelSpec
+    num_units: int
+    batch_size: int
+    slowdown: float = 1.0
+    calibrate_s: float | None = None
+    profile: tuple[UnitTimes, ...] = ()
+    time_scale: float = 1.0
+
+    @property
+    def native(self) -> bool:
+        """Whether the device is as fast as this machine."""
+        return not self.profile and self.calibrate_s is None and self.slowdown == 1
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether this machine's speed has to be known."""
+        return not self.profile and not self.native
+
+    def factor(self, machine: MachineSpeed) -> float:
+        """Emulated seconds for each second of computing on `machine`."""
+        target_s = machine.reference_s if self.calibrate_s is None else self.calibrate_s
+        return self.slowdown * target_s / machine.reference_s
+
+    def pace(self, machine: MachineSpeed | None = None) -> Pace:
+        """The pace of the device half; this machine's own as long as a calibrated one is not known."""
+        if self.profile:
+            return Pace(replayed(self.profile, 1 / self.time_scale))
+        if self.native or machine is None:
+            return NativePace()
+        return Pace(replayed(machine.units[: self.num_units], self.factor(machine) / self.time_scale))
+
+    def fits(self, machine: MachineSpeed | None) -> bool:
+        """Whether `machine` was measured with all units that the device holds."""
+        return machine is not None and len(machine.units) >= self.num_units
+
+    def worst_seconds(self, flops: float) -> float:
+        """A generous guess of what an iteration computes on the emulated device, for deadlines.
+
+        Args:
+            flops: of the forward pass of the units that the device holds, for one sample.
+        """
+        if self.profile:
+            once = sum(
+                interpolate(unit.forward, self.batch_size)
+                + interpolate(unit.backward, self.batch_size)
+                + unit.update
+                for unit in self.profile
+            )
+        elif self.calibrate_s is not None:
+            work = flops * self.batch_size / (_reference_flops() * REFERENCE_BATCH)
+            once = work * self.calibrate_s * self.slowdown
+        else:  # a backward pass takes about two forward passes
+            once = 0.0 if self.native else 3 * flops * self.batch_size / SLOWEST_FLOPS * self.slowdown
+        return 2 * once / self.time_scale  # small micro-batches are less efficient
+
+
+_measured: dict[tuple[str, int, torch.device], MachineSpeed] = {}
+
+
+def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
+    """Measures this machine; once for each network in the life of a process.
+
+    So the jobs of a sweep do not differ by the noise of their calibrations.
+
+    Raises:
+        ConfigError: several threads compute, of which only one could be timed.
+        PeerError: measuring failed or took too long.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and threads != 1:
+        raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
+    key = (repr(spec.model), spec.batch_size, device)
+    found = _measured.get(key)
+    if found is None or not spec.fits(found):
+        found = _measured[key] = run_in_process(
+            _measure, spec, device, RUNS, environment=STEADY_MALLOC, timeout_s=MEASURE_TIMEOUT_S
+        )
+    return found
+
+
+def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
+    """CPU seconds of one thread; on a GPU wall seconds, for CPU time says nothing there."""
+    torch.set_num_threads(1)
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
+    units = timers(build_model(spec.model)[: spec.num_units].to(device), device, clock)
+    reference_images = _images(REFERENCE_MODEL, REFERENCE_BATCH, device)
+    images = _images(spec.model, spec.batch_size, device)
+    smallest = smallest_batch(build_meta(spec.model), spec.model)
+    sizes = [size for size in (*BATCH_SIZES, spec.batch_size) if smallest <= size <= spec.batch_size]
+    for _ in range(1 + runs):  # in turn: what slows the machine down for a while, slows both down
+        run_once(reference, reference_images)
+        for size in dict.fromkeys(sizes):
+            run_once(units, images[:size])
+    (first,) = (unit.times() for unit in reference)
+    seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]
+    return MachineSpeed(seconds, tuple(unit.times() for unit in units))
+
+
+def _images(spec: ModelSpec, count: int, device: torch.device) -> torch.Tensor:
+    return torch.rand(count, spec.channels, spec.image_size, spec.image_size, device=device)
+
+
+def host_name() -> str:
+    """Name of this machine; processes of one machine are equally fast."""
+    return platform.node()
+
+
+def calibrate(
+    spec: SpeedSpec, known: Mapping[str, MachineSpeed], device: torch.device
+) -> tuple[str, MachineSpeed]:
+    """This machine's name and speed, measured unless `known` has it."""
+    host = host_name()
+    machine = known.get(host)
+    if machine is None or not spec.fits(machine):
+        machine = measure(spec, device)
+    return host, machine
+
+
+@cache
+def _reference_flops() -> float:
+    return summarise(build_meta(REFERENCE_MODEL), REFERENCE_MODEL)[0].flops

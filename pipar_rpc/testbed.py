@@ -1,0 +1,100 @@
+"""Rank 0's part of the emulated testbed: calibration, what the links carried, whether times are true."""
+
+import logging
+from collections.abc import Sequence
+
+from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.peer import Peer
+from pipar_rpc.placement import DeviceJob
+from pipar_rpc.sinks import Row, Sink
+from pipar_rpc.speed import MachineSpeed
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.05  # share of the time that may be wrong before the user is told
+
+
+def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
+    """Has each device know its machine's speed, if its own is derived from it.
+
+    One device after the other, and one for each machine, so that they do not disturb each other.
+    """
+    known: dict[str, MachineSpeed] = {}
+    for peer, device in zip(peers, devices, strict=True):
+        if not device.speed.calibrated:
+            continue
+        host, machine = peer.wait(peer.remote.call("calibrate", known), "measure its machine's speed")
+        if known.get(host) != machine:
+            factor = device.speed.factor(machine)
+            log.info(
+                "calibration on %s: forward and backward pass of VGG5's first unit on 100 images take %.4f s "
+                "there and %.2f s on the emulated %s: computing is stretched %.1f times",
+                *(host, machine.reference_s, machine.reference_s * factor, peer.name, factor),
+            )
+        known[host] = machine
+
+
+class Throughput:
+    """Curves of what each link carried in every emulated second of the training.
+
+    Args:
+        peers: the devices.
+        sinks: receive the curves.
+    """
+
+    def __init__(self, peers: Sequence[Peer], sinks: Sequence[Sink]) -> None:
+        self._peers, self._sinks = peers, sinks
+        self._reported: dict[str, int] = {}
+        for peer in peers:
+            peer.port.downlink.start()
+        for peer, started in [(peer, peer.remote.call("start_clock")) for peer in peers]:
+            peer.wait(started, "start its clock")
+
+    def report(self) -> None:
+        """Hands over the seconds that have ended since the last call."""
+        drained = [peer.remote.call("drain_traffic") for peer in self._peers]
+        for number, (peer, uplink) in enumerate(zip(self._peers, drained, strict=True), start=1):
+            self._add(f"uplink_mbps/device{number}", peer.wait(uplink, "tell its traffic"))
+            self._add(f"downlink_mbps/device{number}", peer.port.downlink.drain_traffic())
+
+    def _add(self, name: str, traffic: Sequence[float]) -> None:
+        start = self._reported.get(name, 0)
+        self._reported[name] = start + len(traffic)
+        for sink in self._sinks:
+            sink.curve(f"network_by_second/{name}", [num_bytes * 8e-6 for num_bytes in traffic], start)
+
+
+class Watch:
+    """Warns, once for each reason, when an emulated testbed's times are not what they should be.
+
+    Args:
+        time_scale: emulated seconds in a real one.
+    """
+
+    def __init__(self, time_scale: float) -> None:
+        self._time_scale = time_scale
+        self._warned: set[str] = set()
+
+    def check(self, result: EpochResult, row: Row) -> None:
+        """Looks at an epoch; `row` is its row of results.csv."""
+        scale = self._time_scale
+        share, number = max((share, number) for number, share in enumerate(result.late, start=1))
+        if share > TOLERANCE:
+            self._warn(
+                "late",
+                f"this machine is too slow to emulate {len(result.late)} devices: computing for "
+                f"device{number} took {share:.0%} longer than on the emulated device; fewer devices, or a "
+                f"testbed.time_scale below {scale:g}, give it more time",
+            )
+        busy = 1 - row["server_idle_s"] / row["epoch_time_s"]
+        if busy * (1 - 1 / scale) > TOLERANCE:
+            self._warn(
+                "server",
+                f"testbed.time_scale={scale:g} speeds up emulated devices and links only: the server's own "
+                f"computing, {busy:.0%} of the epoch, is shown {scale:g} times as long as it is",
+            )
+
+    def _warn(self, reason: str, message: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            log.warning(message)

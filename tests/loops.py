@@ -16,6 +16,7 @@ from pipar_rpc.timeline import Timeline
 
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 CPU = torch.device("cpu")
+NATIVE = SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=1, batch_size=1)
 
 
 def make_batches(count: int, image_size: int, num_classes: int, batch_size: int) -> Batches:
@@ -44,7 +45,7 @@ def train_split(network, batches, split_point, num_micro_batches, smallest=1, op
         smallest=smallest,
         dropout=DropoutStreams(device_layers, 0, 1),
         device=CPU,
-        speed=SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=split_point, batch_size=1),
+        speed=NATIVE,
         timeline=Timeline(),
         timeout_s=10,
     )

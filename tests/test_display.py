@@ -20,6 +20,7 @@ def test_many_devices_are_shown_as_a_range():
 
 def row(epoch, **changes):
     values = dict.fromkeys(COLUMNS) | {"epoch": epoch, "epoch_time_s": float(epoch), "train_loss": 1.0}
+    values["time_scale"] = 1.0
     return values | changes
 
 

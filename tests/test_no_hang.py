@@ -23,6 +23,7 @@ from pipar_rpc.timeline import Timeline
 from pipar_rpc.worker import InOrder, open_pool
 
 from .conftest import SMALL
+from .loops import NATIVE
 
 # Long enough to be interrupted: 500 iterations of about 0.2 s over a slow emulated link.
 LONG = (
@@ -151,6 +152,7 @@ def make_device(exchange, timeout_s=0.1):
         smallest=1,
         dropout=DropoutStreams(layers, seed=0, device=3),
         device=torch.device("cpu"),
+        speed=NATIVE,
         timeline=Timeline(),
         timeout_s=timeout_s,
     )

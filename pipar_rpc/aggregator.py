@@ -1,12 +1,13 @@
-"""Federated averaging over the devices: models go up, their average comes back down."""
+"""Models that travel: up to be averaged and back down, or from one device to the next."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from pipar_rpc.fedavg import State, num_bytes, weighted_average
+from pipar_rpc.link import Slot
 from pipar_rpc.peer import Peer
-from pipar_rpc.timeline import Stage, Timeline
+from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline
 
 
 def join(peers: Sequence[Peer], device_states: Sequence[State]) -> list[State]:
@@ -29,8 +30,20 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
         samples: samples that each device processed since the last aggregation.
         timeline: receives the span of the computation.
     """
-    with timeline.measure(Stage.AGGREGATE, 0):
+    with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
         return weighted_average(networks, samples)
+
+
+def hand_over(peer: Peer, state: State) -> Future[Any]:
+    """Loads a device half that another device has trained, over the emulated downlink."""
+    peer.port.downlink.wait(_reserve(peer, state))
+    return peer.remote.call("load", state, timeout_s=peer.timeout_s)
+
+
+def _reserve(peer: Peer, state: State) -> Slot:
+    slot = peer.port.downlink.reserve(num_bytes(state))
+    peer.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
+    return slot
 
 
 def distribute(peers: Sequence[Peer], device_states: Sequence[State], network: State) -> list[Future[Any]]:
@@ -50,7 +63,7 @@ def distribute(peers: Sequence[Peer], device_states: Sequence[State], network: S
     for index, (peer, uploaded) in enumerate(zip(peers, device_states, strict=True)):
         peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
         half = {key: network[key] for key in uploaded}
-        transfers.append((peer.port.downlink.reserve(num_bytes(half)), index, half))
+        transfers.append((_reserve(peer, half), index, half))
     loaded: dict[int, Future[Any]] = {}
     for slot, index, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
         peers[index].port.downlink.wait(slot)

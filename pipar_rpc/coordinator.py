@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from pipar_rpc.aggregator import average, distribute, join
+from pipar_rpc.aggregator import average, distribute, hand_over, join
 from pipar_rpc.device import RoundReport
 from pipar_rpc.errors import PeerError
 from pipar_rpc.fedavg import State, num_bytes
@@ -29,6 +29,10 @@ class EpochResult:
         train_accuracy: share of the samples classified correctly while training, 0..1.
         device_peak_rss_mb: of each device.
         late: of each device, by which share of its emulated computing real computing took longer.
+        model_bytes: uploaded models of all devices.
+        began: `time.monotonic()` at the start.
+        server_spans: of each device's server half and downlink.
+        aggregation_spans: averages of the networks.
         network: the global network at the end; None if nothing was aggregated.
         device_networks: each device's own network before the last average, if they are kept.
     """
@@ -39,6 +43,10 @@ class EpochResult:
     train_accuracy: float
     device_peak_rss_mb: list[float]
     late: list[float]
+    model_bytes: int
+    began: float
+    server_spans: list[list[Span]]
+    aggregation_spans: list[Span]
     network: State | None
     device_networks: list[State]
 
@@ -60,14 +68,21 @@ class Coordinator:
         peers: the devices.
         every: iterations between two aggregations; -1 for one at the end of each epoch, 0 for none. The end
             of an epoch always ends a round.
+        in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
         on_wait: called every now and then while devices work, for displays.
         keep_networks: whether to keep each device's own network, at the cost of their memory.
     """
 
     def __init__(
-        self, peers: Sequence[Peer], every: int, on_wait: Callable[[], None], keep_networks: bool = False
+        self,
+        peers: Sequence[Peer],
+        every: int,
+        in_turn: bool,
+        on_wait: Callable[[], None],
+        keep_networks: bool = False,
     ) -> None:
-        self._peers, self._every, self._on_wait = peers, every, on_wait
+        self._peers, self._every, self._in_turn, self._on_wait = peers, every, in_turn, on_wait
+        self._handed_on: State | None = None
         self._keep_networks, self._device_networks = keep_networks, list[State]()
         self._timeline = Timeline()
 
@@ -78,10 +93,11 @@ class Coordinator:
         step = self._every if self._every > 0 else length
         network = None
         began = time.monotonic()
+        play = self._relay if self._in_turn else self._round
         for start in range(0, length, step):
-            network = self._round(epoch, start, start + step, usage)
+            network = play(epoch, start, start + step, usage)
         seconds = time.monotonic() - began
-        return self._result(seconds, usage, network)
+        return self._result(began, seconds, usage, network)
 
     def gather(self) -> State:
         """The average of the networks as they are, without changing them or paying for a transfer."""
@@ -99,10 +115,26 @@ class Coordinator:
                 uploaded.append(peer.remote.call("upload"))
         reports: list[RoundReport] = self._collect(trained)
         for peer, sums, report in zip(self._peers, usage, reports, strict=True):
-            peer.port.settle(peer.timeout_s)
-            sums.reports.append(report)
-            sums.server_spans += peer.timeline.drain()
+            _note(peer, sums, report)
         return self._aggregate(reports, uploaded, usage) if uploaded else None
+
+    def _relay(self, epoch: int, start: int, stop: int, usage: list[_Usage]) -> State | None:
+        """Each device in turn: takes the device half over from the one before it, trains, hands it on."""
+        for peer, sums in zip(self._peers, usage, strict=True):
+            first, last = min(start, peer.iterations), min(stop, peer.iterations)
+            if first == last:
+                continue
+            if self._handed_on is not None:
+                self._collect([hand_over(peer, self._handed_on)], [peer])
+            peer.port.heard()
+            trained = peer.remote.call("train", epoch, first, last)
+            uploaded = peer.remote.call("upload")
+            (report,) = self._collect([trained], [peer])
+            _note(peer, sums, report)
+            (self._handed_on,) = self._collect([uploaded], [peer])
+            sums.model_bytes += num_bytes(self._handed_on)
+        assert self._handed_on is not None
+        return self._handed_on | self._peers[0].half.state()
 
     def _aggregate(
         self, reports: list[RoundReport], uploaded: list[Future[Any]], usage: list[_Usage]
@@ -117,14 +149,15 @@ class Coordinator:
         self._collect(distribute(self._peers, states, network))
         return network
 
-    def _collect(self, futures: Sequence[Future[Any]]) -> list[Any]:
-        """The results of one future per peer; watches the devices meanwhile."""
+    def _collect(self, futures: Sequence[Future[Any]], peers: Sequence[Peer] | None = None) -> list[Any]:
+        """The results of one future per peer, of all by default; watches these devices meanwhile."""
+        peers = self._peers if peers is None else peers
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             if any(future.exception() for future in done):
                 self._raise_first(done)
-            for peer, future in zip(self._peers, futures, strict=True):
+            for peer, future in zip(peers, futures, strict=True):
                 if future in done:
                     peer.port.heard()
                 elif future in pending:
@@ -139,8 +172,12 @@ class Coordinator:
         for future in done:
             future.result()
 
-    def _result(self, seconds: float, usage: list[_Usage], network: State | None) -> EpochResult:
+    def _result(
+        self, began: float, seconds: float, usage: list[_Usage], network: State | None
+    ) -> EpochResult:
         aggregation = self._timeline.drain()
+        for peer, sums in zip(self._peers, usage, strict=True):
+            sums.server_spans += peer.timeline.drain()  # the models' way back
         spans = [span for sums in usage for span in sums.server_spans if span.stage in COMPUTE]
         devices = [
             _device_usage(sums, peer.port.downlink.num_bytes, peer.links_timed)
@@ -153,11 +190,22 @@ class Coordinator:
             losses=_mean_losses([[loss for r in sums.reports for loss in r.losses] for sums in usage]),
             train_loss=sum(report.loss for report in reports) / samples,
             train_accuracy=sum(report.correct for report in reports) / samples,
-            device_peak_rss_mb=[sums.reports[-1].peak_rss_mb for sums in usage],
+            device_peak_rss_mb=[sums.reports[-1].peak_rss_mb if sums.reports else 0.0 for sums in usage],
             late=[_late(sums.reports) for sums in usage],
+            model_bytes=sum(sums.model_bytes for sums in usage),
+            began=began,
+            server_spans=[sums.server_spans for sums in usage],
+            aggregation_spans=aggregation,
             network=network,
             device_networks=self._device_networks,
         )
+
+
+def _note(peer: Peer, sums: _Usage, report: RoundReport) -> None:
+    """Adds a round to the sums, once the server half has done its part of it."""
+    peer.port.settle(peer.timeout_s)
+    sums.reports.append(report)
+    sums.server_spans += peer.timeline.drain()
 
 
 def _late(reports: Sequence[RoundReport]) -> float:

@@ -22,7 +22,7 @@ from pipar_rpc.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Result
 from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
-from pipar_rpc.timeline import Busy, Stage, Timeline, sum_by_stage
+from pipar_rpc.timeline import NO_ITERATION, Busy, Span, Stage, Timeline, pack, sum_by_stage
 from pipar_rpc.worker import open_pool
 
 
@@ -112,6 +112,7 @@ class Device:
         self._device, self._timeline, self._timeout_s = device, timeline, timeout_s
         self._speed = speed
         self._pace = speed.pace()
+        self._recording, self._recorded = False, list[Span]()
         self._stopped = threading.Event()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
@@ -133,6 +134,21 @@ class Device:
         host, machine = calibrate(self._speed, known, self._device)
         self._pace = self._speed.pace(machine)
         return host, machine
+
+    def clock(self) -> float:
+        """This process's `time.monotonic()`, to compare it with others'."""
+        return time.monotonic()
+
+    def record(self, wanted: bool) -> None:
+        """Whether `spans` will be asked for."""
+        self._recorded.clear()
+        self._recording = wanted
+
+    def spans(self) -> Tensor:
+        """What was recorded since the last call; see `timeline.pack`."""
+        packed = pack(self._recorded + self._timeline.drain())
+        self._recorded.clear()
+        return packed
 
     def start_clock(self) -> None:
         """Makes now the time 0 of the uplink's trace and traffic."""
@@ -164,7 +180,10 @@ class Device:
             report.loss += loss
             report.correct += correct
         report.seconds = time.monotonic() - began
-        report.stages = sum_by_stage(self._timeline.drain())
+        spans = self._timeline.drain()
+        report.stages = sum_by_stage(spans)
+        if self._recording:
+            self._recorded += spans
         report.uplink_bytes += self._uplink.num_bytes
         report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
         report.peak_rss_mb = peak_rss_mb()
@@ -225,7 +244,9 @@ class Device:
     def upload(self) -> State:
         """The device half for aggregation; returns when the emulated uplink has carried it."""
         state = self.state()
-        self._uplink.transfer(num_bytes(state))
+        slot = self._uplink.reserve(num_bytes(state))
+        self._timeline.add(Span(Stage.UPLOAD, NO_ITERATION, 0, slot.start, slot.end))
+        self._uplink.wait(slot)
         return state
 
     def load(self, state: State) -> None:

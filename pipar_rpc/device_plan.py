@@ -1,10 +1,12 @@
 """One device's part of a job: its checked configuration as plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.device_profile import read_profile
+from pipar_rpc.emulation_schema import TraceEnd
 from pipar_rpc.errors import ConfigError
 from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.link import LinkSpec, RateTrace
@@ -20,7 +22,7 @@ from pipar_rpc.models import (
 )
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.schema import Config, TraceEnd
+from pipar_rpc.schema import Config
 from pipar_rpc.speed import SpeedSpec
 from pipar_rpc.trace import read_trace
 
@@ -61,12 +63,14 @@ def device_job(
         model: the network.
         largest_batch: of all devices.
     """
-    split_point = config.pipeline.split_point
-    if split_point > len(model.units):
-        what = f"1..{len(model.units)} ({model.spec.name} has {len(model.units)} cut units)"
+    strategy, num_units = config.resolved_strategy, len(model.units)
+    split_point = num_units if strategy.whole_network else config.pipeline.split_point
+    num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
+    if split_point > num_units:
+        what = f"1..{num_units} ({model.spec.name} has {num_units} cut units)"
         raise ConfigError("pipeline.split_point", split_point, what)
     uplink, downlink = _links(config)
-    speed = _speed(config, model, largest_batch)
+    speed = _speed(config, model, split_point, largest_batch)
     in_transit = model.units[split_point - 1].activation_bytes * config.batch_size + model.num_bytes
     flops = sum(unit.flops for unit in model.units[:split_point])
     slowest = sum(link.worst_seconds(in_transit) for link in (uplink, downlink))
@@ -79,8 +83,9 @@ def device_job(
         transform=Transform(
             tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
         ),
+        num_units=num_units,
         split_point=split_point,
-        num_micro_batches=max(1, min(config.pipeline.num_micro_batches, config.batch_size // model.smallest)),
+        num_micro_batches=max(1, min(num_micro_batches, config.batch_size // model.smallest)),
         batch_size=config.batch_size,
         smallest=model.smallest,
         uplink=uplink,
@@ -119,7 +124,7 @@ def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:
     return uplink, downlink
 
 
-def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
+def _speed(config: Config, model: Network, num_units: int, largest_batch: int) -> SpeedSpec:
     """The speed of a device that holds units 1..P."""
     testbed = config.testbed
     units: tuple[UnitTimes, ...] = ()
@@ -127,10 +132,10 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
         path = Path(testbed.profile)
         profile = read_profile(path)
         profile.check(path, model.spec, [unit.name for unit in model.units])
-        units = profile.units[: config.pipeline.split_point]
+        units = profile.units[:num_units]
     speed = SpeedSpec(
         model=model.spec,
-        num_units=config.pipeline.split_point,
+        num_units=num_units,
         batch_size=largest_batch,
         slowdown=testbed.slowdown,
         calibrate_s=testbed.calibrate_s,
@@ -147,6 +152,9 @@ def notices(config: Config, job: DeviceJob) -> list[str]:
     """What the user should know about how a device's configuration was understood."""
     n, batch_size = config.pipeline.num_micro_batches, config.batch_size
     found = []
+    if not config.resolved_strategy.pipelined:
+        held = f"devices hold {job.split_point} of {job.num_units} cut units, one micro-batch"
+        return [f"strategy={config.strategy}: {held}"]
     if n > batch_size:
         found.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
     elif n > job.num_micro_batches:
@@ -160,3 +168,12 @@ def notices(config: Config, job: DeviceJob) -> list[str]:
             "model.norm=group trains exactly as without micro-batches"
         )
     return found
+
+
+def check_shared_half(strategy: str, jobs: Sequence[DeviceJob]) -> None:
+    """Raises ConfigError unless all devices can train one server half."""
+    first = jobs[0].split_point
+    for job in jobs:
+        if job.split_point != first:
+            same = f"{first} as on device 1: strategy={strategy} has one server half for all devices"
+            raise ConfigError(f"devices.overrides.{job.rank}.pipeline.split_point", job.split_point, same)

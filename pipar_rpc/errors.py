@@ -23,6 +23,12 @@ class ConfigError(UserError):
         super().__init__(f"{key}={'null' if value is None else value}: must be {allowed}")
 
 
+def require(accepted: bool, key: str, value: Any, allowed: str) -> None:
+    """Raises ConfigError unless the value is accepted."""
+    if not accepted:
+        raise ConfigError(key, value, allowed)
+
+
 class PeerError(RuntimeError):
     """Another process failed, or kept this one waiting beyond the deadline; exit code 1."""
 

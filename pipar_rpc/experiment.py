@@ -1,34 +1,26 @@
 """One job, from its plan to its results: places the halves, trains, evaluates, writes."""
 
-import copy
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipar_rpc.actor import place
 from pipar_rpc.coordinator import Coordinator, EpochResult
 from pipar_rpc.data import load_held_out, open_source
-from pipar_rpc.device_plan import check_samples
+from pipar_rpc.deployment import deployed
 from pipar_rpc.display import Progress
 from pipar_rpc.evaluation import Evaluator
 from pipar_rpc.figures import class_counts_figure
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.node import Node
-from pipar_rpc.peer import Peer
-from pipar_rpc.placement import DeviceJob, build_device, build_server_half
+from pipar_rpc.observer import observing
 from pipar_rpc.plan import Plan
-from pipar_rpc.port import Port
 from pipar_rpc.rows import epoch_line, make_row
-from pipar_rpc.seeds import generator
 from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
-from pipar_rpc.testbed import Throughput, Watch, calibrate
-from pipar_rpc.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -49,38 +41,40 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         PeerError: a process failed or did not answer in time.
     """
     reset_peak_rss()
-    config = plan.config
+    config, strategy = plan.config, plan.config.resolved_strategy
     for notice in plan.notices:
         log.info(notice)
     network = _network(plan)
     with ExitStack() as stack:
         sinks = _open_sinks(output_dir, stack)
-        peers = stack.enter_context(_placed(plan, node, network))
+        peers = stack.enter_context(deployed(plan.devices, node, network, strategy))
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
         evaluator = _evaluator(plan, node, network, progress)
         counts = [peer.class_counts for peer in peers]
         for sink in sinks:
-            sink.picture("partition", class_counts_figure(counts, plan.devices[0].data.classes))
-        coordinator = Coordinator(peers, config.aggregation.every, progress.refresh, config.enable_device_val)
-        throughput, watch = Throughput(peers, sinks), Watch(config.testbed.time_scale)
+            sink.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+        coordinator = Coordinator(
+            peers, config.aggregation.every, strategy.in_turn, progress.refresh, config.enable_device_val
+        )
+        recorded, time_scale = config.timeline, config.testbed.time_scale
+        observer = stack.enter_context(
+            observing(peers, sinks, output_dir, recorded.epochs, recorded.iteration, time_scale)
+        )
         rows: list[Row] = []
-        iteration = 1
         for epoch in range(1, config.epochs + 1):
+            observer.begin(epoch)
             progress.start(epoch)
             result = coordinator.train_epoch(epoch)
             progress.stop()
             if result.network is None and epoch == config.epochs:
                 result.network = coordinator.gather()
             measured = _evaluate(plan, epoch, result, evaluator, progress)
-            rows.append(make_row(plan, job, epoch, result) | measured)
+            rows.append(make_row(plan, job, epoch, result) | measured | observer.observe(epoch, result))
             for sink in sinks:
                 sink.add(rows[-1])
-                sink.curve("train/loss_by_iteration", result.losses, start=iteration)
-            iteration += len(result.losses)
-            throughput.report()
             log.info(epoch_line(rows[-1], config.epochs))
-            watch.check(result, rows[-1])
+            observer.warn(result, rows[-1])
         assert result.network is not None
         torch.save(published(result.network, plan.devices[0].model), output_dir / "model.pt")
     return rows
@@ -106,43 +100,6 @@ def _open_sinks(output_dir: Path, stack: ExitStack) -> list[Sink]:
     for sink in sinks:
         stack.callback(sink.close)
     return sinks
-
-
-@contextmanager
-def _placed(plan: Plan, node: Node, network: nn.Sequential) -> Iterator[list[Peer]]:
-    """Both halves of every device, in place and with their data loaded; removed at the end."""
-    with ExitStack() as stack:
-        peers = [_place(device, node, network, stack) for device in plan.devices]
-        try:
-            for peer, device in zip(peers, plan.devices, strict=True):
-                counts = peer.wait(peer.remote.call("class_counts"), "load its data")
-                missing = len(device.data.classes) - len(counts)
-                peer.class_counts = (*counts, *[0] * missing)
-                check_samples(device, peer.num_samples)
-                peer.iterations = -(-peer.num_samples // device.batch_size)
-            calibrate(peers, plan.devices)
-            yield peers
-        finally:
-            for peer in peers:
-                peer.port.stop("the job has ended")
-            closing = [peer.remote.close(CLOSE_TIMEOUT_S) for peer in peers]
-            for peer, closed in zip(peers, closing, strict=True):
-                if error := closed.exception():
-                    log.warning("%s could not be cleaned up: %s", peer.name, error)
-
-
-def _place(device: DeviceJob, node: Node, network: nn.Sequential, stack: ExitStack) -> Peer:
-    timeline = Timeline()
-    layers = copy.deepcopy(network[device.split_point :])
-    half = build_server_half(layers, device, node, timeline)
-    downlink = device.downlink.open(generator(device.seed, "downlink", device.rank))
-    port = Port(device.name, half.process, downlink, timeline)
-    stack.callback(port.close)
-    state = copy.deepcopy(network[: device.split_point].state_dict())
-    remote = place(device.name, build_device, device, state, port.reference())
-    emulated = device.uplink.rate.limited and device.downlink.rate.limited
-    links_timed = emulated or device.split_point == len(network)
-    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
 
 
 def _evaluator(plan: Plan, node: Node, network: nn.Sequential, progress: Progress) -> Evaluator:

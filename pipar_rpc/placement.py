@@ -30,6 +30,7 @@ class DeviceJob:
         model: the uncut network.
         data: the data set; the device takes its own part.
         transform: from stored images to network input.
+        num_units: Q.
         split_point: P, 1..Q.
         num_micro_batches: N.
         batch_size: B.
@@ -47,6 +48,7 @@ class DeviceJob:
     model: ModelSpec
     data: DataSpec
     transform: Transform
+    num_units: int
     split_point: int
     num_micro_batches: int
     batch_size: int

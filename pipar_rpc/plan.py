@@ -19,7 +19,7 @@ from pipar_rpc.data import (
     read_indices,
     split_held_out,
 )
-from pipar_rpc.device_plan import check_model, check_samples, device_job, notices
+from pipar_rpc.device_plan import check_model, check_samples, check_shared_half, device_job, notices
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.schema import Config
@@ -70,6 +70,8 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     for rank, own_config in enumerate(own, start=1):
         with _named(rank, config):
             devices.append(device_job(own_config, rank, num_devices, data, network, largest_batch))
+    if config.resolved_strategy.shared_half:
+        check_shared_half(config.strategy, devices)
     part_sizes = _part_sizes(source, data, num_devices, one_machine)
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):

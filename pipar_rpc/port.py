@@ -16,6 +16,7 @@ from torch.distributed import rpc
 from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
+from pipar_rpc.rotation import Order
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import InOrder, open_pool, start_pool
 
@@ -48,6 +49,7 @@ class Port:
         process: the server half.
         downlink: the device's emulated downlink.
         timeline: receives the downlink's spans.
+        order: runs the server half's work; by default a thread of this port's own.
 
     Attributes:
         last_heard: `time.monotonic()` of the device's last sign of life.
@@ -61,6 +63,7 @@ class Port:
         process: Process,
         downlink: Link,
         timeline: Timeline,
+        order: Order | None = None,
     ) -> None:
         self.name = name
         self.downlink = downlink
@@ -72,7 +75,7 @@ class Port:
         self._stack = ExitStack()
         self._senders = start_pool(f"send-{name}", MAX_SENDERS)
         self._pacer = self._stack.enter_context(open_pool(f"pace-{name}"))
-        self._in_order = InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
+        self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
     def reference(self) -> Any:
         """The RRef with which the device addresses this port."""
@@ -93,7 +96,7 @@ class Port:
         self.heard()
         answer: torch.futures.Future[Any] = torch.futures.Future()
         self._unanswered.add(answer)
-        self._in_order.submit(number, lambda: self._run(part, context_id, activation, labels, answer))
+        self._order.submit(number, lambda: self._run(part, context_id, activation, labels, answer))
         return answer
 
     def check(self) -> None:
@@ -110,7 +113,7 @@ class Port:
             PeerError: not done within `timeout_s`; or the first error of the server half.
         """
         try:
-            self._in_order.settle(timeout_s)
+            self._order.settle(timeout_s)
         except TimeoutError:
             waited = f"waited {timeout_s:.0f} s for the server half of {self.name} to finish its update"
             raise PeerError(waited) from None

@@ -4,19 +4,16 @@ Each class checks itself when it is made.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pipar_rpc.data import PARTITIONS
-from pipar_rpc.errors import ConfigError, nearest
+from pipar_rpc.emulation_schema import NetworkConfig, TestbedConfig
+from pipar_rpc.errors import nearest, require
 from pipar_rpc.models import CUSTOM, MODELS, Norm
-
-
-def _require(accepted: bool, key: str, value: Any, allowed: str) -> None:
-    if not accepted:
-        raise ConfigError(key, value, allowed)
+from pipar_rpc.strategies import STRATEGIES, Strategy
 
 
 @dataclass
@@ -32,11 +29,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         names = [*MODELS, CUSTOM]
-        _require(self.name in names, "model.name", self.name, f"a known model: {nearest(self.name, names)}")
+        require(self.name in names, "model.name", self.name, f"a known model: {nearest(self.name, names)}")
         own = self.name == CUSTOM
         target = "the dotted name of a function with model=custom, null with the other models"
-        _require(own == (self._target_ is not None), "model._target_", self._target_, target)
-        _require(own or not self.args, "model.args", self.args, "empty but with model=custom")
+        require(own == (self._target_ is not None), "model._target_", self._target_, target)
+        require(own or not self.args, "model.args", self.args, "empty but with model=custom")
 
 
 @dataclass
@@ -57,17 +54,17 @@ class DataConfig:
     test_size: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.channels in (1, 3), "data.channels", self.channels, "1 or 3")
-        _require(self.image_size >= 4, "data.image_size", self.image_size, ">= 4")
+        require(self.channels in (1, 3), "data.channels", self.channels, "1 or 3")
+        require(self.image_size >= 4, "data.image_size", self.image_size, ">= 4")
         for key in ("num_classes", "train_size", "train_size_per_device", "test_size"):
             value = getattr(self, key)
-            _require(value is None or value >= 1, f"data.{key}", value, ">= 1 or null")
-        _require(self.val_size >= 0, "data.val_size", self.val_size, ">= 0")
-        _require(self.random_crop >= 0, "data.random_crop", self.random_crop, ">= 0")
+            require(value is None or value >= 1, f"data.{key}", value, ">= 1 or null")
+        require(self.val_size >= 0, "data.val_size", self.val_size, ">= 0")
+        require(self.random_crop >= 0, "data.random_crop", self.random_crop, ">= 0")
         for key in ("mean", "std"):
             values = getattr(self, key)
-            _require(len(values) == self.channels, f"data.{key}", values, f"{self.channels} numbers")
-        _require(min(self.std) > 0, "data.std", self.std, "> 0")
+            require(len(values) == self.channels, f"data.{key}", values, f"{self.channels} numbers")
+        require(min(self.std) > 0, "data.std", self.std, "> 0")
 
 
 @dataclass
@@ -83,74 +80,18 @@ class PartitionConfig:
 
     def __post_init__(self) -> None:
         known = f"a known partition: {nearest(self.name, PARTITIONS)}"
-        _require(self.name in PARTITIONS, "partition.name", self.name, known)
-        _require(self.alpha > 0, "partition.alpha", self.alpha, "> 0")
+        require(self.name in PARTITIONS, "partition.name", self.name, known)
+        require(self.alpha > 0, "partition.alpha", self.alpha, "> 0")
         held = self.classes_per_device
-        _require(held >= 1, "partition.classes_per_device", held, ">= 1")
+        require(held >= 1, "partition.classes_per_device", held, ">= 1")
         for key in ("sizes", "ratios"):
             values = getattr(self, key)
-            _require(values is None or min(values, default=0) > 0, f"partition.{key}", values, "numbers > 0")
+            require(values is None or min(values, default=0) > 0, f"partition.{key}", values, "numbers > 0")
         if self.name == "sizes":
             one = "a list, one number for each device; either sizes or ratios"
-            _require((self.sizes is None) != (self.ratios is None), "partition.sizes", self.sizes, one)
+            require((self.sizes is None) != (self.ratios is None), "partition.sizes", self.sizes, one)
         if self.name == "file":
-            _require(bool(self.path), "partition.path", self.path, "a JSON file with a list for each device")
-
-
-class TraceEnd(StrEnum):
-    """What follows the last row of a bandwidth trace."""
-
-    hold = "hold"
-    loop = "loop"
-
-
-@dataclass
-class NetworkConfig:
-    """The emulated links between each device and the server."""
-
-    name: str = "none"
-    uplink_mbps: float | None = None
-    downlink_mbps: float | None = None
-    latency_ms: float = 0.0
-    jitter_ms: float = 0.0
-    trace: str | None = None
-    trace_end: TraceEnd = TraceEnd.hold
-
-    def __post_init__(self) -> None:
-        for key in ("uplink_mbps", "downlink_mbps"):
-            value = getattr(self, key)
-            _require(value is None or value > 0, f"network.{key}", value, "> 0 Mbit/s, or null for no limit")
-        for key in ("latency_ms", "jitter_ms"):
-            _require(getattr(self, key) >= 0, f"network.{key}", getattr(self, key), ">= 0")
-
-    @property
-    def label(self) -> str:
-        """What results call the network: the preset's name, or the trace's."""
-        return self.name if self.trace is None else Path(self.trace).stem
-
-
-@dataclass
-class TestbedConfig:
-    """The emulated devices' speed; see `pipar_rpc.speed.SpeedSpec`."""
-
-    name: str = "native"
-    slowdown: float = 1.0
-    calibrate_s: float | None = None
-    profile: str | None = None
-    time_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(self.slowdown > 0, "testbed.slowdown", self.slowdown, "> 0")
-        target = self.calibrate_s
-        _require(target is None or target > 0, "testbed.calibrate_s", target, "> 0 seconds, or null")
-        _require(self.time_scale > 0, "testbed.time_scale", self.time_scale, "> 0")
-
-    @property
-    def label(self) -> str:
-        """What results call the devices' speed: the profile's name, or the preset's with the slowdown."""
-        if self.profile is not None:
-            return Path(self.profile).stem
-        return self.name if self.slowdown == 1 else f"{self.name}_x{self.slowdown:g}"
+            require(bool(self.path), "partition.path", self.path, "a JSON file with a list for each device")
 
 
 @dataclass
@@ -161,9 +102,9 @@ class PipelineConfig:
     num_micro_batches: int = 8
 
     def __post_init__(self) -> None:
-        _require(self.split_point >= 1, "pipeline.split_point", self.split_point, "1..Q, Q cut units")
+        require(self.split_point >= 1, "pipeline.split_point", self.split_point, "1..Q, Q cut units")
         n = self.num_micro_batches
-        _require(n >= 1, "pipeline.num_micro_batches", n, ">= 1 (more than batch_size is capped)")
+        require(n >= 1, "pipeline.num_micro_batches", n, ">= 1 (more than batch_size is capped)")
 
 
 @dataclass
@@ -175,9 +116,9 @@ class OptimizerConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optimizer.lr", self.lr, "> 0")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
+        require(self.lr > 0, "optimizer.lr", self.lr, "> 0")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
 
 
 @dataclass
@@ -188,7 +129,7 @@ class AggregationConfig:
 
     def __post_init__(self) -> None:
         allowed = "-1 (once per epoch), 0 (never) or a number of iterations"
-        _require(self.every >= -1, "aggregation.every", self.every, allowed)
+        require(self.every >= -1, "aggregation.every", self.every, allowed)
 
 
 @dataclass
@@ -198,7 +139,33 @@ class FaultConfig:
     timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        _require(self.timeout_s > 0, "fault.timeout_s", self.timeout_s, "> 0 seconds")
+        require(self.timeout_s > 0, "fault.timeout_s", self.timeout_s, "> 0 seconds")
+
+
+class SflServer(StrEnum):
+    """The server's side of split federated learning."""
+
+    replicated = "replicated"
+    shared = "shared"
+
+
+@dataclass
+class SflConfig:
+    """Split federated learning: a server half for each device, averaged, or one that all train in turn."""
+
+    server: SflServer = SflServer.replicated
+
+
+@dataclass
+class TimelineConfig:
+    """Which epochs are recorded span by span."""
+
+    epochs: int = 0
+    iteration: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "timeline.epochs", self.epochs, ">= 0")
+        require(self.iteration >= 1, "timeline.iteration", self.iteration, ">= 1")
 
 
 @dataclass
@@ -222,9 +189,9 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-        _require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
-        _require(self.threads >= 1, "node.threads", self.threads, ">= 1")
-        _require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
+        require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
+        require(self.threads >= 1, "node.threads", self.threads, ">= 1")
+        require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
 
     @property
     def data_path(self) -> Path:
@@ -247,6 +214,8 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    sfl: SflConfig = field(default_factory=SflConfig)
+    timeline: TimelineConfig = field(default_factory=TimelineConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None
@@ -258,9 +227,20 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.strategy == "pipar", "strategy", self.strategy, "pipar")
+        known = f"a known strategy: {nearest(self.strategy, STRATEGIES)}"
+        require(self.strategy in STRATEGIES, "strategy", self.strategy, known)
+        never = self.strategy == "sl" and self.aggregation.every == 0
+        handed_on = "-1 or a number of iterations with strategy=sl, which hands the device half on"
+        require(not never, "aggregation.every", self.aggregation.every, handed_on)
         n = self.num_devices
-        _require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
-        _require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
-        _require(self.seed >= 0, "seed", self.seed, ">= 0")
+        require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
+        require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
+        require(self.seed >= 0, "seed", self.seed, ">= 0")
+
+    @property
+    def resolved_strategy(self) -> Strategy:
+        """The strategy, with its options."""
+        shared = self.strategy == "sfl" and self.sfl.server is SflServer.shared
+        strategy = STRATEGIES[self.strategy]
+        return replace(strategy, shared_half=True) if shared else strategy

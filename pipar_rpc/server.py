@@ -1,5 +1,6 @@
 """Algorithm 2: the server half of one device's network."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,17 @@ class ServerHalf:
         parameters = list(self._layers.parameters())
         self._optimizer = torch.optim.SGD(parameters, **optimizer) if parameters else None
         self._dropout, self._device, self._timeline = dropout, device, timeline
+
+    def for_device(self, dropout: DropoutStreams, timeline: Timeline) -> "ServerHalf":
+        """The same layers and optimiser for another device; calls for several devices must not overlap.
+
+        Args:
+            dropout: generators of that device.
+            timeline: receives the spans of the computation for that device.
+        """
+        other = copy.copy(self)
+        other._dropout, other._timeline = dropout, timeline
+        return other
 
     def process(
         self, part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]

@@ -10,12 +10,15 @@ num_devices             K
 split_point             P; `;`-joined where devices differ
 num_micro_batches       N; `;`-joined where devices differ
 batch_size              B; `;`-joined where devices differ
+iterations              of the epoch, on the device with the most
 seed                    of the experiment
 time_scale              emulated seconds in a real one; all times and rates below are in emulated time
 epoch_time_s ... efficiency       see `pipar_rpc.metrics.EpochMetrics`; per-device figures are `;`-joined
 train_loss              mean over the samples of the epoch, while training
 train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
 device_val_accuracy     with each device's own network, before the average; `;`-joined
+model_bytes             of the models that all devices uploaded; they are in uplink_bytes too
+overlap                 see `pipar_rpc.recording.Recording`; of recorded epochs only
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
 device_peak_rss_mb      the same, of the device with the most
 each_device_peak_rss_mb of each device; `;`-joined
@@ -34,11 +37,12 @@ Row = dict[str, Any]
 
 SETTINGS = (
     *("job", "epoch", "strategy", "model", "data", "partition", "network", "testbed", "num_devices"),
-    *("split_point", "num_micro_batches", "batch_size", "seed", "time_scale"),
+    *("split_point", "num_micro_batches", "batch_size", "iterations", "seed", "time_scale"),
 )
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
     *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
+    *("overlap", "model_bytes"),
     *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
@@ -48,6 +52,7 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "iteration_time_s": "time/iteration_s",
     "bound_s": "time/iteration_bound_s",
     "efficiency": "time/efficiency",
+    "overlap": "time/overlap",
     "server_idle_s": "idle/server_s",
     "device_idle_s": "idle/device_s",
     "uplink_mbps": "network/uplink_mbps",
@@ -68,6 +73,15 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
 }
 
 
+# A sweep as a table and as parallel coordinates in TensorBoard: settings, and what came of them.
+HPARAMS = (
+    *("strategy", "model", "data", "partition", "network", "testbed", "num_devices"),
+    *("split_point", "num_micro_batches", "batch_size", "seed"),
+)
+HPARAM_MEANS = ("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps")
+HPARAM_LAST = ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy")
+
+
 class Sink(Protocol):
     """Receives the rows of one job."""
 
@@ -78,7 +92,7 @@ class Sink(Protocol):
         """Takes a part of a curve with a value for each of the steps `start`, `start` + 1, ..."""
 
     def picture(self, name: str, figure: Any) -> None:
-        """Takes a matplotlib figure."""
+        """Takes a matplotlib figure called "group/name"."""
 
     def close(self) -> None:
         """Writes what is buffered."""
@@ -115,9 +129,11 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory))
+        self._rows: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes the figures of one epoch."""
+        self._rows.append(row)
         for key, tag in TAGS.items():
             value = row.get(key)
             if isinstance(value, tuple):
@@ -134,10 +150,17 @@ class TensorBoardSink:
 
     def picture(self, name: str, figure: Any) -> None:
         """Shows the figure under IMAGES."""
-        self._writer.add_figure(f"data/{name}", figure, close=False)
+        self._writer.add_figure(name, figure, close=False)
 
     def close(self) -> None:
-        """Closes the event file."""
+        """Writes the job's line under HPARAMS and closes the event file."""
+        if self._rows:
+            last = self._rows[-1]
+            settings = {key: _setting(last.get(key)) for key in HPARAMS}
+            times = {key: _mean(self._rows, key) for key in HPARAM_MEANS}
+            reached = {key: last[key] for key in HPARAM_LAST if last.get(key) is not None}
+            figures = {f"hparam/{key}": value for key, value in (times | reached).items()}
+            self._writer.add_hparams(settings, figures, run_name=".")  # no folder of its own
         self._writer.close()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
@@ -157,11 +180,20 @@ class PngSink:
         """Nothing: curves are in TensorBoard."""
 
     def picture(self, name: str, figure: Any) -> None:
-        """Writes <name>.png."""
-        figure.savefig(self._directory / f"{name}.png", dpi=120)
+        """Writes name.png."""
+        figure.savefig(self._directory / f"{Path(name).name}.png", dpi=120)
 
     def close(self) -> None:
         """Nothing is buffered."""
+
+
+def _setting(value: Any) -> Any:
+    return value if isinstance(value, int | float | str) else str(_cell(value))
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return sum(values) / len(values) if values else 0.0
 
 
 def _cell(value: Any) -> Any:

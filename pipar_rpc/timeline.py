@@ -6,11 +6,14 @@ Times are seconds of `time.monotonic()` of the process that measured them.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 
 class Stage(StrEnum):
@@ -23,14 +26,22 @@ class Stage(StrEnum):
     DOWNLINK = "downlink"  # d
     DEVICE_BACKWARD = "device_backward"  # b^c
     UPDATE = "update"  # optimiser step, on either side
+    UPLOAD = "upload"  # a model on the uplink
+    DOWNLOAD = "download"  # a model on the downlink
     AGGREGATE = "aggregate"  # federated averaging on the server
 
 
-COMPUTE = frozenset(Stage) - {Stage.UPLINK, Stage.DOWNLINK}
+COMPUTE = frozenset(Stage) - {Stage.UPLINK, Stage.DOWNLINK, Stage.UPLOAD, Stage.DOWNLOAD}
+NO_ITERATION = -1  # of models that travel and their average
+_STAGES = tuple(Stage)
 
 
 class Span(NamedTuple):
-    """One interval of one stage. `micro_batch` counts from 1; 0 means the whole iteration."""
+    """One interval of one stage.
+
+    `iteration` counts from 0 within the epoch, or is `NO_ITERATION`; `micro_batch` counts from 1, and 0 means
+    the whole iteration.
+    """
 
     stage: Stage
     iteration: int
@@ -60,6 +71,20 @@ class Timeline:
         """Hands over all spans recorded so far and starts empty."""
         spans, self._spans = self._spans, []
         return spans
+
+
+def pack(spans: Sequence[Span]) -> Tensor:
+    """Spans as one float64 tensor of shape [n, 5], which travels fast."""
+    rows = [(_STAGES.index(span.stage), *span[1:]) for span in spans]
+    return torch.tensor(rows, dtype=torch.float64).view(-1, 5)
+
+
+def unpack(packed: Tensor, offset_s: float) -> list[Span]:
+    """The spans, their times minus `offset_s`: how much the clock of their process is ahead."""
+    return [
+        Span(_STAGES[int(stage)], int(iteration), int(micro_batch), start - offset_s, end - offset_s)
+        for stage, iteration, micro_batch, start, end in packed.tolist()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

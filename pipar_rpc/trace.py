@@ -21,8 +21,9 @@ def read_trace(path: Path, loop: bool) -> tuple[RateTrace, RateTrace]:
         ConfigError: one line about what is wrong with the file.
     """
     try:
-        with path.open(newline="") as file:
-            rows = [tuple(float(row[column]) for column in COLUMNS) for row in csv.DictReader(file)]
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+            lines = csv.DictReader(file, skipinitialspace=True)
+            rows = [tuple(float(row[column]) for column in COLUMNS) for row in lines]
     except OSError as error:
         raise _wrong(path, f"a readable file ({first_line(error)})") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -185,6 +185,12 @@ def test_the_longest_time_of_a_message():
     assert LinkSpec(RateTrace.constant(None)).worst_seconds(10**9) == 0
 
 
+def test_a_trace_from_a_spreadsheet(tmp_path):
+    text = "\ufefftime_s, uplink_mbps, downlink_mbps\r\n0, 50, 40\r\n"
+    uplink, _ = read_trace(write(tmp_path / "trace.csv", text), loop=False)
+    assert uplink == RateTrace((0,), (50,))
+
+
 def write(path, text):
     path.write_text(text)
     return path

@@ -1,0 +1,115 @@
+"""Results files as runs that can be compared. Every number of a report comes from here."""
+
+import csv
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipar_rpc.errors import UserError
+
+ORDER = ("fl", "sl", "sfl", "pipar")
+NETWORKS = ("4g", "4g_plus", "wifi", "none")
+
+
+def shown(value: float) -> str:
+    """A figure with three digits, or all before the point; nothing for nan."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job.
+
+    An epoch's figures can be given for another number of iterations than were run: iterations take what they
+    took, and models travel and are averaged as often as they were.
+    """
+
+    folder: Path
+    rows: tuple[dict[str, str], ...]
+
+    def text(self, column: str) -> str:
+        return self.rows[-1][column]
+
+    def curve(self, column: str) -> list[float]:
+        return [float(row[column]) for row in self.rows if row[column]]
+
+    def median(self, column: str) -> float:
+        values = self.curve(column)
+        return statistics.median(values) if values else float("nan")
+
+    @property
+    def case(self) -> tuple[str, str]:
+        return self.text("model"), self.text("network")
+
+    @property
+    def strategy(self) -> str:
+        return self.text("strategy")
+
+    @property
+    def label(self) -> str:
+        """The strategy with what was chosen for it."""
+        split_point, parts = self.text("split_point"), self.text("num_micro_batches")
+        chosen = {"fl": "", "pipar": f" P={split_point} N={parts}"}
+        return self.strategy + chosen.get(self.strategy, f" P={split_point}")
+
+    @cached_property
+    def _training_s(self) -> float:
+        """Seconds of an epoch in which iterations run; the rest moves models."""
+        devices = int(self.text("num_devices")) if self.strategy == "sl" else 1
+        return min(self.median("epoch_time_s"), self.iterations * self.median("iteration_time_s") * devices)
+
+    @property
+    def iterations(self) -> int:
+        return int(self.text("iterations"))
+
+    def epoch_s(self, iterations: int) -> float:
+        moving = self.median("epoch_time_s") - self._training_s
+        return moving + self._training_s * iterations / self.iterations
+
+    def idle_s(self, who: str, iterations: int) -> float:
+        """Of the `server` or the `device`."""
+        busy = self.median("epoch_time_s") - self.median(f"{who}_idle_s")
+        return self.epoch_s(iterations) - busy * iterations / self.iterations
+
+    def mbps(self, link: str, iterations: int) -> float:
+        """Of the `uplink` or the `downlink`, all devices together."""
+        models = self.median("model_bytes")
+        other = (self.median(f"{link}_bytes") - models) * iterations / self.iterations
+        return (models + other) * 8e-6 / self.epoch_s(iterations)
+
+
+def load(folders: Sequence[Path]) -> list[Run]:
+    """All runs below the folders.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = []
+    for path in sorted({path for folder in folders for path in folder.rglob("results.csv")}):
+        with path.open(newline="") as file:
+            rows = tuple(csv.DictReader(file))
+        if rows:
+            runs.append(Run(path.parent, rows))
+    if not runs:
+        raise UserError(f"no results.csv with rows below {', '.join(map(str, folders))}")
+    return runs
+
+
+def best(runs: Sequence[Run], iterations: int) -> dict[tuple[str, str], dict[str, Run]]:
+    """For each model and network the fastest run of each strategy."""
+    cases: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.case[0], _place(run.case[1]), ORDER.index(run.strategy))):
+        own = cases.setdefault(run.case, {})
+        known = own.get(run.strategy)
+        if known is None or run.epoch_s(iterations) < known.epoch_s(iterations):
+            own[run.strategy] = run
+    return cases
+
+
+def _place(network: str) -> tuple[int, str]:
+    return (NETWORKS.index(network) if network in NETWORKS else len(NETWORKS)), network

@@ -1,0 +1,113 @@
+"""Both halves of every device, put in place for a job and removed at its end."""
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from pipar_rpc.actor import place
+from pipar_rpc.device_plan import check_samples
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.node import Node
+from pipar_rpc.peer import Peer
+from pipar_rpc.placement import DeviceJob, build_device, build_server_half
+from pipar_rpc.port import Port
+from pipar_rpc.rotation import Rotation
+from pipar_rpc.seeds import generator
+from pipar_rpc.server import ServerHalf
+from pipar_rpc.strategies import Strategy
+from pipar_rpc.testbed import calibrate
+from pipar_rpc.timeline import Timeline
+from pipar_rpc.worker import InOrder, open_pool
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def deployed(
+    devices: Sequence[DeviceJob], node: Node, network: nn.Sequential, strategy: Strategy
+) -> Iterator[list[Peer]]:
+    """Both halves of every device, in place and with their data loaded; removed at the end.
+
+    Args:
+        devices: what each does.
+        node: this machine.
+        network: the uncut network with its first weights.
+        strategy: whether the devices share one server half, and train it at the same time.
+
+    Raises:
+        UserError: a device cannot do its part, for a reason the user can mend.
+        PeerError: a device failed or did not answer in time.
+    """
+    with ExitStack() as stack:
+        rotation = None
+        if strategy.shared_half and not strategy.in_turn:
+            in_order = InOrder(stack.enter_context(open_pool("compute-shared")))
+            rotation = Rotation(in_order, len(devices))
+        halves = _server_halves(devices, node, network, strategy.shared_half)
+        peers = []
+        for index, device in enumerate(devices):
+            half, timeline = halves[index]
+            downlink = device.downlink.open(generator(device.seed, "downlink", device.rank))
+            order = rotation.lane(index) if rotation else None
+            port = Port(device.name, half.process, downlink, timeline, order)
+            stack.callback(port.close)
+            peers.append(_place(device, network, port, half, timeline))
+        try:
+            _load_data(peers, devices)
+            if rotation:
+                rotation.lengths = [peer.iterations for peer in peers]
+            calibrate(peers, devices)
+            yield peers
+        finally:
+            _remove(peers)
+
+
+def _server_halves(
+    devices: Sequence[DeviceJob], node: Node, network: nn.Sequential, shared: bool
+) -> list[tuple[ServerHalf, Timeline]]:
+    """A server half for each device; if they are `shared`, on the same layers."""
+    halves: list[tuple[ServerHalf, Timeline]] = []
+    layers = nn.Sequential()
+    for device in devices:
+        timeline = Timeline()
+        if shared and halves:
+            dropout = DropoutStreams(layers, device.seed, device.rank)
+            half = halves[0][0].for_device(dropout, timeline)
+        else:
+            layers = copy.deepcopy(network[device.split_point :])
+            half = build_server_half(layers, device, node, timeline)
+        halves.append((half, timeline))
+    return halves
+
+
+def _place(
+    device: DeviceJob, network: nn.Sequential, port: Port, half: ServerHalf, timeline: Timeline
+) -> Peer:
+    state = copy.deepcopy(network[: device.split_point].state_dict())
+    remote = place(device.name, build_device, device, state, port.reference())
+    emulated = device.uplink.rate.limited and device.downlink.rate.limited
+    links_timed = emulated or device.split_point == len(network)
+    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
+
+
+def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
+    for peer, device in zip(peers, devices, strict=True):
+        counts = peer.wait(peer.remote.call("class_counts"), "load its data")
+        missing = len(device.data.classes) - len(counts)
+        peer.class_counts = (*counts, *[0] * missing)
+        check_samples(device, peer.num_samples)
+        peer.iterations = -(-peer.num_samples // device.batch_size)
+
+
+def _remove(peers: Sequence[Peer]) -> None:
+    for peer in peers:
+        peer.port.stop("the job has ended")
+    closing = [peer.remote.close(CLOSE_TIMEOUT_S) for peer in peers]
+    for peer, closed in zip(peers, closing, strict=True):
+        if error := closed.exception():
+            log.warning("%s could not be cleaned up: %s", peer.name, error)

@@ -1,0 +1,63 @@
+"""The keys of the emulated testbed, their types and allowed values: `network` and `testbed`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipar_rpc.errors import require
+
+
+class TraceEnd(StrEnum):
+    """What follows the last row of a bandwidth trace."""
+
+    hold = "hold"
+    loop = "loop"
+
+
+@dataclass
+class NetworkConfig:
+    """The emulated links between each device and the server."""
+
+    name: str = "none"
+    uplink_mbps: float | None = None
+    downlink_mbps: float | None = None
+    latency_ms: float = 0.0
+    jitter_ms: float = 0.0
+    trace: str | None = None
+    trace_end: TraceEnd = TraceEnd.hold
+
+    def __post_init__(self) -> None:
+        for key in ("uplink_mbps", "downlink_mbps"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"network.{key}", value, "> 0 Mbit/s, or null for no limit")
+        for key in ("latency_ms", "jitter_ms"):
+            require(getattr(self, key) >= 0, f"network.{key}", getattr(self, key), ">= 0")
+
+    @property
+    def label(self) -> str:
+        """What results call the network: the preset's name, or the trace's."""
+        return self.name if self.trace is None else Path(self.trace).stem
+
+
+@dataclass
+class TestbedConfig:
+    """The emulated devices' speed; see `pipar_rpc.speed.SpeedSpec`."""
+
+    name: str = "native"
+    slowdown: float = 1.0
+    calibrate_s: float | None = None
+    profile: str | None = None
+    time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.slowdown > 0, "testbed.slowdown", self.slowdown, "> 0")
+        target = self.calibrate_s
+        require(target is None or target > 0, "testbed.calibrate_s", target, "> 0 seconds, or null")
+        require(self.time_scale > 0, "testbed.time_scale", self.time_scale, "> 0")
+
+    @property
+    def label(self) -> str:
+        """What results call the devices' speed: the profile's name, or the preset's with the slowdown."""
+        if self.profile is not None:
+            return Path(self.profile).stem
+        return self.name if self.slowdown == 1 else f"{self.name}_x{self.slowdown:g}"

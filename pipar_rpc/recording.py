@@ -1,0 +1,93 @@
+"""All spans of an epoch, from all ranks, on rank 0's clock."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.peer import Peer
+from pipar_rpc.timeline import Span, union_seconds, unpack
+
+PINGS = 7
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All spans of an epoch; times are seconds of rank 0's `time.monotonic()`.
+
+    Attributes:
+        epoch: from 1.
+        began: when the epoch began.
+        devices: for each device, what it computed and what its uplink carried.
+        servers: for each device, what its server half computed and what its downlink carried.
+        aggregation: averages of the networks.
+    """
+
+    epoch: int
+    began: float
+    devices: list[list[Span]]
+    servers: list[list[Span]]
+    aggregation: list[Span]
+
+    def iteration(self, number: int) -> list[list[Span]]:
+        """For each device, the spans of its iteration `number` (from 0) on both sides and both links."""
+        pairs = zip(self.devices, self.servers, strict=True)
+        return [
+            [span for span in (*device, *server) if span.iteration == number and span.micro_batch]
+            for device, server in pairs
+        ]
+
+    def overlap(self) -> float:
+        """How many of a device, its two links and its server half work at a time while any does.
+
+        Between 1 (one after the other) and 4; mean over the devices.
+        """
+        means = []
+        for device, server in zip(self.devices, self.servers, strict=True):
+            spans = [*device, *server]
+            busy = sum(span.end - span.start for span in spans)
+            means.append(busy / union_seconds(spans) if busy else 1.0)
+        return sum(means) / len(means)
+
+
+class Recorder:
+    """Records the first epochs of a job.
+
+    Args:
+        peers: the devices.
+        epochs: how many epochs.
+    """
+
+    def __init__(self, peers: Sequence[Peer], epochs: int) -> None:
+        self._peers, self._epochs = peers, epochs
+        self._recording = False
+
+    def begin(self, epoch: int) -> None:
+        """To be called before an epoch (from 1)."""
+        wanted = epoch <= self._epochs
+        if wanted != self._recording:
+            self._recording = wanted
+            for peer, told in [(peer, peer.remote.call("record", wanted)) for peer in self._peers]:
+                peer.wait(told, "begin or end recording")
+
+    def finish(self, epoch: int, result: EpochResult) -> Recording | None:
+        """The spans of the epoch that has just ended, if it was recorded."""
+        if not self._recording:
+            return None
+        packed = [peer.remote.call("spans") for peer in self._peers]
+        devices = [
+            unpack(peer.wait(spans, "send its spans"), clock_offset(peer))
+            for peer, spans in zip(self._peers, packed, strict=True)
+        ]
+        return Recording(epoch, result.began, devices, result.server_spans, result.aggregation_spans)
+
+
+def clock_offset(peer: Peer) -> float:
+    """Seconds by which a device's clock is ahead of this one, from the ping with the shortest way."""
+    found = []
+    for _ in range(PINGS):
+        before = time.monotonic()
+        theirs: float = peer.wait(peer.remote.call("clock"), "tell the time")
+        after = time.monotonic()
+        found.append((after - before, theirs - (before + after) / 2))
+    return min(found)[1]

@@ -1,0 +1,29 @@
+"""What distinguishes the ways of training together. One device loop and one server loop serve them all."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way of training one network on the data of many devices.
+
+    Attributes:
+        whole_network: devices hold all layers (P = Q), and the server only averages.
+        pipelined: mini-batches are cut into N micro-batches; otherwise N = 1.
+        in_turn: devices train one after the other and hand the device half on through the server; otherwise
+            all train at the same time, and their networks are averaged.
+        shared_half: the server has one half for all devices; otherwise one for each device.
+    """
+
+    whole_network: bool = False
+    pipelined: bool = False
+    in_turn: bool = False
+    shared_half: bool = False
+
+
+STRATEGIES = {
+    "fl": Strategy(whole_network=True),  # federated learning (McMahan et al., 2017)
+    "sl": Strategy(in_turn=True, shared_half=True),  # split learning (Gupta and Raskar, 2018)
+    "sfl": Strategy(),  # split federated learning (Thapa et al., 2022)
+    "pipar": Strategy(pipelined=True),
+}

@@ -1,0 +1,110 @@
+"""The comparison page: what it computes from results files, and what it writes."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import pytest
+
+from launch.report_data import best, load
+from pipar_rpc.sinks import COLUMNS
+
+from .conftest import ROOT, environment
+
+# Four devices, 3 iterations of 2 s and 4 s for models; in each the server computes 0.5 s, a device 1.5 s.
+PIPAR = {
+    **{"strategy": "pipar", "model": "vgg5", "network": "4g", "testbed": "pi", "num_devices": 4, "data": "x"},
+    **{"split_point": 1, "num_micro_batches": 5, "iterations": 3, "epoch_time_s": 10, "iteration_time_s": 2},
+    **{"server_idle_s": 8.5, "device_idle_s": 5.5, "uplink_bytes": 7e6, "downlink_bytes": 4e6},
+    **{"model_bytes": 1e6, "train_loss": 2.5, "efficiency": 0.9},
+}
+SFL = PIPAR | {"strategy": "sfl", "num_micro_batches": 1, "epoch_time_s": 13, "iteration_time_s": 3}
+FL = PIPAR | {"strategy": "fl", "split_point": 5, "epoch_time_s": 22, "iteration_time_s": 6}
+SL = PIPAR | {"strategy": "sl", "epoch_time_s": 24.4, "iteration_time_s": 2}
+
+
+def write(folder, *rows):
+    folder.mkdir(parents=True)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    write(tmp_path / "0_pipar", PIPAR)
+    write(tmp_path / "1_sfl", SFL)
+    write(tmp_path / "2_sfl", SFL | {"split_point": 2, "epoch_time_s": 20, "iteration_time_s": 5})
+    write(tmp_path / "3_fl", FL)
+    write(tmp_path / "4_sl", SL)
+    epochs = [{"epoch": n, "test_accuracy": 0.5 + n / 10, "train_loss": 1 / n} for n in (1, 2, 3)]
+    write(tmp_path / "5_other", *(PIPAR | {"model": "resnet18"} | epoch for epoch in epochs))
+    return tmp_path
+
+
+def test_an_epoch_of_more_iterations_moves_models_as_often(sweep):
+    run = next(run for run in load([sweep]) if run.case == ("vgg5", "4g") and run.strategy == "pipar")
+    assert run.epoch_s(3) == pytest.approx(10)
+    assert run.epoch_s(100) == pytest.approx(4 + 100 * 2)
+    assert run.idle_s("server", 100) == pytest.approx(204 - 100 * 0.5)
+    assert run.idle_s("device", 100) == pytest.approx(204 - 100 * 1.5)
+    assert run.mbps("uplink", 100) == pytest.approx((1 + 6 / 3 * 100) * 8 / 204)
+
+
+def test_in_split_learning_the_devices_follow_each_other(sweep):
+    (run,) = (run for run in load([sweep]) if run.strategy == "sl")
+    assert run.epoch_s(100) == pytest.approx(0.4 + 100 * 4 * 2)
+
+
+def test_the_fastest_run_of_each_strategy_is_compared(sweep):
+    cases = best(load([sweep]), 100)
+    assert list(cases) == [("resnet18", "4g"), ("vgg5", "4g")]
+    assert [run.label for run in cases["vgg5", "4g"].values()] == [
+        *("fl", "sl P=1", "sfl P=1", "pipar P=1 N=5")
+    ]
+
+
+def report(*arguments):
+    command = [sys.executable, "-m", "launch.report", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), check=False, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_page_holds_everything(sweep):
+    done = report(sweep, "--iterations", 100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(sweep / "report.html")
+    page = (sweep / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from elsewhere
+    for speed_up in (f"{604 / 204:.2f}x", f"{304 / 204:.2f}x"):  # fl and sfl against pipar
+        assert f"<td>{speed_up}</td>" in page
+    assert page.count("published, other hardware") >= 3
+    pictures = {path.name for path in sweep.glob("*.png")}
+    assert {"epoch_time.png", "idle.png", "throughput.png", "test_accuracy_by_epoch.png"} <= pictures
+    assert len(re.findall("data:image/png;base64", page)) == len(pictures)
+
+
+def test_numbers_change_with_the_files(sweep):
+    report(sweep, "--iterations", 100)
+    before = (sweep / "report.html").read_text()
+    write(sweep / "6_faster", PIPAR | {"epoch_time_s": 7, "iteration_time_s": 1})
+    report(sweep, "--iterations", 100)
+    after = (sweep / "report.html").read_text()
+    assert f"{604 / 204:.2f}x" in before
+    assert f"{604 / 104:.2f}x" in after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "no results.csv with rows below nowhere"),
+        (["nowhere", "--iterations=0"], "--iterations=0: must be >= 1"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, line):
+    done = report(*arguments)
+    assert done.returncode == 2
+    assert done.stderr == f"launch.report: error: {line}\n"

@@ -23,6 +23,7 @@ from pipar_rpc.worker import watchdog
 SERVER = "server"
 PING_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 30.0
+ABRUPT_LEAVE_TIMEOUT_S = 8.0
 
 
 def worker_name(rank: int) -> str:
@@ -134,5 +135,8 @@ def join(rank: int, world_size: int, local: Any, timeout_s: float) -> Iterator[S
     finally:
         if rank == 0:
             graceful = session.dismiss()
-        with watchdog(LEAVE_TIMEOUT_S + 5, f"pipar_rpc: error: {name} could not leave the group cleanly"):
+        # Without the others' consent, torch waits for its handlers, and one that looks for an object whose
+        # reference a dying server has already deleted never ends.
+        patience_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
+        with watchdog(patience_s, f"pipar_rpc: error: {name} could not leave the group cleanly"):
             rpc.shutdown(graceful=graceful, timeout=LEAVE_TIMEOUT_S if graceful else 0)

@@ -69,8 +69,10 @@ def watchdog(seconds: float, message: str, exit_code: int = 1) -> Iterator[None]
     """
 
     def expire() -> None:
-        print(message, file=sys.stderr, flush=True)
-        os._exit(exit_code)
+        try:
+            print(message, file=sys.stderr, flush=True)
+        finally:  # whoever read stderr may be gone
+            os._exit(exit_code)
 
     timer = threading.Timer(seconds, expire)
     timer.daemon = True

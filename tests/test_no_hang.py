@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -272,3 +273,14 @@ def test_calls_run_in_the_order_of_their_numbers():
 def test_nothing_is_left_of_these_tests():
     own = psutil.Process(os.getpid())
     assert not [child for child in own.children(recursive=True) if "pipar_rpc" in " ".join(child.cmdline())]
+
+
+def test_the_watchdog_ends_a_process_whose_stderr_is_closed(processes):
+    """As when torchrun, which read it, was killed; seen as a device that stayed for ever."""
+    program = (
+        "import os, time; from pipar_rpc.worker import watchdog\n"
+        "reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); os.close(reading)\n"
+        "with watchdog(0.2, 'too long', exit_code=7): time.sleep(60)"
+    )
+    run = processes.start([sys.executable, "-c", program])
+    assert run.wait(timeout=30) == 7

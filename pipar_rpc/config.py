@@ -17,7 +17,7 @@ from pipar_rpc.schema import Config, NodeConfig
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; (): all keys below it
     "pipeline": (),
     "network": (),
-    "testbed": ("name", "slowdown", "calibrate_s", "profile"),
+    "testbed": ("slowdown", "calibrate_s", "profile"),
     "batch_size": (),
     "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
 }
@@ -61,11 +61,15 @@ def _check_device_keys(overrides: DictConfig, prefix: str) -> None:
         if key not in DEVICE_KEYS:
             hint = nearest(key, DEVICE_KEYS)
             raise UserError(f"{prefix}.{key}: no such key for a single device: {hint}")
-        allowed = DEVICE_KEYS[key]
-        for below in map(str, value if isinstance(value, DictConfig) and allowed else ()):
-            if below not in allowed:
-                hint = nearest(below, allowed)
-                raise UserError(f"{prefix}.{key}.{below}: must be the same for all devices, unlike {hint}")
+        if not isinstance(value, DictConfig):
+            if key != "batch_size":
+                single = f"single keys of {key}, as {prefix}.{key}.{(DEVICE_KEYS[key] or ('...',))[0]}=..."
+                raise ConfigError(f"{prefix}.{key}", value, f"{single}: presets are for all devices")
+            continue
+        for below in map(str, value):
+            if (allowed := DEVICE_KEYS[key]) and below not in allowed:
+                may = f"may differ: {', '.join(allowed)}"
+                raise UserError(f"{prefix}.{key}.{below}: must be the same for all devices; {may}")
 
 
 def node_of(raw: DictConfig) -> NodeConfig:

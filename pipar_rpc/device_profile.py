@@ -21,7 +21,7 @@ class DeviceProfile:
     """What `python -m pipar_rpc.profiler` records.
 
     Attributes:
-        model, norm, channels, image_size, num_classes, target: of the network; see `ModelSpec`.
+        model, norm, channels, image_size, num_classes, target, args: of the network; see `ModelSpec`.
         units: times of each cut unit, in order; batch size -> seconds.
         machine: what it was recorded on and with; for the reader.
     """
@@ -34,6 +34,7 @@ class DeviceProfile:
     target: str | None
     units: tuple[UnitTimes, ...]
     machine: dict[str, str] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes the file; raises OSError."""
@@ -48,6 +49,8 @@ class DeviceProfile:
         found = (self.model, self.norm, self.channels, self.image_size, self.num_classes, self.target)
         if wanted != found:
             raise ConfigError(KEY, path, f"a profile of {_called(*wanted)}; it is of {_called(*found)}")
+        if self.args != spec.args:
+            raise ConfigError(KEY, path, f"a profile with model.args {spec.args}; it has {self.args}")
         if [unit.name for unit in self.units] != unit_names:
             raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
 
@@ -64,6 +67,7 @@ class _File:
     units: list[UnitTimes]
     target: str | None = None
     machine: dict[str, str] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 def read_profile(path: Path) -> DeviceProfile:

@@ -1,10 +1,14 @@
 """The keys of the emulated testbed, their types and allowed values: `network` and `testbed`."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pipar_rpc.errors import require
+from pipar_rpc.link import MIN_MBPS
+
+MAX_SLOWDOWN = 1e6
 
 
 class TraceEnd(StrEnum):
@@ -29,9 +33,15 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for key in ("uplink_mbps", "downlink_mbps"):
             value = getattr(self, key)
-            require(value is None or value > 0, f"network.{key}", value, "> 0 Mbit/s, or null for no limit")
+            require(
+                value is None or MIN_MBPS <= value < math.inf,
+                f"network.{key}",
+                value,
+                "> 0 Mbit/s, or null for no limit",
+            )
         for key in ("latency_ms", "jitter_ms"):
-            require(getattr(self, key) >= 0, f"network.{key}", getattr(self, key), ">= 0")
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"network.{key}", value, ">= 0")
 
     @property
     def label(self) -> str:
@@ -50,10 +60,18 @@ class TestbedConfig:
     time_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.slowdown > 0, "testbed.slowdown", self.slowdown, "> 0")
+        require(
+            0 < self.slowdown <= MAX_SLOWDOWN,
+            "testbed.slowdown",
+            self.slowdown,
+            f"> 0, at most {MAX_SLOWDOWN:g}",
+        )
         target = self.calibrate_s
-        require(target is None or target > 0, "testbed.calibrate_s", target, "> 0 seconds, or null")
-        require(self.time_scale > 0, "testbed.time_scale", self.time_scale, "> 0")
+        require(
+            target is None or 0 < target < math.inf, "testbed.calibrate_s", target, "> 0 seconds, or null"
+        )
+        scale = self.time_scale
+        require(0 < scale < math.inf, "testbed.time_scale", scale, "> 0")
 
     @property
     def label(self) -> str:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+MIN_MBPS = 1e-6  # slower than this, a link is down
+
 
 @dataclass(frozen=True)
 class RateTrace:

@@ -95,7 +95,7 @@ class UnitTimes:
 def replayed(units: Sequence[UnitTimes], factor: float = 1.0) -> Seconds:
     """The times of a device that holds `units`, in order, and takes `factor` times as long as they say.
 
-    Between the recorded batch sizes, times are interpolated; beyond them, extrapolated from the two nearest.
+    Between the recorded batch sizes, times are interpolated; beyond them, they grow in proportion.
     """
 
     def seconds(stage: Stage, samples: int) -> float:
@@ -112,13 +112,16 @@ def replayed(units: Sequence[UnitTimes], factor: float = 1.0) -> Seconds:
 
 
 def interpolate(times: Mapping[int, float], samples: int) -> float:
-    """Seconds at `samples`, on straight lines through the recorded batch sizes; never negative."""
+    """Seconds at `samples`: on straight lines between the recorded batch sizes, in proportion beyond them.
+
+    A line through the two nearest would multiply the noise of recordings that are close to each other.
+    """
     if samples in times:
         return times[samples]
     sizes = sorted(times)
-    if len(sizes) == 1:
-        return times[sizes[0]] * samples / sizes[0]
-    above = min(max(bisect_left(sizes, samples), 1), len(sizes) - 1)
+    above = bisect_left(sizes, samples)
+    if above in {0, len(sizes)}:
+        nearest = sizes[0] if above == 0 else sizes[-1]
+        return times[nearest] * samples / nearest
     low, high = sizes[above - 1], sizes[above]
-    slope = (times[high] - times[low]) / (high - low)
-    return max(0.0, times[low] + slope * (samples - low))
+    return times[low] + (times[high] - times[low]) * (samples - low) / (high - low)

@@ -72,6 +72,9 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
             devices.append(device_job(own_config, rank, num_devices, data, network, largest_batch))
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
+    emulated = any(job.speed.calibrated for job in devices)
+    if one_machine and emulated and config.node.threads != 1:
+        raise ConfigError("node.threads", config.node.threads, "1 for emulated speed, which times one thread")
     part_sizes = _part_sizes(source, data, num_devices, one_machine)
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import pipar_rpc
 from pipar_rpc.device_profile import DeviceProfile
-from pipar_rpc.errors import ConfigError, UserError, first_line
-from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, build_model, smallest_batch
+from pipar_rpc.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, build_model, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
 from pipar_rpc.unit_timer import BATCH_SIZES, run_once, timers
 
@@ -35,6 +35,7 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
     Raises:
         UserError: the network cannot be built, or no batch size is large enough for its batch norm.
     """
+    summarise(build_meta(spec), spec)  # whether its units fit together
     smallest = smallest_batch(build_meta(spec), spec)
     batch_sizes = [size for size in batch_sizes if size >= smallest]
     if not batch_sizes:
@@ -55,6 +56,7 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         num_classes=spec.num_classes,
         target=spec.target,
         units=tuple(unit.times() for unit in units),
+        args=spec.args,
         machine={
             "name": platform.node(),
             "processor": platform.processor() or platform.machine(),
@@ -93,22 +95,27 @@ def _batch_sizes(text: str | None) -> list[int]:
 
 def _device(name: str) -> torch.device:
     try:
+        require(name != "meta", "--device", name, "a device that computes")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError("--device", name, f"cpu or a GPU of this machine ({first_line(error)})") from error
 
 
 def _write_profile(args: argparse.Namespace) -> None:
-    for key, value in (("--runs", args.runs), ("--threads", args.threads)):
-        if value < 1:
-            raise ConfigError(key, value, ">= 1")
+    cores = os.cpu_count() or 1
+    require(args.runs >= 1, "--runs", args.runs, ">= 1")
+    require(1 <= args.threads <= cores, "--threads", args.threads, f"1..{cores}")
     sizes = _batch_sizes(args.batch_sizes)
     path: Path = args.output or Path(f"profile_{args.model}.yaml")
     if path.is_dir() or not os.access(path.parent, os.W_OK):  # known before minutes of measuring
         raise ConfigError("--output", path, "a file in a folder that can be written to")
     torch.set_num_threads(args.threads)
     spec = spec_of(args, ALIASES.get(args.model, args.model))
-    profile = record(spec, sizes, args.runs, _device(args.device))
+    device = _device(args.device)
+    try:
+        profile = record(spec, sizes, args.runs, device)
+    except RuntimeError as error:  # out of memory
+        raise UserError(f"{args.model} cannot be measured here: {first_line(error)}") from error
     try:
         profile.write(path)
     except OSError as error:

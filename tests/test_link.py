@@ -220,10 +220,13 @@ def test_traces_are_read_from_files(tmp_path):
         (
             "time_s,uplink_mbps,downlink_mbps\n0,5,5\n2,0,5\n",
             False,
-            "uplink_mbps >= 0, and above 0 at the end",
+            "uplink_mbps >= 0 and finite, and above 0 at the end",
         ),
         ("time_s,uplink_mbps,downlink_mbps\n0,0,5\n2,9,5\n", True, "above 0 somewhere"),
         ("time_s,uplink_mbps,downlink_mbps\n0,nan,5\n", False, "uplink_mbps >= 0"),
+        ("time_s,uplink_mbps,downlink_mbps\n0,1e-9,5\n", False, "uplink_mbps >= 0"),
+        ("time_s,uplink_mbps,downlink_mbps\n0,5,5\n1e-6,5,5\n", True, "at least 0.1 s long"),
+        ('time_s,uplink_mbps,downlink_mbps\n0,5,"' + "5" * 200_000, False, "numbers in the columns"),
         ("time_s,uplink_mbps,downlink_mbps\n0,5,5\nnan,5,5\n", False, "time_s increasing from 0"),
     ],
 )

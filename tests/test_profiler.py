@@ -1,5 +1,6 @@
 """Profiles of real devices: recording them, their files, and which networks they fit."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -63,6 +64,12 @@ def test_a_profile_of_another_network_is_refused(tmp_path, spec):
         profile_of(VGG5).check(path, spec, [])
 
 
+def test_a_profile_with_other_arguments_is_refused(tmp_path):
+    spec = dataclasses.replace(VGG5, args={"width": 512})
+    with pytest.raises(UserError, match=r"must be a profile with model\.args"):
+        profile_of(VGG5).check(tmp_path / "pi.yaml", spec, [])
+
+
 def test_a_profile_of_other_units_is_refused(tmp_path):
     with pytest.raises(UserError, match="must be a profile of the units a, b"):
         profile_of(VGG5).check(tmp_path / "pi.yaml", VGG5, ["a", "b"])
@@ -113,6 +120,9 @@ def test_the_profiler_as_a_command(tmp_path):
     [
         (["vgg6"], "model.name=vgg6: must be a known model: did you mean vgg"),
         (["vgg5", "--batch-sizes=0"], "--batch-sizes=0: must be numbers from 1"),
+        (["vgg5", "--channels=0"], "--channels=0: must be >= 1"),
+        (["vgg5", "--threads=100000"], "--threads=100000: must be 1.."),
+        (["vgg5", "--arg=width=3"], "--arg=['width=3']: must be absent but for a function of your own"),
         (["vgg5", "--runs=0"], "--runs=0: must be >= 1"),
         (["vgg5", "--device=tpu"], "--device=tpu: must be cpu or a GPU of this machine"),
         (["vgg5", "--output=none/x.yaml"], "--output=none/x.yaml: must be a file in a folder that can be"),

@@ -17,8 +17,8 @@ def main() -> int:
     args = parser.parse_args()
     sys.path.insert(0, "")  # the user's own modules
     for number, name in enumerate(args.models):
-        spec = spec_of(args, ALIASES.get(name, name))
         try:
+            spec = spec_of(args, ALIASES.get(name, name))
             units = summarise(build_meta(spec), spec)
         except UserError as error:
             print(f"pipar_rpc: error: {error}", file=sys.stderr)

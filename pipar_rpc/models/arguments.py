@@ -2,6 +2,9 @@
 
 import argparse
 
+import yaml
+
+from pipar_rpc.errors import require
 from pipar_rpc.models.norm import Norm
 from pipar_rpc.models.spec import CUSTOM, ModelSpec
 
@@ -11,10 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
     parser.add_argument("--image-size", type=int, default=32, help="height and width (default 32)")
     parser.add_argument("--num-classes", type=int, default=10, help="(default 10)")
+    help_arg = "keyword argument of your own function, as model.args.NAME=VALUE; may be repeated"
+    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help=help_arg)
     parser.add_argument("--norm", choices=[norm.value for norm in Norm], default="batch")
 
 
 def spec_of(args: argparse.Namespace, name: str) -> ModelSpec:
     """The network called `name`, or the one that the function with that dotted name builds."""
     called, target = (CUSTOM, name) if "." in name else (name, None)
-    return ModelSpec(called, Norm(args.norm), args.channels, args.image_size, args.num_classes, target)
+    images = (args.channels, args.image_size, args.num_classes)
+    for key, value in zip(("--channels", "--image-size", "--num-classes"), images, strict=True):
+        require(value >= 1, key, value, ">= 1")
+    require(target is not None or not args.arg, "--arg", args.arg, "absent but for a function of your own")
+    pairs = [pair.partition("=") for pair in args.arg]
+    keywords = {key: yaml.safe_load(value) for key, _, value in pairs}
+    return ModelSpec(called, Norm(args.norm), *images, target, keywords)

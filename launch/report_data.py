@@ -5,7 +5,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from pipar_rpc.errors import UserError
@@ -57,19 +56,14 @@ class Run:
         chosen = {"fl": "", "pipar": f" P={split_point} N={parts}"}
         return self.strategy + chosen.get(self.strategy, f" P={split_point}")
 
-    @cached_property
-    def _training_s(self) -> float:
-        """Seconds of an epoch in which iterations run; the rest moves models."""
-        devices = int(self.text("num_devices")) if self.strategy == "sl" else 1
-        return min(self.median("epoch_time_s"), self.iterations * self.median("iteration_time_s") * devices)
-
     @property
     def iterations(self) -> int:
         return int(self.text("iterations"))
 
     def epoch_s(self, iterations: int) -> float:
-        moving = self.median("epoch_time_s") - self._training_s
-        return moving + self._training_s * iterations / self.iterations
+        training = self.median("training_time_s")
+        moving = self.median("epoch_time_s") - training
+        return moving + training * iterations / self.iterations
 
     def idle_s(self, who: str, iterations: int) -> float:
         """Of the `server` or the `device`."""

@@ -29,6 +29,7 @@ class EpochResult:
         train_accuracy: share of the samples classified correctly while training, 0..1.
         device_peak_rss_mb: of each device.
         late: of each device, by which share of its emulated computing real computing took longer.
+        training_s: seconds from the start of each round until the last device had trained, summed up.
         model_bytes: uploaded models of all devices.
         began: `time.monotonic()` at the start.
         server_spans: of each device's server half and downlink.
@@ -43,6 +44,7 @@ class EpochResult:
     train_accuracy: float
     device_peak_rss_mb: list[float]
     late: list[float]
+    training_s: float
     model_bytes: int
     began: float
     server_spans: list[list[Span]]
@@ -83,6 +85,7 @@ class Coordinator:
     ) -> None:
         self._peers, self._every, self._in_turn, self._on_wait = peers, every, in_turn, on_wait
         self._handed_on: State | None = None
+        self._training_s = 0.0
         self._keep_networks, self._device_networks = keep_networks, list[State]()
         self._timeline = Timeline()
 
@@ -92,7 +95,7 @@ class Coordinator:
         length = max(peer.iterations for peer in self._peers)
         step = self._every if self._every > 0 else length
         network = None
-        began = time.monotonic()
+        began, self._training_s = time.monotonic(), 0.0
         play = self._relay if self._in_turn else self._round
         for start in range(0, length, step):
             network = play(epoch, start, start + step, usage)
@@ -106,7 +109,7 @@ class Coordinator:
         return average(networks, [peer.num_samples for peer in self._peers], Timeline())
 
     def _round(self, epoch: int, start: int, stop: int, usage: list[_Usage]) -> State | None:
-        trained, uploaded = [], []
+        trained, uploaded, began = [], [], time.monotonic()
         for peer in self._peers:
             peer.port.heard()
             first, last = min(start, peer.iterations), min(stop, peer.iterations)
@@ -114,6 +117,7 @@ class Coordinator:
             if self._every != 0:  # queued behind the training: starts without waiting for the others
                 uploaded.append(peer.remote.call("upload"))
         reports: list[RoundReport] = self._collect(trained)
+        self._training_s += time.monotonic() - began
         for peer, sums, report in zip(self._peers, usage, reports, strict=True):
             _note(peer, sums, report)
         return self._aggregate(reports, uploaded, usage) if uploaded else None
@@ -127,9 +131,11 @@ class Coordinator:
             if self._handed_on is not None:
                 self._collect([hand_over(peer, self._handed_on)], [peer])
             peer.port.heard()
+            began = time.monotonic()
             trained = peer.remote.call("train", epoch, first, last)
             uploaded = peer.remote.call("upload")
             (report,) = self._collect([trained], [peer])
+            self._training_s += time.monotonic() - began
             _note(peer, sums, report)
             (self._handed_on,) = self._collect([uploaded], [peer])
             sums.model_bytes += num_bytes(self._handed_on)
@@ -192,6 +198,7 @@ class Coordinator:
             train_accuracy=sum(report.correct for report in reports) / samples,
             device_peak_rss_mb=[sums.reports[-1].peak_rss_mb if sums.reports else 0.0 for sums in usage],
             late=[_late(sums.reports) for sums in usage],
+            training_s=self._training_s,
             model_bytes=sum(sums.model_bytes for sums in usage),
             began=began,
             server_spans=[sums.server_spans for sums in usage],

@@ -30,6 +30,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "iterations": len(result.losses),
         "seed": config.seed,
         **dataclasses.asdict(result.metrics.scaled(config.testbed.time_scale)),
+        "training_time_s": result.training_s * config.testbed.time_scale,
         "model_bytes": result.model_bytes,
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,

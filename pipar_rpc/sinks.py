@@ -17,6 +17,7 @@ epoch_time_s ... efficiency       see `pipar_rpc.metrics.EpochMetrics`; per-devi
 train_loss              mean over the samples of the epoch, while training
 train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
 device_val_accuracy     with each device's own network, before the average; `;`-joined
+training_time_s         of the epoch time, until the last device has trained; in the rest models are moved
 model_bytes             of the models that all devices uploaded; they are in uplink_bytes too
 overlap                 see `pipar_rpc.recording.Recording`; of recorded epochs only
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
@@ -42,7 +43,7 @@ SETTINGS = (
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
     *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
-    *("overlap", "model_bytes"),
+    *("overlap", "training_time_s", "model_bytes"),
     *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES

@@ -6,13 +6,14 @@ Needs root, as launch.netns does. Runs `experiment=agreement`; the table goes to
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from launch.report_data import load
+from launch.script import run_script
 from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 
@@ -26,18 +27,15 @@ def run(command: list[str], sweep_dir: Path, overrides: list[str]) -> dict[Cell,
     """Runs the jobs and returns the seconds per iteration in the last epoch of each."""
     job = [*command, "experiment=agreement", f"hydra.sweep.dir={sweep_dir}", *overrides]
     subprocess.run([sys.executable, "-m", *job], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    cells = {}
-    for path in sweep_dir.glob("*/results.csv"):
-        with path.open(newline="") as file:
-            *_, row = csv.DictReader(file)
-        cells[row["model"], int(row["num_micro_batches"])] = float(row["iteration_time_s"])
-    return cells
+    return {
+        (run.text("model"), int(run.text("num_micro_batches"))): run.curve("iteration_time_s")[-1]
+        for run in load([sweep_dir])
+    }
 
 
 def compare(network: str, devices: int, folder: Path, overrides: list[str]) -> list[list[str]]:
-    torchrun = ["torch.distributed.run", f"--nproc-per-node={devices + 1}", "--rdzv-backend=c10d"]
-    torchrun += ["--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "-m", "pipar_rpc"]
-    emulated = run([*torchrun, f"network={network}"], folder / f"emulated_{network}", overrides)
+    job = ["pipar_rpc", f"num_devices={devices}", f"network={network}"]
+    emulated = run(job, folder / f"emulated_{network}", overrides)
     kernel = []
     for mtu in MTUS:
         netns = ["launch.netns", f"--devices={devices}", f"--network={network}", f"--mtu={mtu}", "--"]
@@ -50,7 +48,7 @@ def compare(network: str, devices: int, folder: Path, overrides: list[str]) -> l
     return rows
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m launch.agreement", description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, default=2, help="number of devices (default 2)")
     parser.add_argument("--networks", default="4g,wifi", help="presets of conf/network/ (default 4g,wifi)")
@@ -66,16 +64,7 @@ def main() -> int:
     text = "\n".join(table(["network", "model", "N", "emulated", *kernel], rows))
     (folder / "agreement.txt").write_text(text + "\n")
     print(f"\nseconds per iteration\n{text}\n\n{folder / 'agreement.txt'}")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"launch.agreement: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"launch.agreement: error: {' '.join(error.cmd)} ended with {error.returncode}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script("launch.agreement", main)

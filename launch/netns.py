@@ -23,6 +23,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from launch.script import run_script
 from pipar_rpc.composition import config_dir
 from pipar_rpc.errors import ConfigError, UserError, nearest
 from pipar_rpc.session import worker_name
@@ -182,12 +183,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"launch.netns: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"launch.netns: error: {' '.join(error.cmd)}: {error.stderr.strip()}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script("launch.netns", main)

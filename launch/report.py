@@ -8,7 +8,6 @@ import argparse
 import base64
 import io
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,12 @@ from omegaconf import OmegaConf
 
 from launch.report_data import ORDER, Run, best, load, shown
 from launch.report_figures import Cases, bars, curves, up_down_bars
-from pipar_rpc.errors import ConfigError, UserError
+from launch.script import run_script
+from pipar_rpc.errors import ConfigError
 
 HERE = Path(__file__).parent
 PUBLISHED = "published, other hardware"
+CASE = ("model", "network", "K", "testbed")
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Section:
     headings: Sequence[str] = ()
     rows: list[list[str]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    folded: bool = False
 
 
 def picture(figure: Figure, name: str, folder: Path) -> Picture:
@@ -53,17 +55,17 @@ def ratio(above: float, below: float) -> str:
 
 
 def time_section(cases: Cases, published: Mapping[str, Mapping[str, str]], iterations: int) -> Section:
-    headings = ["model", "network", "fl s", "sl s", "sfl s", "pipar s", "best sfl", "best pipar"]
+    headings = [*CASE, "fl s", "sl s", "sfl s", "pipar s", "best sfl", "best pipar"]
     headings += ["fl / pipar", PUBLISHED, "sfl / pipar", PUBLISHED]
     section = Section("Training time per epoch", headings=headings)
-    for (model, network), runs in cases.items():
+    for case, runs in cases.items():
         seconds = {name: run.epoch_s(iterations) for name, run in runs.items()}
-        row = [model, network, *(shown(seconds.get(name, math.nan)) for name in ORDER)]
+        row = [*case, *(shown(seconds.get(name, math.nan)) for name in ORDER)]
         row += [runs[name].label if name in runs else "" for name in ("sfl", "pipar")]
         for other in ("fl", "sfl"):
             compared = other in seconds and "pipar" in seconds
             row.append(ratio(seconds[other], seconds["pipar"]) if compared else "")
-            row.append(published[f"speedup_over_{other}"].get(model, ""))
+            row.append(published[f"speedup_over_{other}"].get(case.model, ""))
         section.rows.append(row)
     return section
 
@@ -77,14 +79,14 @@ def figures_section(cases: Cases, published: Mapping[str, str], iterations: int)
         "throughput, pipar / fl": ("pipar", "fl", lambda run: total_mbps(run, iterations)),
         "throughput, pipar / sfl": ("pipar", "sfl", lambda run: total_mbps(run, iterations)),
     }
-    names = [" ".join(case) for case in cases]
-    section = Section("Idle time and throughput", headings=["ratio", "", *names, PUBLISHED])
-    for title, (above, below, figure) in comparisons.items():
+    section = Section("Idle time and throughput", headings=[*CASE, *comparisons])
+    for case, runs in cases.items():
         cells = [
             ratio(figure(runs[above]), figure(runs[below])) if above in runs and below in runs else ""
-            for runs in cases.values()
+            for above, below, figure in comparisons.values()
         ]
-        section.rows.append([title, "", *cells, published.get(title, "")])
+        section.rows.append([*case, *cells])
+    section.rows.append([PUBLISHED, "", "", "", *(published.get(title, "") for title in comparisons)])
     return section
 
 
@@ -93,7 +95,7 @@ def total_mbps(run: Run, iterations: int) -> float:
 
 
 def runs_section(runs: Sequence[Run], iterations: int) -> Section:
-    headings = ["model", "network", "strategy", "testbed", "K", "iterations run", "iteration s", "epoch s"]
+    headings = [*CASE, "strategy", "iterations run", "iteration s", "epoch s"]
     headings += ["server idle s", "device idle s", "up Mbit/s", "down Mbit/s", "overlap", "efficiency"]
     section = Section("All runs", headings=headings)
     for run in runs:
@@ -101,22 +103,13 @@ def runs_section(runs: Sequence[Run], iterations: int) -> Section:
         figures += [run.idle_s(who, iterations) for who in ("server", "device")]
         figures += [run.mbps(link, iterations) for link in ("uplink", "downlink")]
         figures += [run.median("overlap"), run.median("efficiency")]
-        texts = [run.text("testbed"), run.text("num_devices"), str(run.iterations * len(run.rows))]
-        section.rows.append([*run.case, run.label, *texts, *map(shown, figures)])
+        iterations_run = str(run.iterations * len(run.rows))
+        section.rows.append([*run.case, run.label, iterations_run, *map(shown, figures)])
     return section
 
 
 def accuracy_section(runs: Sequence[Run], published: Mapping[str, Mapping[str, str]]) -> Section:
-    headings = [
-        "model",
-        "network",
-        "strategy",
-        "data",
-        "epochs",
-        "loss",
-        "test %",
-        f"CIFAR-10 %, {PUBLISHED}",
-    ]
+    headings = [*CASE, "strategy", "data", "epochs", "loss", "test %", f"CIFAR-10 %, {PUBLISHED}"]
     note = "The published accuracies were reached after 50 epochs, with other schedules."
     section = Section("What is learned", note=note, headings=headings)
     for run in runs:
@@ -160,11 +153,26 @@ def make_sections(runs: Sequence[Run], iterations: int, folder: Path) -> list[Se
                 learned.pictures.append(
                     picture(curve, f"{column}_by_{'time' if by_time else 'epoch'}", folder)
                 )
-    sections = [times, figures, learned, runs_section(runs, iterations)]
-    return [section for section in sections if section.rows]
+    sections = [times, figures, learned, runs_section(runs, iterations), iterations_section(cases)]
+    return [section for section in sections if section.rows or section.pictures]
 
 
-def main() -> int:
+def iterations_section(cases: Cases) -> Section:
+    """What each compared run did in one iteration, as far as it was recorded."""
+    note = (
+        "Each run that is compared above, as its devices, links and server halves were busy in one iteration."
+    )
+    section = Section("Where the time goes", note=note, folded=True)
+    for case, runs in cases.items():
+        for run in runs.values():
+            drawn = run.folder / "iteration.png"
+            if drawn.is_file():
+                name = f"{case.setting}, {case.network}: {run.label}"
+                section.pictures.append(Picture(name, base64.b64encode(drawn.read_bytes()).decode()))
+    return section
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m launch.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders with results.csv somewhere below")
     parser.add_argument(
@@ -179,7 +187,7 @@ def main() -> int:
     intro = (
         f"{len(runs)} runs. Times, idle times and rates are those of an epoch of {iterations} iterations: "
         "iterations take what the measured ones took, and models are moved and averaged once. "
-        "For each model and network the fastest run of each strategy is compared."
+        "In each case the fastest run of each strategy is compared."
     )
     loader = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True))
     page = loader.get_template("report.html.j2").render(
@@ -187,12 +195,7 @@ def main() -> int:
     )
     (folder / "report.html").write_text(page)
     print(folder / "report.html")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"launch.report: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script("launch.report", main)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipar_rpc.errors import UserError
 
@@ -18,6 +19,26 @@ def shown(value: float) -> str:
     if math.isnan(value):
         return ""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+class Case(NamedTuple):
+    """What is the same for all strategies that are compared with each other."""
+
+    model: str
+    network: str
+    num_devices: str
+    testbed: str
+
+    @property
+    def setting(self) -> str:
+        """All but the network."""
+        return f"{self.model}, K = {self.num_devices}, {self.testbed}"
+
+    @property
+    def place(self) -> tuple[str, str, int, tuple[int, str]]:
+        """In the order of a report."""
+        known = NETWORKS.index(self.network) if self.network in NETWORKS else len(NETWORKS)
+        return self.testbed, self.model, -int(self.num_devices), (known, self.network)
 
 
 @dataclass(frozen=True)
@@ -42,8 +63,8 @@ class Run:
         return statistics.median(values) if values else float("nan")
 
     @property
-    def case(self) -> tuple[str, str]:
-        return self.text("model"), self.text("network")
+    def case(self) -> Case:
+        return Case(*map(self.text, Case._fields))
 
     @property
     def strategy(self) -> str:
@@ -94,16 +115,12 @@ def load(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def best(runs: Sequence[Run], iterations: int) -> dict[tuple[str, str], dict[str, Run]]:
-    """For each model and network the fastest run of each strategy."""
-    cases: dict[tuple[str, str], dict[str, Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.case[0], _place(run.case[1]), ORDER.index(run.strategy))):
+def best(runs: Sequence[Run], iterations: int) -> dict[Case, dict[str, Run]]:
+    """For each case the fastest run of each strategy."""
+    cases: dict[Case, dict[str, Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.case.place, ORDER.index(run.strategy))):
         own = cases.setdefault(run.case, {})
         known = own.get(run.strategy)
         if known is None or run.epoch_s(iterations) < known.epoch_s(iterations):
             own[run.strategy] = run
     return cases
-
-
-def _place(network: str) -> tuple[int, str]:
-    return (NETWORKS.index(network) if network in NETWORKS else len(NETWORKS)), network

@@ -6,15 +6,15 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from launch.report_data import ORDER, Run, shown
+from launch.report_data import ORDER, Case, Run, shown
 
-Cases = Mapping[tuple[str, str], Mapping[str, Run]]
+Cases = Mapping[Case, Mapping[str, Run]]
 COLOURS = {"fl": "#E69F00", "sl": "#CC79A7", "sfl": "#56B4E9", "pipar": "#0072B2"}  # Okabe and Ito
-WIDTH = 11.0
+WIDTH, PANELS_IN_A_ROW = 11.0, 2
 
 
 def bars(cases: Cases, up: Callable[[Run], float], title: str, unit: str) -> Figure:
-    """A panel for each model, a group for each network, a bar for each strategy."""
+    """A panel for each setting, a group for each network, a bar for each strategy."""
     return _panels(cases, title, lambda axes, own: _groups(axes, own, up, unit))
 
 
@@ -48,7 +48,7 @@ def curves(runs: Sequence[Run], column: str, title: str, by_time: bool) -> Figur
         values = run.curve(column)
         times = list(accumulate(run.curve("epoch_time_s")))
         steps = times if by_time else list(range(1, len(values) + 1))
-        label = f"{run.text('model')} {run.text('network')} {run.label}"
+        label = f"{run.case.model} {run.case.network} {run.label}"
         axes.plot(steps, values, label=label, linewidth=1.4, color=_colour(run, shown))
     axes.set_xlabel("training time in seconds" if by_time else "epoch")
     axes.set_title(title, loc="left")
@@ -65,12 +65,17 @@ def _colour(run: Run, shown: Sequence[Run]) -> str | None:
 def _panels(
     cases: Cases, title: str, draw: Callable[[Axes, Mapping[str, Mapping[str, Run]]], None]
 ) -> Figure:
-    models = list(dict.fromkeys(model for model, _ in cases))
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(models), squeeze=False)[0]
-    for axes, model in zip(panels, models, strict=True):
-        draw(axes, {network: own for (name, network), own in cases.items() if name == model})
-        axes.set_title(model, loc="left", fontsize=10)
+    settings = list(dict.fromkeys(case.setting for case in cases))
+    columns = min(PANELS_IN_A_ROW, len(settings))
+    rows = -(-len(settings) // columns)
+    figure = Figure(figsize=(WIDTH, 0.8 + 3.0 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(settings) :]:
+        axes.remove()
+    panels = panels[: len(settings)]
+    for axes, setting in zip(panels, settings, strict=True):
+        draw(axes, {case.network: own for case, own in cases.items() if case.setting == setting})
+        axes.set_title(setting, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
     figure.suptitle(title)

@@ -1,5 +1,6 @@
 """The comparison page: what it computes from results files, and what it writes."""
 
+import base64
 import csv
 import re
 import subprocess
@@ -45,7 +46,7 @@ def sweep(tmp_path):
 
 
 def test_an_epoch_of_more_iterations_moves_models_as_often(sweep):
-    run = next(run for run in load([sweep]) if run.case == ("vgg5", "4g") and run.strategy == "pipar")
+    run = next(run for run in load([sweep]) if run.case.model == "vgg5" and run.strategy == "pipar")
     assert run.epoch_s(3) == pytest.approx(10)
     assert run.epoch_s(100) == pytest.approx(4 + 100 * 2)
     assert run.idle_s("server", 100) == pytest.approx(204 - 100 * 0.5)
@@ -60,8 +61,8 @@ def test_in_split_learning_the_devices_follow_each_other(sweep):
 
 def test_the_fastest_run_of_each_strategy_is_compared(sweep):
     cases = best(load([sweep]), 100)
-    assert list(cases) == [("resnet18", "4g"), ("vgg5", "4g")]
-    assert [run.label for run in cases["vgg5", "4g"].values()] == [
+    assert list(cases) == [("resnet18", "4g", "4", "pi"), ("vgg5", "4g", "4", "pi")]
+    assert [run.label for run in cases["vgg5", "4g", "4", "pi"].values()] == [
         *("fl", "sl P=1", "sfl P=1", "pipar P=1 N=5")
     ]
 
@@ -85,6 +86,27 @@ def test_the_page_holds_everything(sweep):
     pictures = {path.name for path in sweep.glob("*.png")}
     assert {"epoch_time.png", "idle.png", "throughput.png", "test_accuracy_by_epoch.png"} <= pictures
     assert len(re.findall("data:image/png;base64", page)) == len(pictures)
+
+
+def test_other_numbers_of_devices_and_testbeds_are_other_cases(sweep):
+    write(sweep / "6_two", PIPAR | {"num_devices": 2, "epoch_time_s": 5, "training_time_s": 3})
+    write(sweep / "7_other", PIPAR | {"testbed": "inferred", "epoch_time_s": 5, "training_time_s": 3})
+    cases = best(load([sweep]), 100)
+    settings = [case.setting for case in cases]
+    assert settings == [
+        *("vgg5, K = 4, inferred", "resnet18, K = 4, pi", "vgg5, K = 4, pi", "vgg5, K = 2, pi")
+    ]
+    assert [len(runs) for runs in cases.values()] == [1, 1, 4, 1]
+
+
+def test_the_iteration_of_each_compared_run_is_in_the_page(sweep):
+    for name in ("0_pipar", "1_sfl", "2_sfl"):
+        (sweep / name / "iteration.png").write_bytes(name.encode())
+    assert report(sweep).returncode == 0
+    page = (sweep / "report.html").read_text()
+    shown = [base64.b64encode(name.encode()).decode() in page for name in ("0_pipar", "1_sfl", "2_sfl")]
+    assert shown == [True, True, False]  # the third is not the best split point
+    assert "<summary>vgg5, K = 4, pi, 4g: sfl P=1</summary>" in page
 
 
 def test_numbers_change_with_the_files(sweep):

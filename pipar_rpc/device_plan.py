@@ -132,7 +132,7 @@ def _speed(config: Config, model: Network, num_units: int, largest_batch: int) -
         path = Path(testbed.profile)
         profile = read_profile(path)
         profile.check(path, model.spec, [unit.name for unit in model.units])
-        units = profile.units[:num_units]
+        units = tuple(profile.units[:num_units])
     speed = SpeedSpec(
         model=model.spec,
         num_units=num_units,

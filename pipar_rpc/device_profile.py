@@ -1,9 +1,9 @@
 """Recorded speed of a real device: how long each cut unit of a network takes there, as a YAML file."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,9 +16,9 @@ from pipar_rpc.pace import UnitTimes
 KEY = "testbed.profile"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DeviceProfile:
-    """What `python -m pipar_rpc.profiler` records.
+    """What `python -m pipar_rpc.profiler` records: the file's keys and their types.
 
     Attributes:
         model, norm, channels, image_size, num_classes, target, args: of the network; see `ModelSpec`.
@@ -31,43 +31,30 @@ class DeviceProfile:
     channels: int
     image_size: int
     num_classes: int
-    target: str | None
-    units: tuple[UnitTimes, ...]
-    machine: dict[str, str] = field(default_factory=dict)
-    args: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, path: Path) -> None:
-        """Writes the file; raises OSError."""
-        values = asdict(self) | {"norm": self.norm.name, "units": [asdict(unit) for unit in self.units]}
-        path.write_text(
-            f"# Recorded by python -m pipar_rpc.profiler. Times are seconds.\n{OmegaConf.to_yaml(values)}"
-        )
-
-    def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:
-        """Raises ConfigError unless this is a profile of that network with those units."""
-        wanted = (spec.name, spec.norm, spec.channels, spec.image_size, spec.num_classes, spec.target)
-        found = (self.model, self.norm, self.channels, self.image_size, self.num_classes, self.target)
-        if wanted != found:
-            raise ConfigError(KEY, path, f"a profile of {_called(*wanted)}; it is of {_called(*found)}")
-        if self.args != spec.args:
-            raise ConfigError(KEY, path, f"a profile with model.args {spec.args}; it has {self.args}")
-        if [unit.name for unit in self.units] != unit_names:
-            raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
-
-
-@dataclass
-class _File:
-    """The file's keys and types."""
-
-    model: str
-    norm: Norm
-    channels: int
-    image_size: int
-    num_classes: int
     units: list[UnitTimes]
     target: str | None = None
     machine: dict[str, str] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network it was recorded with."""
+        images = (self.channels, self.image_size, self.num_classes)
+        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args)
+
+    def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
+        """Writes the file, `origin` in its first line; raises OSError."""
+        values = asdict(self) | {"norm": self.norm.name}
+        path.write_text(f"# {origin} Times are seconds.\n{OmegaConf.to_yaml(values)}")
+
+    def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:
+        """Raises ConfigError unless this is a profile of that network with those units."""
+        if replace(self.spec, args=spec.args) != spec:
+            raise ConfigError(KEY, path, f"a profile of {_called(spec)}; it is of {_called(self.spec)}")
+        if self.args != spec.args:
+            raise ConfigError(KEY, path, f"a profile with model.args {spec.args}; it has {self.args}")
+        if [unit.name for unit in self.units] != unit_names:
+            raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
 
 
 def read_profile(path: Path) -> DeviceProfile:
@@ -77,22 +64,23 @@ def read_profile(path: Path) -> DeviceProfile:
         ConfigError: one line about what is wrong with the file.
     """
     try:
-        raw = OmegaConf.merge(OmegaConf.structured(_File), OmegaConf.load(path))
-        file: Any = OmegaConf.to_object(raw)
+        raw = OmegaConf.merge(OmegaConf.structured(DeviceProfile), OmegaConf.load(path))
+        profile = cast(DeviceProfile, OmegaConf.to_object(raw))
     except OSError as error:
         raise ConfigError(KEY, path, f"a readable file ({first_line(error)})") from error
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         made = "a file made by python -m pipar_rpc.profiler"
         raise ConfigError(KEY, path, f"{made} ({first_line(error)})") from error
-    for unit in file.units:
+    for unit in profile.units:
         times = [*unit.forward.values(), *unit.backward.values(), unit.update]
         sizes = [*unit.forward, *unit.backward]
         if not unit.forward or not unit.backward or min(sizes) < 1:
             raise ConfigError(KEY, path, f"forward and backward times of unit {unit.name} by batch size")
         if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times):
             raise ConfigError(KEY, path, f"seconds >= 0 for unit {unit.name}")
-    return DeviceProfile(**{**vars(file), "units": tuple(file.units)})
+    return profile
 
 
-def _called(name: str, norm: Norm, channels: int, size: int, classes: int, target: str | None) -> str:
-    return f"{target or name} ({norm.name} norm, {channels}x{size}x{size} images, {classes} classes)"
+def _called(spec: ModelSpec) -> str:
+    images = f"{spec.channels}x{spec.image_size}x{spec.image_size} images"
+    return f"{spec.target or spec.name} ({spec.norm.name} norm, {images}, {spec.num_classes} classes)"

@@ -24,8 +24,6 @@ from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
 
 log = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT_S = 30.0
-
 
 def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     """Runs a job and returns its rows, one per epoch.

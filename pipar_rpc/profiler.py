@@ -35,8 +35,9 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
     Raises:
         UserError: the network cannot be built, or no batch size is large enough for its batch norm.
     """
-    summarise(build_meta(spec), spec)  # whether its units fit together
-    smallest = smallest_batch(build_meta(spec), spec)
+    on_meta = build_meta(spec)
+    summarise(on_meta, spec)  # whether its units fit together
+    smallest = smallest_batch(on_meta, spec)
     batch_sizes = [size for size in batch_sizes if size >= smallest]
     if not batch_sizes:
         raise ConfigError("--batch-sizes", 1, f">= {smallest} (batch norm in {spec.name})")
@@ -54,8 +55,8 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         channels=spec.channels,
         image_size=spec.image_size,
         num_classes=spec.num_classes,
+        units=[unit.times() for unit in units],
         target=spec.target,
-        units=tuple(unit.times() for unit in units),
         args=spec.args,
         machine={
             "name": platform.node(),

@@ -29,9 +29,8 @@ def profile_of(spec: ModelSpec) -> DeviceProfile:
         spec.channels,
         spec.image_size,
         spec.num_classes,
-        None,
-        tuple(unit.times() for unit in units),
-        {"name": "x"},
+        [unit.times() for unit in units],
+        machine={"name": "x"},
     )
 
 

@@ -21,11 +21,11 @@ def write_profile(path, forward, backward):
     spec = ModelSpec("vgg5", Norm.batch, 3, 8, 10)
     seconds = [(forward, backward)] + [(0.0, 0.0)] * 4
     names = list(build_meta(spec)._modules)
-    units = tuple(
+    units = [
         UnitTimes(name, {BATCH: own[0]}, {BATCH: own[1]}, 0.0)
         for name, own in zip(names, seconds, strict=True)
-    )
-    DeviceProfile(spec.name, spec.norm, 3, 8, 10, None, units).write(path)
+    ]
+    DeviceProfile(spec.name, spec.norm, 3, 8, 10, units).write(path)
 
 
 @pytest.fixture(scope="module")

@@ -131,4 +131,4 @@ def _bound(usage: DeviceUsage) -> float:
         downlink=mean(Stage.DOWNLINK),
         device_backward=mean(Stage.DEVICE_BACKWARD),
     )
-    return iteration_seconds(times, num_micro_batches)
+    return float(iteration_seconds(times, num_micro_batches))

@@ -2,10 +2,13 @@
 
 import itertools
 import math
+from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipar_rpc.cost import StageTimes, iteration_seconds, schedule
@@ -72,12 +75,23 @@ times = st.floats(0, 10)
 stage_times = st.builds(StageTimes, times, times, times, times, times, times)
 
 
+def unequal(n: int) -> st.SearchStrategy[StageTimes]:
+    """Each micro-batch takes another time."""
+    each = st.lists(times, min_size=n, max_size=n).map(np.array)
+    return st.builds(StageTimes, each, each, each, each, each, each, times, times, times)
+
+
 def simulate(t: StageTimes, n: int) -> float:
     """Brute force: every task waits for its predecessors, looked up by name."""
     done: dict[tuple[str, int], float] = {}
+    latency = {"u": t.uplink_latency, "d": t.downlink_latency}
 
-    def run(name: str, i: int, duration: float, *previous: tuple[str, int]) -> None:
-        done[name, i] = duration + max([done[p] for p in previous if p[1] > 0], default=0)
+    def seconds(times: Any, i: int) -> float:
+        return float(np.broadcast_to(times, n)[i - 1])
+
+    def run(name: str, i: int, times: Any, *previous: tuple[str, int]) -> None:
+        ready = [done[p] + latency.get(p[0], 0) * (p[0] != name) for p in previous if p[1] > 0]
+        done[name, i] = seconds(times, i) + max(ready, default=0)
 
     for i in range(1, n + 1):
         run("fc", i, t.device_forward, ("fc", i - 1))
@@ -88,7 +102,7 @@ def simulate(t: StageTimes, n: int) -> float:
         run("d", i, t.downlink, ("d", i - 1), ("bs", i))
     for i in range(1, n + 1):
         run("bc", i, t.device_backward, ("bc", i - 1) if i > 1 else ("fc", n), ("d", i))
-    return done["bc", n]
+    return done["bc", n] + float(t.update)
 
 
 @given(stage_times, st.integers(1, 12))
@@ -96,9 +110,23 @@ def test_schedule_equals_brute_force(t, n):
     assert iteration_seconds(t, n) == pytest.approx(simulate(t, n))
 
 
+@settings(max_examples=2000)
+@given(
+    st.integers(1, 12).flatmap(lambda n: st.lists(unequal(n), min_size=1, max_size=3).map(lambda t: (n, t)))
+)
+def test_unequal_micro_batches_latencies_and_many_cases_equal_brute_force(case):
+    n, cases = case
+    names = [field.name for field in fields(StageTimes)]
+    together = {name: np.stack([getattr(t, name) for t in cases]) for name in names}
+    latencies = {name: getattr(cases[0], name) for name in names if name.endswith("latency")}
+    cases = [replace(t, **latencies) for t in cases]
+    found = iteration_seconds(StageTimes(**together | latencies), n)
+    assert found.tolist() == pytest.approx([simulate(t, n) for t in cases])
+
+
 @given(stage_times, st.integers(1, 12))
 def test_no_resource_does_two_things_at_once(t, n):
-    spans = list(schedule(t, n))
+    spans = [span for span in schedule(t, n) if span.end - span.start > 1e-9]  # starts are rounded
     server = {Stage.SERVER_FORWARD, Stage.SERVER_BACKWARD}
     device = {Stage.DEVICE_FORWARD, Stage.DEVICE_BACKWARD}
     for stages in (server, device, {Stage.UPLINK}, {Stage.DOWNLINK}):

@@ -29,18 +29,6 @@ BATCH_SIZE, ITERATIONS = 100, 100  # of an epoch of the paper
 PUBLISHED = Path(__file__).parent / "published.yaml"
 
 
-def slowed(unit: UnitTimes, factor: float) -> UnitTimes:
-    def times(seconds: dict[int, float]) -> dict[int, float]:
-        return {size: round(own * factor, 6) for size, own in seconds.items()}
-
-    return replace(
-        unit,
-        forward=times(unit.forward),
-        backward=times(unit.backward),
-        update=round(unit.update * factor, 6),
-    )
-
-
 def seconds(unit: UnitTimes) -> float:
     """Of one iteration of a whole mini-batch."""
     return interpolate(unit.forward, BATCH_SIZE) + interpolate(unit.backward, BATCH_SIZE) + unit.update
@@ -67,7 +55,7 @@ def first_factor(first: UnitTimes, activation_bytes: float, published: DictConfi
     """How many times slower the board's first unit is: that with which PiPar takes the published time."""
 
     def too_long(factor: float) -> float:
-        return pipelined_seconds(slowed(first, factor), activation_bytes, published) - target
+        return pipelined_seconds(first.scaled(factor), activation_bytes, published) - target
 
     target = published.epoch_s / ITERATIONS
     parts = published.num_micro_batches
@@ -78,12 +66,12 @@ def infer(profile: DeviceProfile, published: DictConfig) -> DeviceProfile:
     network = build_meta(profile.spec)
     activation_bytes = summarise(network, profile.spec)[0].activation_bytes
     first, *others = profile.units
-    first = slowed(first, first_factor(first, activation_bytes, published))
+    first = first.scaled(first_factor(first, activation_bytes, published))
     model_mbit = num_bytes(network.state_dict()) * 8e-6
     moving = model_mbit / published.uplink_mbps + model_mbit / published.downlink_mbps
     federated = (published.epoch_s * published.over_fl - moving) / ITERATIONS
     factor = (federated - seconds(first)) / sum(map(seconds, others))
-    return replace(profile, units=[first, *(slowed(unit, factor) for unit in others)])
+    return replace(profile, units=[first, *(unit.scaled(factor) for unit in others)])
 
 
 def main() -> None:

@@ -9,13 +9,15 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed import rpc
 
 from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.worker import InOrder, start_pool
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -121,6 +123,15 @@ class Remote:
             failed, and with UserError if the user can mend it.
         """
         return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s)
+
+    def wait(self, future: Future[T], timeout_s: float, to_do: str) -> T:
+        """The result of a call; raises PeerError if it does not come in time."""
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            self.abandon()
+            waited = f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}"
+            raise PeerError(waited) from None
 
     def abandon(self) -> None:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""

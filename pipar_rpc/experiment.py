@@ -20,6 +20,7 @@ from pipar_rpc.node import Node
 from pipar_rpc.observer import observing
 from pipar_rpc.plan import Plan
 from pipar_rpc.rows import epoch_line, make_row
+from pipar_rpc.selection import select
 from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,16 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     """
     reset_peak_rss()
     config, strategy = plan.config, plan.config.resolved_strategy
+    selection = select(plan, node) if config.selector.profile_iterations else None
+    plan = selection.plan if selection else plan
     for notice in plan.notices:
         log.info(notice)
     network = _network(plan)
     with ExitStack() as stack:
         sinks = _open_sinks(output_dir, stack)
+        for sink in sinks:
+            if selection:
+                sink.text("selector/candidates", selection.text())
         peers = stack.enter_context(deployed(plan.devices, node, network, strategy))
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
@@ -69,6 +75,7 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
                 result.network = coordinator.gather()
             measured = _evaluate(plan, epoch, result, evaluator, progress)
             rows.append(make_row(plan, job, epoch, result) | measured | observer.observe(epoch, result))
+            rows[-1]["predicted_iteration_s"] = selection and selection.predicted_s * time_scale
             for sink in sinks:
                 sink.add(rows[-1])
             log.info(epoch_line(rows[-1], config.epochs))

@@ -26,8 +26,18 @@ def reset_peak_rss() -> None:
 
 def peak_rss_mb() -> float:
     """Largest resident memory in 10^6 bytes since the start or the last reset."""
+    return _status_mb("VmHWM")
+
+
+def rss_mb() -> float:
+    """Resident memory now, in 10^6 bytes."""
+    return _status_mb("VmRSS")
+
+
+def _status_mb(line: str) -> float:
+    """A line of the process's status; its peak where there is none."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        found = re.search(rf"{line}:\s+(\d+) kB", _STATUS.read_text())
     except OSError:
         found = None
     kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,11 +17,13 @@ class Node:
         data_root: where data sets are.
         download: whether missing data sets may be downloaded.
         device: where this process computes.
+        memory_limit_mb: 10^6 bytes that a device process may take; None for no limit.
     """
 
     data_root: Path
     download: bool
     device: torch.device
+    memory_limit_mb: float | None = None
 
 
 def prepare(config: NodeConfig, local_rank: int) -> Node:
@@ -38,4 +40,4 @@ def prepare(config: NodeConfig, local_rank: int) -> Node:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise ConfigError("node.device", name, f"auto, cpu or one of this machine's {available} GPUs")
-    return Node(config.data_path, config.download, device)
+    return Node(config.data_path, config.download, device, config.memory_limit)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 from pipar_rpc.timeline import Stage
 
@@ -91,21 +92,33 @@ class UnitTimes:
     backward: dict[int, float]
     update: float
 
+    def joined(self, other: "UnitTimes") -> "UnitTimes":
+        """Times at the batch sizes of both; the update's is the other's."""
+        forward, backward = self.forward | other.forward, self.backward | other.backward
+        return UnitTimes(self.name, forward, backward, other.update)
 
-def replayed(units: Sequence[UnitTimes], factor: float = 1.0) -> Seconds:
-    """The times of a device that holds `units`, in order, and takes `factor` times as long as they say.
+    def scaled(self, factor: float) -> "UnitTimes":
+        """The times of a device that takes `factor` times as long."""
+        forward = {size: seconds * factor for size, seconds in self.forward.items()}
+        backward = {size: seconds * factor for size, seconds in self.backward.items()}
+        return UnitTimes(self.name, forward, backward, self.update * factor)
+
+
+def replayed(units: Sequence[UnitTimes]) -> Seconds:
+    """The times of a device that holds `units`, in order.
 
     Between the recorded batch sizes, times are interpolated; beyond them, they grow in proportion.
     """
 
+    @cache  # of few sizes, and asked for at every micro-batch
     def seconds(stage: Stage, samples: int) -> float:
         match stage:
             case Stage.DEVICE_FORWARD:
-                return factor * sum(interpolate(unit.forward, samples) for unit in units)
+                return sum(interpolate(unit.forward, samples) for unit in units)
             case Stage.DEVICE_BACKWARD:
-                return factor * sum(interpolate(unit.backward, samples) for unit in units)
+                return sum(interpolate(unit.backward, samples) for unit in units)
             case Stage.UPDATE:
-                return factor * sum(unit.update for unit in units)
+                return sum(unit.update for unit in units)
         return 0.0
 
     return seconds

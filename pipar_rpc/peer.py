@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipar_rpc.actor import Remote
-from pipar_rpc.errors import PeerError
 from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.timeline import Timeline
@@ -41,12 +40,7 @@ class Peer:
 
     def wait(self, future: Future[T], to_do: str) -> T:
         """The result of a call on the device; raises PeerError if it does not come in time."""
-        try:
-            return future.result(self.timeout_s)
-        except TimeoutError:
-            self.remote.abandon()
-            waited = f"the server waited {self.timeout_s:.0f} s for {self.name} to {to_do}"
-            raise PeerError(waited) from None
+        return self.remote.wait(future, self.timeout_s, to_do)
 
     @property
     def num_samples(self) -> int:

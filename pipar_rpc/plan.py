@@ -19,10 +19,17 @@ from pipar_rpc.data import (
     read_indices,
     split_held_out,
 )
-from pipar_rpc.device_plan import check_model, check_samples, check_shared_half, device_job, notices
+from pipar_rpc.device_plan import (
+    Network,
+    check_model,
+    check_samples,
+    check_shared_half,
+    device_job,
+    notices,
+)
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.schema import Config
+from pipar_rpc.schema import Config, PipelineConfig
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,29 @@ class Plan:
         config: the checked configuration, `num_devices` filled in.
         devices: one entry per device.
         notices: what the user should know about how the configuration was understood.
+        own: the configuration as each device sees it.
+        network: what is known of the network.
     """
 
     config: Config
     devices: tuple[DeviceJob, ...]
     notices: tuple[str, ...]
+    own: tuple[Config, ...]
+    network: Network
+
+    def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
+        """The same job with other (P, N), one pair for each device."""
+        own = [
+            replace(config, pipeline=PipelineConfig(*choice))
+            for config, choice in zip(self.own, choices, strict=True)
+        ]
+        data, largest_batch = self.devices[0].data, max(device.batch_size for device in self.devices)
+        devices = [
+            device_job(config, rank, len(own), data, self.network, largest_batch)
+            for rank, config in enumerate(own, start=1)
+        ]
+        told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
+        return Plan(self.config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), self.network)
 
 
 def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bool) -> Plan:
@@ -81,7 +106,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
             check_samples(job, size)
     told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
     config.num_devices = num_devices
-    return Plan(config, tuple(devices), tuple(dict.fromkeys(told)))
+    return Plan(config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), network)
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from tqdm import tqdm
 import pipar_rpc
 from pipar_rpc.device_profile import DeviceProfile
 from pipar_rpc.errors import ConfigError, UserError, first_line, require
-from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, build_model, smallest_batch, summarise
+from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
-from pipar_rpc.unit_timer import BATCH_SIZES, run_once, timers
+from pipar_rpc.unit_timer import BATCH_SIZES, time_units
 
 
 def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch.device) -> DeviceProfile:
@@ -41,21 +40,15 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
     batch_sizes = [size for size in batch_sizes if size >= smallest]
     if not batch_sizes:
         raise ConfigError("--batch-sizes", 1, f">= {smallest} (batch norm in {spec.name})")
-    network = build_model(spec).to(device)
-    images = torch.rand(max(batch_sizes), spec.channels, spec.image_size, spec.image_size, device=device)
-    units = timers(network, device, time.perf_counter)
     with tqdm(total=len(batch_sizes) * (1 + runs), desc=spec.target or spec.name, leave=False) as bar:
-        for size in batch_sizes:
-            for _ in range(1 + runs):
-                run_once(units, images[:size])
-                bar.update()
+        units = time_units(spec, batch_sizes, runs, device, on_run=bar.update)
     return DeviceProfile(
         model=spec.name,
         norm=spec.norm,
         channels=spec.channels,
         image_size=spec.image_size,
         num_classes=spec.num_classes,
-        units=[unit.times() for unit in units],
+        units=units,
         target=spec.target,
         args=spec.args,
         machine={

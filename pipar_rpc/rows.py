@@ -54,10 +54,19 @@ def epoch_line(row: Row, epochs: int) -> str:
     )
     if row["device_val_accuracy"] is not None:
         accuracies += f", devices' own val {' '.join(f'{value:.4f}' for value in row['device_val_accuracy'])}"
+    predicted = row.get("predicted_iteration_s")
+    iterations = (
+        ""
+        if predicted is None
+        else (
+            f"iteration {row['iteration_time_s']:.3f} s, predicted {predicted:.3f} s "
+            f"({predicted / row['iteration_time_s'] - 1:+.1%}), "
+        )
+    )
     scaled = "" if row["time_scale"] == 1 else f" (emulated: real time x {row['time_scale']:g})"
     return (
         f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s{scaled}, loss {row['train_loss']:.4f}, "
-        f"accuracy {accuracies}, "
+        f"accuracy {accuracies}, {iterations}"
         f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
         f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"
     )

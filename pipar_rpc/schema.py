@@ -13,7 +13,7 @@ from pipar_rpc.data import PARTITIONS
 from pipar_rpc.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.errors import nearest, require
 from pipar_rpc.models import CUSTOM, MODELS, Norm
-from pipar_rpc.strategies import STRATEGIES, Strategy
+from pipar_rpc.strategies import STRATEGIES, Method, Strategy
 
 
 @dataclass
@@ -169,6 +169,22 @@ class TimelineConfig:
 
 
 @dataclass
+class SelectorConfig:
+    """Whether P and N are chosen from a profile; see `pipar_rpc.selector`."""
+
+    profile_iterations: int = 0
+    method: Method = Method.exhaustive
+    split_points: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        runs = self.profile_iterations
+        require(runs >= 0, "selector.profile_iterations", runs, ">= 0 (0: P and N are not chosen)")
+        points = self.split_points
+        what = "split points from 1, or null for all"
+        require(points is None or min(points, default=0) >= 1, "selector.split_points", points, what)
+
+
+@dataclass
 class DevicesConfig:
     """Settings of single devices: `overrides.K` holds any of the keys in `DEVICE_KEYS`."""
 
@@ -186,8 +202,11 @@ class NodeConfig:
     interface: str = "auto"
     allow_public: bool = False
     timeout_s: float = 300.0
+    memory_limit: float | None = None
 
     def __post_init__(self) -> None:
+        limit = self.memory_limit
+        require(limit is None or limit > 0, "node.memory_limit", limit, "> 0 MB, or null for no limit")
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
         require(self.threads >= 1, "node.threads", self.threads, ">= 1")
@@ -211,6 +230,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     testbed: TestbedConfig = field(default_factory=TestbedConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    selector: SelectorConfig = field(default_factory=SelectorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
@@ -232,6 +252,9 @@ class Config:
         never = self.strategy == "sl" and self.aggregation.every == 0
         handed_on = "-1 or a number of iterations with strategy=sl, which hands the device half on"
         require(not never, "aggregation.every", self.aggregation.every, handed_on)
+        chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
+        only = "0 but with strategy=pipar: the others' P and N are fixed"
+        require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)
         n = self.num_devices
         require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")

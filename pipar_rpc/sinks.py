@@ -19,6 +19,7 @@ train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggre
 device_val_accuracy     with each device's own network, before the average; `;`-joined
 training_time_s         of the epoch time, until the last device has trained; in the rest models are moved
 model_bytes             of the models that all devices uploaded; they are in uplink_bytes too
+predicted_iteration_s   what the selector predicted for iteration_time_s
 overlap                 see `pipar_rpc.recording.Recording`; of recorded epochs only
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
 device_peak_rss_mb      the same, of the device with the most
@@ -43,7 +44,7 @@ SETTINGS = (
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
     *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
-    *("overlap", "training_time_s", "model_bytes"),
+    *("overlap", "training_time_s", "model_bytes", "predicted_iteration_s"),
     *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
@@ -52,6 +53,7 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "epoch_time_s": "time/epoch_s",
     "iteration_time_s": "time/iteration_s",
     "bound_s": "time/iteration_bound_s",
+    "predicted_iteration_s": "time/iteration_predicted_s",
     "efficiency": "time/efficiency",
     "overlap": "time/overlap",
     "server_idle_s": "idle/server_s",
@@ -95,6 +97,9 @@ class Sink(Protocol):
     def picture(self, name: str, figure: Any) -> None:
         """Takes a matplotlib figure called "group/name"."""
 
+    def text(self, name: str, text: str) -> None:
+        """Takes lines of text called "group/name"."""
+
     def close(self) -> None:
         """Writes what is buffered."""
 
@@ -117,6 +122,9 @@ class CsvSink:
 
     def picture(self, name: str, figure: Any) -> None:
         """Nothing: a table holds no pictures."""
+
+    def text(self, name: str, text: str) -> None:
+        """Nothing: it is in the log."""
 
     def close(self) -> None:
         """Closes the file."""
@@ -153,6 +161,10 @@ class TensorBoardSink:
         """Shows the figure under IMAGES."""
         self._writer.add_figure(name, figure, close=False)
 
+    def text(self, name: str, text: str) -> None:
+        """Shows the lines as they are under TEXT."""
+        self._writer.add_text(name, f"```\n{text}\n```")
+
     def close(self) -> None:
         """Writes the job's line under HPARAMS and closes the event file."""
         if self._rows:
@@ -183,6 +195,9 @@ class PngSink:
     def picture(self, name: str, figure: Any) -> None:
         """Writes name.png."""
         figure.savefig(self._directory / f"{Path(name).name}.png", dpi=120)
+
+    def text(self, name: str, text: str) -> None:
+        """Nothing: it is in the log."""
 
     def close(self) -> None:
         """Nothing is buffered."""

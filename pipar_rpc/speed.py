@@ -12,7 +12,7 @@ from pipar_rpc.errors import ConfigError
 from pipar_rpc.fresh_process import run_in_process
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
 from pipar_rpc.pace import NativePace, Pace, UnitTimes, interpolate, replayed
-from pipar_rpc.unit_timer import BATCH_SIZES, run_once, timers
+from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, timers
 
 REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
 REFERENCE_BATCH = 100
@@ -77,11 +77,21 @@ class SpeedSpec:
 
     def pace(self, machine: MachineSpeed | None = None) -> Pace:
         """The pace of the device half; this machine's own as long as a calibrated one is not known."""
+        units = self.unit_times(machine)
+        return NativePace() if units is None else Pace(replayed(units))
+
+    def unit_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
+        """Real seconds of each unit that the device holds, if its speed is emulated.
+
+        Args:
+            machine: measured, if the speed is `calibrated`.
+        """
         if self.profile:
-            return Pace(replayed(self.profile, 1 / self.time_scale))
+            return [unit.scaled(1 / self.time_scale) for unit in self.profile]
         if self.native or machine is None:
-            return NativePace()
-        return Pace(replayed(machine.units[: self.num_units], self.factor(machine) / self.time_scale))
+            return None
+        factor = self.factor(machine) / self.time_scale
+        return [unit.scaled(factor) for unit in machine.units[: self.num_units]]
 
     def fits(self, machine: MachineSpeed | None) -> bool:
         """Whether `machine` was measured with all units that the device holds."""
@@ -138,8 +148,8 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
     units = timers(build_model(spec.model)[: spec.num_units].to(device), device, clock)
-    reference_images = _images(REFERENCE_MODEL, REFERENCE_BATCH, device)
-    images = _images(spec.model, spec.batch_size, device)
+    reference_images = random_images(REFERENCE_MODEL, REFERENCE_BATCH, device)
+    images = random_images(spec.model, spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)
     sizes = [size for size in (*BATCH_SIZES, spec.batch_size) if smallest <= size <= spec.batch_size]
     for _ in range(1 + runs):  # in turn: what slows the machine down for a while, slows both down
@@ -149,10 +159,6 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     (first,) = (unit.times() for unit in reference)
     seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]
     return MachineSpeed(seconds, tuple(unit.times() for unit in units))
-
-
-def _images(spec: ModelSpec, count: int, device: torch.device) -> torch.Tensor:
-    return torch.rand(count, spec.channels, spec.image_size, spec.image_size, device=device)
 
 
 def host_name() -> str:

@@ -1,6 +1,7 @@
 """What distinguishes the ways of training together. One device loop and one server loop serve them all."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,10 @@ STRATEGIES = {
     "sfl": Strategy(),  # split federated learning (Thapa et al., 2022)
     "pipar": Strategy(pipelined=True),
 }
+
+
+class Method(StrEnum):
+    """How PiPar's P and N are chosen; see `pipar_rpc.selector`."""
+
+    exhaustive = "exhaustive"
+    paper = "paper"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.compute import finish
+from pipar_rpc.models import ModelSpec, build_model
 from pipar_rpc.pace import UnitTimes
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
@@ -30,7 +31,7 @@ class UnitTimer:
         name: str,
         layers: nn.Module,
         device: torch.device,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float],
     ) -> None:
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
         parameters = list(layers.parameters())
@@ -43,15 +44,18 @@ class UnitTimer:
     def forward(self, x: Tensor, first: bool) -> Tensor:
         """The output; nobody needs the gradient of the first unit's input."""
         entering = x.detach().requires_grad_(not first).clone()  # the unit may work in place
-        self._forward[len(x)].append(self._seconds(lambda: self._layers(entering)))
+        self._output, seconds = self._timed(lambda: self._layers(entering))
+        self._forward[len(x)].append(seconds)
         return self._output
 
     def backward(self) -> None:
         """The backward pass of the last output, and an optimiser step."""
         output, gradient = self._output, torch.ones_like(self._output)
-        self._backward[len(output)].append(self._seconds(lambda: output.backward(gradient)))
+        _, seconds = self._timed(lambda: output.backward(gradient))
+        self._backward[len(output)].append(seconds)
         if self._optimizer is not None:
-            self._update.append(self._seconds(self._optimizer.step))
+            _, seconds = self._timed(self._optimizer.step)
+            self._update.append(seconds)
             self._optimizer.zero_grad()
 
     def times(self) -> UnitTimes:
@@ -60,15 +64,13 @@ class UnitTimer:
         backward = {size: _median(runs[1:]) for size, runs in self._backward.items()}
         return UnitTimes(self._name, forward, backward, _median(self._update or [0.0]))
 
-    def _seconds(self, work: Callable[[], Any]) -> float:
+    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        """What `work` returns, and its seconds."""
         finish(self._device)
         began = self._clock()
         result = work()
         finish(self._device)
-        seconds = self._clock() - began
-        if isinstance(result, Tensor):
-            self._output = result
-        return seconds
+        return result, self._clock() - began
 
 
 def run_once(units: Sequence[UnitTimer], images: Tensor) -> None:
@@ -84,6 +86,39 @@ def timers(network: nn.Sequential, device: torch.device, clock: Callable[[], flo
     """A timer for each unit of a network that is on `device`."""
     named = zip(network._modules, network, strict=True)
     return [UnitTimer(name, layers, device, clock) for name, layers in named]
+
+
+def random_images(spec: ModelSpec, count: int, device: torch.device) -> Tensor:
+    """Images of the size that the network takes, shape [count, C, H, W]."""
+    return torch.rand(count, spec.channels, spec.image_size, spec.image_size, device=device)
+
+
+def time_units(
+    spec: ModelSpec,
+    sizes: Sequence[int],
+    runs: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+    on_run: Callable[[], object] = lambda: None,
+) -> list[UnitTimes]:
+    """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
+
+    Args:
+        spec: of the network.
+        sizes: batch sizes.
+        runs: that count, for each size; there is one more before them.
+        device: where to compute.
+        clock: seconds.
+        on_run: called after each run.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        units = timers(build_model(spec).to(device), device, clock)
+        images = random_images(spec, max(sizes), device)
+        for size in sizes:
+            for _ in range(1 + runs):
+                run_once(units, images[:size])
+                on_run()
+    return [unit.times() for unit in units]
 
 
 def _median(seconds: Sequence[float]) -> float:

@@ -56,7 +56,7 @@ def test_imports_only_go_down(unit):
         ("hydra", {"composition"}),
         ("omegaconf", {"__main__", "composition", "config", "plan", "device_profile"}),
         ("matplotlib", {"figures", "gantt"}),
-        ("threading", {"worker", "link", "session", "device", "exchange"}),
+        ("threading", {"worker", "link", "session", "device", "exchange", "scout"}),
         ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange"}),
         ("tqdm", {"display", "profiler"}),
         ("torch.utils.tensorboard", {"sinks"}),

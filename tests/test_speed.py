@@ -26,7 +26,7 @@ UNITS = (
 
 
 def make_pace(clock, units=UNITS, factor=1.0):
-    return Pace(replayed(units, factor), clock=clock, sleep=clock.sleep)
+    return Pace(replayed([unit.scaled(factor) for unit in units]), clock=clock, sleep=clock.sleep)
 
 
 def test_a_stage_takes_its_recorded_time_whatever_this_machine_takes():
@@ -69,8 +69,8 @@ def test_an_error_in_the_computation_is_not_hidden_behind_sleep():
 
 
 def test_a_factor_multiplies_all_times():
-    assert replayed(UNITS, 0.1)(FORWARD, 20) == pytest.approx(0.2)
-    assert replayed(UNITS, 3)(UPDATE, 0) == pytest.approx(2.25)
+    assert replayed([unit.scaled(0.1) for unit in UNITS])(FORWARD, 20) == pytest.approx(0.2)
+    assert replayed([unit.scaled(3) for unit in UNITS])(UPDATE, 0) == pytest.approx(2.25)
     assert replayed(UNITS)(Stage.AGGREGATE, 0) == 0  # not a device's
 
 

@@ -20,7 +20,7 @@ from pipar_rpc.models.custom import build_custom
 from pipar_rpc.models.dropout import DropoutStreams, seed_dropout
 from pipar_rpc.models.norm import Norm
 from pipar_rpc.models.spec import CUSTOM, ModelSpec
-from pipar_rpc.models.summary import UnitSummary, smallest_batch, summarise, table
+from pipar_rpc.models.summary import UnitSummary, held_bytes, smallest_batch, summarise, table
 
 __all__ = [
     "ALIASES",
@@ -32,6 +32,7 @@ __all__ = [
     "UnitSummary",
     "build_meta",
     "build_model",
+    "held_bytes",
     "published",
     "read_weights",
     "seed_dropout",

@@ -71,6 +71,31 @@ def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:
     return 1
 
 
+def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
+    """Bytes that each unit keeps for the backward pass of one sample; nothing is computed.
+
+    Args:
+        network: on the meta device.
+        spec: of the network.
+    """
+    count, found = 4, list[int]()
+    network, x = network.train(), _images(spec, count)
+    for unit in network:
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, torch.UntypedStorage] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = unit(x.clone() if found else x)
+        own = {parameter.untyped_storage()._cdata for parameter in unit.parameters()}
+        found.append(sum(storage.nbytes() for key, storage in kept.items() if key not in own) // count)
+        x = y.detach().requires_grad_()
+    return found
+
+
 def table(units: list[UnitSummary]) -> str:
     """The units as text, with a line of sums."""
     rows = [("unit", "name", "output", "parameters", "bytes/sample", "MFLOPs/sample")]

@@ -1,0 +1,66 @@
+"""What a device finds out about itself before the training, so that P and N can be chosen."""
+
+import math
+import threading
+
+import torch
+from torch import Tensor
+
+from pipar_rpc.data import open_source, partition
+from pipar_rpc.errors import PeerError
+from pipar_rpc.memory import rss_mb
+from pipar_rpc.node import Node
+from pipar_rpc.pace import UnitTimes
+from pipar_rpc.placement import DeviceJob
+from pipar_rpc.speed import MachineSpeed, calibrate
+from pipar_rpc.unit_timer import time_units
+
+
+class Scout:
+    """Answers the server's questions; trains nothing but networks of its own.
+
+    Args:
+        node: the device's machine.
+        job: what the device is to do, with split point Q.
+    """
+
+    def __init__(self, node: Node, job: DeviceJob) -> None:
+        self._node, self._job = node, job
+        self._stopped = threading.Event()
+
+    def num_samples(self) -> int:
+        """Samples that the device will train on; raises UserError if its data is missing."""
+        job = self._job
+        labels = open_source(job.data, self._node.data_root, self._node.download).labels("train")
+        return len(partition(labels, job.data, job.num_devices)[job.rank - 1])
+
+    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        """This machine's name and speed, for a device whose speed is derived from it."""
+        return calibrate(self._job.speed, known, self._node.device)
+
+    def unit_times(self, batch_size: int, runs: int) -> list[UnitTimes]:
+        """Wall times of all Q units on this machine."""
+        return time_units(self._job.model, [batch_size], runs, self._node.device, on_run=self._check)
+
+    def free_bytes(self) -> float:
+        """Memory that is left for training; infinite without `node.memory_limit`."""
+        limit = self._node.memory_limit_mb
+        return math.inf if limit is None else (limit - rss_mb()) * 1e6
+
+    def give(self, num_bytes: int) -> Tensor:
+        """A message of that size, to time the uplink."""
+        return torch.zeros(num_bytes, dtype=torch.uint8)
+
+    def take(self, message: Tensor) -> None:
+        """Receives a message, to time the downlink."""
+
+    def stop(self) -> None:
+        """Ends a running `unit_times` after its next run."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise PeerError("stopped by the server")

@@ -1,0 +1,93 @@
+"""P and N of each device, chosen before the training from what was measured of devices, links and server."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipar_rpc.display import table
+from pipar_rpc.errors import UserError
+from pipar_rpc.node import Node
+from pipar_rpc.plan import Plan
+from pipar_rpc.prediction import Candidate
+from pipar_rpc.selector import choose
+from pipar_rpc.survey import sizes_to_time, survey_devices, survey_server, unit_sizes
+
+log = logging.getLogger(__name__)
+
+SHOWN = 10
+STAGES = {
+    "f^c": "device_forward",
+    "u": "uplink",
+    "f^s": "server_forward",
+    "b^s": "server_backward",
+    "d": "downlink",
+    "b^c": "device_backward",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen.
+
+    Attributes:
+        plan: the job with the chosen P and N.
+        rankings: of each device, the fastest candidates, the chosen one first. Real seconds.
+    """
+
+    plan: Plan
+    rankings: Sequence[Sequence[Candidate]]
+
+    @property
+    def predicted_s(self) -> float:
+        """Real seconds of an iteration, as `EpochMetrics.iteration_time_s`: mean over the devices."""
+        chosen = [ranking[0].iteration_s for ranking in self.rankings]
+        return sum(chosen) / len(chosen)
+
+    def text(self) -> str:
+        """The best candidates of each device as a table; devices with the same ones share it."""
+        groups: dict[str, list[str]] = {}
+        scale = self.plan.config.testbed.time_scale
+        for device, ranking in zip(self.plan.devices, self.rankings, strict=True):
+            lines = _ranking(ranking, len(self.plan.network.units), scale)
+            groups.setdefault("\n".join(lines), []).append(device.name)
+        legend = (
+            "predicted; seconds: iteration and models are for each iteration, stages for each micro-batch: "
+            "device forward, uplink, server forward, server backward, downlink, device backward"
+        )
+        return "\n\n".join(f"{', '.join(names)}:\n{lines}" for lines, names in groups.items()) + f"\n{legend}"
+
+
+def select(plan: Plan, node: Node) -> Selection:
+    """Measures devices, links and server, and chooses.
+
+    Raises:
+        UserError: no split point fits into a device's memory, or its data is missing.
+        PeerError: a device failed or did not answer in time.
+    """
+    config = plan.config.selector
+    runs, num_units = config.profile_iterations, len(plan.network.units)
+    whole = plan.recut([(num_units, 1)] * len(plan.devices))
+    devices = survey_devices(whole.devices, runs, plan.config.aggregation.every)
+    largest = max(device.batch_size for device in plan.devices)
+    spec, sizes = plan.devices[0].model, sizes_to_time(largest, plan.network.smallest)
+    server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
+    try:
+        rankings = choose(devices, server, unit_sizes(spec), config.method, config.split_points, SHOWN)
+    except ValueError as error:
+        raise UserError(f"selector: {error}; node.memory_limit={node.memory_limit_mb}") from error
+    chosen = [(ranking[0].split_point, ranking[0].num_micro_batches) for ranking in rankings]
+    selection = Selection(plan.recut(chosen), rankings)
+    log.info("selector: the server computes %.2f halves at a time", server.halves_at_once)
+    log.info("selector: the best P and N of\n%s", selection.text())
+    return selection
+
+
+def _ranking(ranking: Sequence[Candidate], num_units: int, time_scale: float) -> list[str]:
+    rows = []
+    for candidate in ranking:
+        seconds = [candidate.iteration_s, candidate.moving_s]
+        seconds += [float(getattr(candidate.stages, name)) for name in STAGES.values()]
+        alone = "(alone)" if candidate.split_point == num_units else ""
+        cells = [f"{value * time_scale:.4f}" for value in seconds]
+        rows.append([f"{alone} {candidate.split_point}", str(candidate.num_micro_batches), *cells])
+    return table(["P", "N", "iteration", "models", *STAGES], rows)

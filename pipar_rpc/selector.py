@@ -1,0 +1,108 @@
+"""Chooses split point P and number of micro-batches N of each device: those with the shortest predicted time.
+
+Every P in 1..Q and every N is tried. P = Q is federated learning, where nothing crosses but models: strong
+devices on slow links are told to train alone. `Method.paper` is the published formula instead (PiPar, section
+III-C), which takes a stage's time to be in proportion to its samples and tries one N for each P.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipar_rpc.prediction import Candidate, DeviceFacts, Predictor, ServerFacts, UnitSizes
+from pipar_rpc.strategies import Method
+
+
+def rank(
+    predictor: Predictor, device: DeviceFacts, method: Method, split_points: Sequence[int], count: int
+) -> list[Candidate]:
+    """The `count` fastest candidates, the best one first.
+
+    Args:
+        predictor: of the device.
+        device: what is known of it.
+        method: how N is found.
+        split_points: P from which to choose.
+        count: how many.
+
+    Raises:
+        ValueError: no split point fits into the device's memory.
+    """
+    allowed = [point for point in split_points if predictor.fits[point - 1]]
+    if not allowed:
+        raise ValueError("no split point fits into the device's memory")
+    if method is Method.paper:
+        counts = predictor.published_counts()
+        pairs = [(point, counts[point - 1]) for point in allowed if point <= len(counts)]
+        found = [predictor.candidate(*pair) for pair in pairs]
+        return sorted(found, key=lambda candidate: candidate.total_s)[:count]
+    largest = max(1, device.batch_size // device.smallest)
+    rows = np.array(allowed) - 1
+    totals = np.stack(
+        [predictor.seconds(n)[rows] + predictor.moving_s[rows] for n in range(1, largest + 1)], axis=1
+    )
+    totals[rows == len(predictor.moving_s) - 1, 1:] = math.inf  # alone, a device gains nothing by N > 1
+    best = np.argsort(totals, axis=None, kind="stable")[:count]
+    places = [(allowed[place // largest], place % largest + 1) for place in best.tolist()]
+    return [
+        predictor.candidate(*place)
+        for place, total in zip(places, totals.ravel()[best], strict=True)
+        if math.isfinite(total)
+    ]
+
+
+def choose(
+    devices: Sequence[DeviceFacts],
+    server: ServerFacts,
+    sizes: Sequence[UnitSizes],
+    method: Method = Method.exhaustive,
+    split_points: Sequence[int] | None = None,
+    count: int = 10,
+) -> list[list[Candidate]]:
+    """For each device the `count` fastest candidates, the best one first.
+
+    How fast the server is depends on how many devices use it, and the fewer they are, the more want to. Found
+    is the smallest number that is not exceeded by those who then do not train alone.
+
+    Args:
+        devices: what is known of each.
+        server: what is known of the server.
+        sizes: of each unit.
+        method: how N is found.
+        split_points: P from which to choose; all by default.
+        count: how many candidates to return.
+
+    Raises:
+        ValueError: no split point fits into a device's memory; the message names the device.
+    """
+    points = list(split_points or range(1, len(sizes) + 1))
+
+    def ranked(halves: int) -> list[list[Candidate]]:
+        found: list[list[Candidate]] = []
+        for number, device in enumerate(devices, start=1):
+            same = next((n for n, other in enumerate(devices[: number - 1]) if other == device), None)
+            if same is not None:
+                found.append(found[same])
+                continue
+            predictor = Predictor(device, server, sizes, halves)
+            try:
+                found.append(rank(predictor, device, method, points, count))
+            except ValueError as error:
+                raise ValueError(f"device {number}: {error}") from error
+        return found
+
+    def using(found: list[list[Candidate]]) -> int:
+        return sum(own[0].split_point < len(sizes) for own in found)
+
+    most = len(devices)
+    found = ranked(most)
+    least = using(found)
+    while least < most:
+        halves = (least + most) // 2
+        tried = ranked(halves)
+        if using(tried) <= halves:
+            most, found = halves, tried
+        else:
+            least = halves + 1
+    return found

@@ -1,0 +1,219 @@
+"""What the server finds out before the training: how fast devices, links and itself are.
+
+Everything is measured on networks of their own: weights, optimisers, batch statistics and random numbers of
+the job stay as they are.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipar_rpc.actor import Remote, place
+from pipar_rpc.link import LinkSpec
+from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
+from pipar_rpc.pace import UnitTimes
+from pipar_rpc.placement import DeviceJob
+from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes
+from pipar_rpc.scout import Scout
+from pipar_rpc.speed import MachineSpeed
+from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, time_units, timers
+from pipar_rpc.worker import open_pool
+
+PROBE_BYTES = (1 << 16, 1 << 20, 1 << 24)  # of timed transfers; the next one if the last one was short
+LONG_ENOUGH_S = 0.2
+PINGS = 5
+CLOSE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A device that is asked."""
+
+    job: DeviceJob
+    remote: Remote
+
+    def call(self, to_do: str, method: str, *args: Any) -> Any:
+        """Asks and waits for the answer."""
+        return self.wait(self.remote.call(method, *args), to_do)
+
+    def wait(self, answer: Future[Any], to_do: str) -> Any:
+        return self.remote.wait(answer, self.job.timeout_s, to_do)
+
+
+def survey_devices(jobs: Sequence[DeviceJob], runs: int, every: int) -> list[DeviceFacts]:
+    """Asks all devices; they hold nothing yet.
+
+    Args:
+        jobs: of each device, with split point Q.
+        runs: of the whole network for each batch size, where the device's speed is not emulated.
+        every: iterations between two aggregations; -1: one epoch, 0: never.
+
+    Raises:
+        UserError: a device lacks its data.
+        PeerError: a device failed or did not answer in time.
+    """
+    with _scouts(jobs) as devices:
+        samples = _ask_all(devices, "count its samples", "num_samples")
+        free = _ask_all(devices, "tell its memory", "free_bytes")
+        times = _unit_times(devices, runs)
+        links = [_links(device) for device in devices]
+    return [
+        DeviceFacts(
+            units=times[index],
+            uplink_mbps=links[index][0][0],
+            downlink_mbps=links[index][1][0],
+            uplink_latency_s=links[index][0][1],
+            downlink_latency_s=links[index][1][1],
+            batch_size=job.batch_size,
+            smallest=job.smallest,
+            iterations=_iterations(samples[index], job.batch_size, every),
+            memory_bytes=free[index],
+        )
+        for index, job in enumerate(jobs)
+    ]
+
+
+@contextmanager
+def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
+    devices = [_Asked(job, place(job.name, Scout, job)) for job in jobs]
+    try:
+        yield devices
+    finally:
+        for closed in [device.remote.close(CLOSE_TIMEOUT_S) for device in devices]:
+            closed.exception()
+
+
+def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> list[Any]:
+    """Asks all at the same time."""
+    answers = [device.remote.call(method, *args) for device in devices]
+    return [device.wait(answer, to_do) for device, answer in zip(devices, answers, strict=True)]
+
+
+def _iterations(num_samples: int, batch_size: int, every: int) -> float:
+    epoch = math.ceil(num_samples / batch_size)
+    return {-1: epoch, 0: math.inf}.get(every, min(every, epoch))
+
+
+def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
+    """Sizes of micro-batches that are timed: a few up to the whole mini-batch."""
+    return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
+
+
+def _unit_times(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
+    """Emulated devices: what they will take. Others are measured, all at the same time."""
+    known: dict[str, MachineSpeed] = {}
+    found: dict[int, list[UnitTimes]] = {}
+    for index, device in enumerate(devices):
+        machine = None
+        if device.job.speed.calibrated:  # in turn, so that they do not disturb each other
+            host, machine = device.call("measure its machine's speed", "calibrate", known)
+            known[host] = machine
+        units = device.job.speed.unit_times(machine)
+        if units is not None:
+            found[index] = units
+    native = [index for index in range(len(devices)) if index not in found]
+    found |= zip(native, _measured([devices[index] for index in native], runs), strict=True)
+    return [found[index] for index in range(len(devices))]
+
+
+def _measured(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
+    """A call for each size, so that a slow device is heard of now and then."""
+    found: list[list[UnitTimes]] = [[] for _ in devices]
+    sizes = [sizes_to_time(device.job.batch_size, device.job.smallest) for device in devices]
+    for step in range(max(map(len, sizes), default=0)):
+        taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
+        answers = [devices[i].remote.call("unit_times", sizes[i][step], runs) for i in taking_part]
+        for index, answer in zip(taking_part, answers, strict=True):
+            units: list[UnitTimes] = devices[index].wait(answer, "time its network")
+            found[index] = [a.joined(b) for a, b in zip(found[index] or units, units, strict=True)]
+    return found
+
+
+def _links(device: _Asked) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Mbit/s and latency in seconds of uplink and downlink: as configured, or measured."""
+    job = device.job
+    configured = [_configured(link) for link in (job.uplink, job.downlink)]
+    if all(link.rate.limited for link in (job.uplink, job.downlink)):
+        return configured[0], configured[1]
+    latency = min(_seconds(device, "give", 0) for _ in range(PINGS)) / 2
+    up = _rate(device, "give", latency), latency
+    down = _rate(device, "take", latency), latency
+    limited = (job.uplink.rate.limited, job.downlink.rate.limited)
+    return (configured[0] if limited[0] else up), (configured[1] if limited[1] else down)
+
+
+def _configured(link: LinkSpec) -> tuple[float, float]:
+    """At time 0; the jitter by its mean."""
+    return link.rate.mbps[0], link.latency_s + link.jitter_s / 2
+
+
+def _rate(device: _Asked, method: str, latency: float) -> float:
+    """Mbit/s of a timed transfer that lasts long enough to be timed."""
+    mbps = math.inf
+    for num_bytes in PROBE_BYTES:
+        seconds = _seconds(device, method, num_bytes) - 2 * latency
+        mbps = num_bytes * 8e-6 / max(seconds, 1e-6)
+        if seconds >= LONG_ENOUGH_S:
+            break
+    return mbps
+
+
+def _seconds(device: _Asked, method: str, num_bytes: int) -> float:
+    message: Any = num_bytes if method == "give" else torch.zeros(num_bytes, dtype=torch.uint8)
+    began = time.monotonic()
+    device.call("answer a timed transfer", method, message)
+    return time.monotonic() - began
+
+
+def survey_server(
+    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
+) -> ServerFacts:
+    """Times the server by itself, and under the load of `halves` networks at the same time.
+
+    Args:
+        spec: of the network.
+        sizes: of micro-batches.
+        runs: of the whole network for each size.
+        device: where server halves compute.
+        halves: how many there will be.
+    """
+    alone = time_units(spec, sizes, runs, device)
+    at_once = min(halves, 2 * (os.cpu_count() or 1))
+    size = sizes[len(sizes) // 2]
+    crowded = _crowded_seconds(spec, size, runs, device, at_once)
+    by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
+    return ServerFacts(alone, min(float(at_once), max(1.0, at_once * by_itself / crowded)))
+
+
+def _crowded_seconds(spec: ModelSpec, size: int, runs: int, device: torch.device, at_once: int) -> float:
+    """Forward and backward pass of the whole network, while `at_once` of them compute; a mean."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
+        images = random_images(spec, size, device)
+
+        def work(number: int) -> None:
+            for _ in range(1 + 2 * runs):
+                run_once(networks[number], images)
+
+        with open_pool("survey", at_once) as pool:
+            for done in [pool.submit(work, number) for number in range(at_once)]:
+                done.result()
+    times = [unit.times() for network in networks for unit in network]
+    return sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once
+
+
+def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:
+    """What each unit needs on the network and in memory; nothing is computed."""
+    network = build_meta(spec)
+    units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
+    return [
+        UnitSizes(unit.activation_bytes, sum(t.nbytes for t in layers.state_dict().values()), held)
+        for unit, held, layers in units
+    ]

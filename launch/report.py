@@ -97,7 +97,7 @@ def total_mbps(run: Run, iterations: int) -> float:
 def runs_section(runs: Sequence[Run], iterations: int) -> Section:
     headings = [*CASE, "strategy", "iterations run", "iteration s", "epoch s"]
     headings += ["server idle s", "device idle s", "up Mbit/s", "down Mbit/s", "overlap", "efficiency"]
-    section = Section("All runs", headings=headings)
+    section = Section("All runs", headings=headings, folded=True)
     for run in runs:
         figures = [run.median("iteration_time_s"), run.epoch_s(iterations)]
         figures += [run.idle_s(who, iterations) for who in ("server", "device")]

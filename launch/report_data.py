@@ -99,7 +99,7 @@ class Run:
 
 
 def load(folders: Sequence[Path]) -> list[Run]:
-    """All runs below the folders.
+    """All runs below the folders, in the order of a report.
 
     Raises:
         UserError: there is none.
@@ -112,13 +112,13 @@ def load(folders: Sequence[Path]) -> list[Run]:
             runs.append(Run(path.parent, rows))
     if not runs:
         raise UserError(f"no results.csv with rows below {', '.join(map(str, folders))}")
-    return runs
+    return sorted(runs, key=lambda run: (run.case.place, ORDER.index(run.strategy), run.label))
 
 
 def best(runs: Sequence[Run], iterations: int) -> dict[Case, dict[str, Run]]:
-    """For each case the fastest run of each strategy."""
+    """For each case the fastest run of each strategy; `runs` as loaded."""
     cases: dict[Case, dict[str, Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.case.place, ORDER.index(run.strategy))):
+    for run in runs:
         own = cases.setdefault(run.case, {})
         known = own.get(run.strategy)
         if known is None or run.epoch_s(iterations) < known.epoch_s(iterations):

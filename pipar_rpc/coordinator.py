@@ -8,11 +8,11 @@ from itertools import zip_longest
 from typing import Any
 
 from pipar_rpc.aggregator import average, distribute, hand_over, join
-from pipar_rpc.device import RoundReport
 from pipar_rpc.errors import PeerError
 from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.metrics import DeviceUsage, EpochMetrics, epoch_metrics
 from pipar_rpc.peer import Peer
+from pipar_rpc.round_report import RoundReport
 from pipar_rpc.timeline import COMPUTE, Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
 
 POLL_S = 0.2  # how often displays are refreshed and deadlines checked while waiting
@@ -73,6 +73,8 @@ class Coordinator:
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
         on_wait: called every now and then while devices work, for displays.
         keep_networks: whether to keep each device's own network, at the cost of their memory.
+        on_aggregated: called after each aggregation with (network, epoch, whether the epoch ends); returns
+            bytes that each device sent for it.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Coordinator:
         in_turn: bool,
         on_wait: Callable[[], None],
         keep_networks: bool = False,
+        on_aggregated: Callable[[State, int, bool], Sequence[int]] | None = None,
     ) -> None:
         self._peers, self._every, self._in_turn, self._on_wait = peers, every, in_turn, on_wait
+        self._on_aggregated = on_aggregated
         self._handed_on: State | None = None
         self._training_s = 0.0
         self._keep_networks, self._device_networks = keep_networks, list[State]()
@@ -99,6 +103,10 @@ class Coordinator:
         play = self._relay if self._in_turn else self._round
         for start in range(0, length, step):
             network = play(epoch, start, start + step, usage)
+            if network is not None and self._on_aggregated is not None:
+                sent = self._on_aggregated(network, epoch, start + step >= length)
+                for sums, num_sent in zip(usage, sent, strict=True):
+                    sums.model_bytes += num_sent
         seconds = time.monotonic() - began
         return self._result(began, seconds, usage, network)
 

@@ -12,7 +12,7 @@ from pipar_rpc.device_plan import check_samples
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.node import Node
 from pipar_rpc.peer import Peer
-from pipar_rpc.placement import DeviceJob, build_device, build_server_half
+from pipar_rpc.placement import DeviceJob, build_device, build_server_half, links_timed
 from pipar_rpc.port import Port
 from pipar_rpc.rotation import Rotation
 from pipar_rpc.seeds import generator
@@ -90,9 +90,7 @@ def _place(
 ) -> Peer:
     state = copy.deepcopy(network[: device.split_point].state_dict())
     remote = place(device.name, build_device, device, state, port.reference())
-    emulated = device.uplink.rate.limited and device.downlink.rate.limited
-    links_timed = emulated or device.split_point == len(network)
-    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed)
+    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed(device))
 
 
 def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:

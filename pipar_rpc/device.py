@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,41 +20,13 @@ from pipar_rpc.link import Link
 from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.momentum import make_sgd, momentum_of
 from pipar_rpc.port import Result
+from pipar_rpc.probe import Probed
+from pipar_rpc.round_report import RoundReport
 from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
-from pipar_rpc.timeline import NO_ITERATION, Busy, Span, Stage, Timeline, pack, sum_by_stage
+from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline, pack, sum_by_stage
 from pipar_rpc.worker import open_pool
-
-
-@dataclass
-class RoundReport:
-    """What a device tells the server about a round.
-
-    Attributes:
-        iterations: number of iterations.
-        samples: samples processed.
-        losses: mean loss of each iteration.
-        loss: sum of the loss over the samples.
-        correct: samples classified correctly while training.
-        seconds: wall time of the round on the device.
-        stages: busy time of the device's compute stages and of its uplink.
-        uplink_bytes: activations and labels sent.
-        emulated_s: seconds of computing on the emulated device; 0 if its speed is not emulated.
-        late_s: seconds by which real computing took longer than that.
-        peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
-    """
-
-    iterations: int = 0
-    samples: int = 0
-    losses: list[float] = field(default_factory=list)
-    loss: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    stages: dict[Stage, Busy] = field(default_factory=dict)
-    uplink_bytes: int = 0
-    emulated_s: float = 0.0
-    late_s: float = 0.0
-    peak_rss_mb: float = 0.0
 
 
 class _InFlight(NamedTuple):
@@ -66,57 +38,91 @@ class _InFlight(NamedTuple):
     result: Future[Result]
 
 
-class Device:
+@dataclass
+class Cut:
+    """Where the network and the mini-batches are cut, and what follows from it on the device.
+
+    Attributes:
+        layers: 1..P, on the CPU.
+        exchange: the way to the server half.
+        num_micro_batches: N.
+        dropout: generators of the layers' dropout.
+        speed: of the emulated device; if it is calibrated, `Device.calibrate` must be called before training.
+        timeout_s: longest wait for a gradient.
+    """
+
+    layers: nn.Sequential
+    exchange: Exchange
+    num_micro_batches: int
+    dropout: DropoutStreams
+    speed: SpeedSpec
+    timeout_s: float
+
+
+class Device(Probed):
     """Layers 1..P and the device's own data.
 
     Args:
         name: for errors.
-        layers: the device half, on the CPU.
+        cut: the device half.
         optimizer: arguments of `torch.optim.SGD`.
         batches: the device's mini-batches.
-        exchange: the way to the server half.
         report: called with (iteration, mean loss) after each iteration.
         uplink: what sending the model costs; the exchange has its own use of the same link.
-        num_micro_batches: N.
         smallest: samples that a micro-batch has at least.
-        dropout: generators of the layers' dropout.
         device: where to compute.
-        speed: of the emulated device; if it is calibrated, `calibrate` must be called before training.
         timeline: receives the spans of the computation.
-        timeout_s: longest wait for a gradient.
+        make_cut: a cut from what `recut` is told to do, and the states of its layers.
     """
 
     def __init__(
         self,
         name: str,
-        layers: nn.Sequential,
+        cut: Cut,
         optimizer: dict[str, Any],
         batches: Batches,
-        exchange: Exchange,
         report: Callable[[int, float], None],
         uplink: Link,
-        num_micro_batches: int,
         smallest: int,
-        dropout: DropoutStreams,
         device: torch.device,
-        speed: SpeedSpec,
         timeline: Timeline,
-        timeout_s: float,
+        make_cut: Callable[[Any, State], Cut] | None = None,
     ) -> None:
-        self._name = name
-        self._layers = layers.to(device).train()
-        self._optimizer = torch.optim.SGD(self._layers.parameters(), **optimizer)
-        self._batches, self._exchange, self._report = batches, exchange, report
-        self._uplink, self._dropout = uplink, dropout
-        self._num_micro_batches, self._smallest = num_micro_batches, smallest
-        self._device, self._timeline, self._timeout_s = device, timeline, timeout_s
-        self._speed = speed
-        self._pace = speed.pace()
+        self._name, self._options = name, optimizer
+        self._batches, self._report, self._uplink = batches, report, uplink
+        self._smallest, self._device, self._timeline = smallest, device, timeline
+        self._make_cut = make_cut
+        self._machine: MachineSpeed | None = None
         self._recording, self._recorded = False, list[Span]()
         self._stopped = threading.Event()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
-        self._stack.callback(exchange.close)
+        self._take(cut, {})
+
+    def _take(self, cut: Cut, momentum: State) -> None:
+        self._cut, self._layers = cut, cut.layers.to(self._device).train()
+        self._optimizer = make_sgd(self._layers, self._options, momentum)
+        self._pace = cut.speed.pace(self._machine)
+
+    def recut(self, job: Any, state: State, momentum: State) -> State:
+        """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
+
+        Args:
+            job: what the device is to do now; for `make_cut`.
+            state: parameters and buffers of the layers that are new here.
+            momentum: of these layers' parameters.
+
+        Returns:
+            Momentum of the layers that are no longer here; the emulated uplink has carried it.
+        """
+        assert self._make_cut is not None
+        momentum = momentum_of(self._layers, self._optimizer) | momentum
+        self._cut.exchange.close()
+        self._take(self._make_cut(job, self.state() | state), momentum)
+        here = {name for name, _ in self._layers.named_parameters()}
+        given_up = {name: buffer for name, buffer in momentum.items() if name not in here}
+        self._pay(given_up)
+        return given_up
 
     def class_counts(self) -> list[int]:
         """Samples of each class that this device trains on."""
@@ -131,8 +137,9 @@ class Device:
         Returns:
             This machine's name and speed.
         """
-        host, machine = calibrate(self._speed, known, self._device)
-        self._pace = self._speed.pace(machine)
+        host, machine = calibrate(self._cut.speed, known, self._device)
+        self._machine = machine
+        self._pace = self._cut.speed.pace(machine)
         return host, machine
 
     def clock(self) -> float:
@@ -190,7 +197,7 @@ class Device:
         return report
 
     def _split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
-        return split_batch(images, labels, self._num_micro_batches, epoch, iteration, self._smallest)
+        return split_batch(images, labels, self._cut.num_micro_batches, epoch, iteration, self._smallest)
 
     def _forward(self, micro_batches: list[MicroBatch]) -> list[_InFlight]:
         """All N forward passes in a row; each activation leaves as soon as it is there."""
@@ -199,10 +206,10 @@ class Device:
             if self._stopped.is_set():
                 raise PeerError("stopped by the server")
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
-                self._dropout.begin(part)
+                self._cut.dropout.begin(part)
                 activation = self._layers(images.to(self._device))
                 outgoing = activation.detach().cpu()
-            result = self._exchange.submit(part, outgoing, labels)
+            result = self._cut.exchange.submit(part, outgoing, labels)
             in_flight.append(_InFlight(part, len(labels), activation, result))
         return in_flight
 
@@ -231,9 +238,10 @@ class Device:
     def _await(self, pending: Future[Result], part: Part) -> Result:
         what = f"gradient of micro-batch {part.index}/{part.count}, iteration {part.iteration}"
         try:
-            return pending.result(self._timeout_s)
+            return pending.result(self._cut.timeout_s)
         except TimeoutError:
-            raise PeerError(f"{self._name} waited {self._timeout_s:.0f} s for the server: {what}") from None
+            waited = f"{self._name} waited {self._cut.timeout_s:.0f} s for the server: {what}"
+            raise PeerError(waited) from None
         except RuntimeError as error:
             raise PeerError(f"{self._name} waited for the server: {what}: {first_line(error)}") from error
 
@@ -244,10 +252,18 @@ class Device:
     def upload(self) -> State:
         """The device half for aggregation; returns when the emulated uplink has carried it."""
         state = self.state()
+        self._pay(state)
+        return state
+
+    def _pay(self, state: State) -> None:
+        """Waits until the emulated uplink has carried `state`."""
         slot = self._uplink.reserve(num_bytes(state))
         self._timeline.add(Span(Stage.UPLOAD, NO_ITERATION, 0, slot.start, slot.end))
         self._uplink.wait(slot)
-        return state
+
+    def uplink_mbps(self) -> float | None:
+        """What the uplink carried lately; see `Link.recent_mbps`."""
+        return self._uplink.recent_mbps()
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers; the optimiser's momentum stays."""
@@ -260,3 +276,4 @@ class Device:
     def close(self) -> None:
         """Releases the threads."""
         self._stack.close()
+        self._cut.exchange.close()

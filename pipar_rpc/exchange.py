@@ -17,6 +17,7 @@ in the order of arrival.
 """
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -85,13 +86,20 @@ class RpcExchange:
         timeline: receives the uplink's spans.
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
         timeout_s: longest wait for the answer to one micro-batch after it was sent.
+        numbers: of the micro-batches that the port receives, from 0.
     """
 
     def __init__(
-        self, port: Any, uplink: Link, timeline: Timeline, max_in_flight: int, timeout_s: float
+        self,
+        port: Any,
+        uplink: Link,
+        timeline: Timeline,
+        max_in_flight: int,
+        timeout_s: float,
+        numbers: Iterator[int],
     ) -> None:
         self._port, self._uplink, self._timeline, self._timeout_s = port, uplink, timeline, timeout_s
-        self._number = 0
+        self._numbers = numbers
         self._previous_sent = threading.Event()
         self._previous_sent.set()
         self._stack = ExitStack()
@@ -99,7 +107,7 @@ class RpcExchange:
 
     def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
         """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
-        number, self._number = self._number, self._number + 1
+        number = next(self._numbers)
         labels = labels.clone()  # a view may drag its whole storage over the wire
         slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))

@@ -1,6 +1,7 @@
 """One job, from its plan to its results: places the halves, trains, evaluates, writes."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipar_rpc.adaptation import Adapter
 from pipar_rpc.coordinator import Coordinator, EpochResult
 from pipar_rpc.data import load_held_out, open_source
 from pipar_rpc.deployment import deployed
@@ -18,9 +20,10 @@ from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.node import Node
 from pipar_rpc.observer import observing
+from pipar_rpc.peer import Peer
 from pipar_rpc.plan import Plan
 from pipar_rpc.rows import epoch_line, make_row
-from pipar_rpc.selection import select
+from pipar_rpc.selection import Selection, select
 from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
 
 log = logging.getLogger(__name__)
@@ -48,18 +51,17 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     network = _network(plan)
     with ExitStack() as stack:
         sinks = _open_sinks(output_dir, stack)
-        for sink in sinks:
-            if selection:
-                sink.text("selector/candidates", selection.text())
         peers = stack.enter_context(deployed(plan.devices, node, network, strategy))
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
         evaluator = _evaluator(plan, node, network, progress)
-        counts = [peer.class_counts for peer in peers]
-        for sink in sinks:
-            sink.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+        _show_start(sinks, plan, peers, selection)
+        adapter = None
+        if selection:
+            adapter = Adapter(selection, peers, network, config.epochs, config.selector.min_gain)
         coordinator = Coordinator(
-            peers, config.aggregation.every, strategy.in_turn, progress.refresh, config.enable_device_val
+            *(peers, config.aggregation.every, strategy.in_turn, progress.refresh),
+            *(config.enable_device_val, adapter),
         )
         recorded, time_scale = config.timeline, config.testbed.time_scale
         observer = stack.enter_context(
@@ -67,6 +69,8 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         )
         rows: list[Row] = []
         for epoch in range(1, config.epochs + 1):
+            selection = adapter.selection if adapter else None  # it may change at the epoch's end
+            plan = selection.plan if selection else plan
             observer.begin(epoch)
             progress.start(epoch)
             result = coordinator.train_epoch(epoch)
@@ -83,6 +87,17 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         assert result.network is not None
         torch.save(published(result.network, plan.devices[0].model), output_dir / "model.pt")
     return rows
+
+
+def _show_start(
+    sinks: Sequence[Sink], plan: Plan, peers: Sequence[Peer], selection: Selection | None
+) -> None:
+    """What is known before the first epoch."""
+    counts = [peer.class_counts for peer in peers]
+    for sink in sinks:
+        sink.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+        if selection:
+            sink.text("selector/candidates", selection.text())
 
 
 def _network(plan: Plan) -> nn.Sequential:

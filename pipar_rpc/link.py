@@ -123,6 +123,7 @@ class Link:
         self._num_bytes = 0
         self._traffic: dict[int, float] = defaultdict(float)
         self._drained = 0  # intervals that drain_traffic has handed over
+        self._last_message = (0, 0.0)  # bytes, seconds
 
     @property
     def num_bytes(self) -> int:
@@ -146,6 +147,8 @@ class Link:
                     self._note(*piece)
             self._free_at = end
             self._num_bytes += num_bytes
+            if num_bytes:
+                self._last_message = num_bytes, end - start
             self._last_arrival = max(self._last_arrival, end + self._latency_s + self._jitter())
             return Slot(start, end, self._last_arrival)
 
@@ -158,6 +161,11 @@ class Link:
     def transfer(self, num_bytes: int) -> None:
         """Reserves a slot and sleeps until the message has arrived."""
         self.wait(self.reserve(num_bytes))
+
+    def recent_mbps(self) -> float | None:
+        """Mbit/s at which the last message was carried; None if there was none, or without a limit."""
+        num_bytes, seconds = self._last_message
+        return num_bytes * 8e-6 / seconds if seconds else None
 
     def drain_traffic(self) -> list[float]:
         """Bytes carried in each interval of `bin_s` that has ended since `start` and was not yet handed over.

@@ -1,12 +1,14 @@
 """Building a device's objects on the device's own rank, from plain data."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
-from pipar_rpc.device import Device
+from pipar_rpc.device import Cut, Device
 from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
 from pipar_rpc.fedavg import State
 from pipar_rpc.link import LinkSpec
@@ -66,6 +68,12 @@ class DeviceJob:
         return worker_name(self.rank)
 
 
+def links_timed(job: DeviceJob) -> bool:
+    """Whether the links' times are known: they are emulated, or unused."""
+    emulated = job.uplink.rate.limited and job.downlink.rate.limited
+    return emulated or job.split_point == job.num_units
+
+
 def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
     """Creates a device with its own data and its half of the network.
 
@@ -79,32 +87,36 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
         port: RRef of the device's port on the server.
     """
     reset_peak_rss()
-    network = build_model(job.model)
-    network.load_state_dict(state, strict=False)
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices)
     timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank))
-    layers = network[: job.split_point]
-    exchange: Exchange
-    if job.split_point == len(network):
-        exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
-    else:
-        exchange = RpcExchange(port, uplink, timeline, job.num_micro_batches, job.timeout_s)
+    numbers = itertools.count()  # of micro-batches, on through all cuts: the port puts them in order
+
+    def make_cut(job: DeviceJob, state: State) -> Cut:
+        with torch.random.fork_rng(devices=[]):
+            network = build_model(job.model)
+        network.load_state_dict(state, strict=False)
+        layers = network[: job.split_point]
+        exchange: Exchange
+        if job.split_point == len(network):
+            exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
+        else:
+            parts = job.num_micro_batches
+            exchange = RpcExchange(port, uplink, timeline, parts, job.timeout_s, numbers)
+        dropout = DropoutStreams(layers, job.seed, job.rank)
+        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed, job.timeout_s)
+
     return Device(
         name=job.name,
-        layers=layers,
+        cut=make_cut(job, state),
         optimizer=job.optimizer,
         batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
-        exchange=exchange,
         report=Reporter(port),
         uplink=uplink,
-        num_micro_batches=job.num_micro_batches,
         smallest=job.smallest,
-        dropout=DropoutStreams(layers, job.seed, job.rank),
         device=node.device,
-        speed=job.speed,
         timeline=timeline,
-        timeout_s=job.timeout_s,
+        make_cut=make_cut,
     )
 
 

@@ -175,10 +175,13 @@ class SelectorConfig:
     profile_iterations: int = 0
     method: Method = Method.exhaustive
     split_points: list[int] | None = None
+    min_gain: float = 0.1
 
     def __post_init__(self) -> None:
         runs = self.profile_iterations
         require(runs >= 0, "selector.profile_iterations", runs, ">= 0 (0: P and N are not chosen)")
+        gain = self.min_gain
+        require(0 <= gain <= 1, "selector.min_gain", gain, "0..1 (1: P and N are not changed)")
         points = self.split_points
         what = "split points from 1, or null for all"
         require(points is None or min(points, default=0) >= 1, "selector.split_points", points, what)

@@ -3,20 +3,18 @@
 import math
 import threading
 
-import torch
-from torch import Tensor
-
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.errors import PeerError
 from pipar_rpc.memory import rss_mb
 from pipar_rpc.node import Node
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
+from pipar_rpc.probe import Probed
 from pipar_rpc.speed import MachineSpeed, calibrate
 from pipar_rpc.unit_timer import time_units
 
 
-class Scout:
+class Scout(Probed):
     """Answers the server's questions; trains nothing but networks of its own.
 
     Args:
@@ -46,13 +44,6 @@ class Scout:
         """Memory that is left for training; infinite without `node.memory_limit`."""
         limit = self._node.memory_limit_mb
         return math.inf if limit is None else (limit - rss_mb()) * 1e6
-
-    def give(self, num_bytes: int) -> Tensor:
-        """A message of that size, to time the uplink."""
-        return torch.zeros(num_bytes, dtype=torch.uint8)
-
-    def take(self, message: Tensor) -> None:
-        """Receives a message, to time the downlink."""
 
     def stop(self) -> None:
         """Ends a running `unit_times` after its next run."""

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
-from pipar_rpc.prediction import Candidate
+from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes
 from pipar_rpc.selector import choose
 from pipar_rpc.survey import sizes_to_time, survey_devices, survey_server, unit_sizes
 
@@ -26,16 +26,37 @@ STAGES = {
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a choice rests on."""
+
+    devices: Sequence[DeviceFacts]
+    server: ServerFacts
+    sizes: Sequence[UnitSizes]
+
+
+@dataclass(frozen=True)
 class Selection:
     """What was chosen.
 
     Attributes:
         plan: the job with the chosen P and N.
         rankings: of each device, the fastest candidates, the chosen one first. Real seconds.
+        facts: what it rests on.
     """
 
     plan: Plan
     rankings: Sequence[Sequence[Candidate]]
+    facts: Facts
+
+    def again(self, devices: Sequence[DeviceFacts]) -> list[list[Candidate]]:
+        """The rankings if this is what is known of the devices."""
+        return _choose(self.plan, replace(self.facts, devices=devices))
+
+    def with_choice(
+        self, devices: Sequence[DeviceFacts], rankings: Sequence[Sequence[Candidate]]
+    ) -> "Selection":
+        """The selection in which the first of each ranking is chosen."""
+        return _selection(self.plan, replace(self.facts, devices=devices), rankings)
 
     @property
     def predicted_s(self) -> float:
@@ -71,15 +92,24 @@ def select(plan: Plan, node: Node) -> Selection:
     largest = max(device.batch_size for device in plan.devices)
     spec, sizes = plan.devices[0].model, sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
-    try:
-        rankings = choose(devices, server, unit_sizes(spec), config.method, config.split_points, SHOWN)
-    except ValueError as error:
-        raise UserError(f"selector: {error}; node.memory_limit={node.memory_limit_mb}") from error
-    chosen = [(ranking[0].split_point, ranking[0].num_micro_batches) for ranking in rankings]
-    selection = Selection(plan.recut(chosen), rankings)
+    facts = Facts(devices, server, unit_sizes(spec))
+    selection = _selection(plan, facts, _choose(plan, facts))
     log.info("selector: the server computes %.2f halves at a time", server.halves_at_once)
     log.info("selector: the best P and N of\n%s", selection.text())
     return selection
+
+
+def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:
+    config = plan.config.selector
+    try:
+        return choose(facts.devices, facts.server, facts.sizes, config.method, config.split_points, SHOWN)
+    except ValueError as error:
+        raise UserError(f"node.memory_limit: {error}") from error
+
+
+def _selection(plan: Plan, facts: Facts, rankings: Sequence[Sequence[Candidate]]) -> Selection:
+    chosen = [(ranking[0].split_point, ranking[0].num_micro_batches) for ranking in rankings]
+    return Selection(plan.recut(chosen), rankings, facts)
 
 
 def _ranking(ranking: Sequence[Candidate], num_units: int, time_scale: float) -> list[str]:

@@ -52,6 +52,20 @@ def rank(
     ]
 
 
+def predict(
+    devices: Sequence[DeviceFacts],
+    server: ServerFacts,
+    sizes: Sequence[UnitSizes],
+    cuts: Sequence[tuple[int, int]],
+) -> list[Candidate]:
+    """What given (P, N) are predicted to take, one pair for each device."""
+    halves = sum(split_point < len(sizes) for split_point, _ in cuts)
+    return [
+        Predictor(device, server, sizes, halves).candidate(*cut)
+        for device, cut in zip(devices, cuts, strict=True)
+    ]
+
+
 def choose(
     devices: Sequence[DeviceFacts],
     server: ServerFacts,

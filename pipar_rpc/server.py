@@ -12,6 +12,7 @@ from pipar_rpc.compute import finish
 from pipar_rpc.fedavg import State
 from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.momentum import make_sgd, momentum_of
 from pipar_rpc.port import Result
 from pipar_rpc.timeline import Stage, Timeline
 
@@ -38,10 +39,24 @@ class ServerHalf:
         device: torch.device,
         timeline: Timeline,
     ) -> None:
-        self._layers = layers.to(device).train()
-        parameters = list(self._layers.parameters())
-        self._optimizer = torch.optim.SGD(parameters, **optimizer) if parameters else None
-        self._dropout, self._device, self._timeline = dropout, device, timeline
+        self._options, self._device, self._timeline = optimizer, device, timeline
+        self.recut(layers, dropout, {})
+
+    def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
+        """Holds these layers from now on; to be called between rounds.
+
+        Args:
+            layers: P+1..Q, on the CPU; empty for split point Q.
+            dropout: generators of their dropout.
+            momentum: of their parameters.
+        """
+        self._layers, self._dropout = layers.to(self._device).train(), dropout
+        trained = any(True for _ in layers.parameters())
+        self._optimizer = make_sgd(self._layers, self._options, momentum) if trained else None
+
+    def momentum(self) -> State:
+        """Of the parameters that are here, by name; a copy on the CPU."""
+        return momentum_of(self._layers, self._optimizer)
 
     def for_device(self, dropout: DropoutStreams, timeline: Timeline) -> "ServerHalf":
         """The same layers and optimiser for another device; calls for several devices must not overlap.

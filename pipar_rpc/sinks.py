@@ -53,6 +53,8 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "epoch_time_s": "time/epoch_s",
     "iteration_time_s": "time/iteration_s",
     "bound_s": "time/iteration_bound_s",
+    "split_point": "pipeline/split_point",
+    "num_micro_batches": "pipeline/num_micro_batches",
     "predicted_iteration_s": "time/iteration_predicted_s",
     "efficiency": "time/efficiency",
     "overlap": "time/overlap",

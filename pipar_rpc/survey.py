@@ -16,19 +16,16 @@ from typing import Any
 import torch
 
 from pipar_rpc.actor import Remote, place
-from pipar_rpc.link import LinkSpec
 from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes
+from pipar_rpc.probe import LinkRates, measure_rates
 from pipar_rpc.scout import Scout
 from pipar_rpc.speed import MachineSpeed
 from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, time_units, timers
 from pipar_rpc.worker import open_pool
 
-PROBE_BYTES = (1 << 16, 1 << 20, 1 << 24)  # of timed transfers; the next one if the last one was short
-LONG_ENOUGH_S = 0.2
-PINGS = 5
 CLOSE_TIMEOUT_S = 30.0
 
 
@@ -67,10 +64,7 @@ def survey_devices(jobs: Sequence[DeviceJob], runs: int, every: int) -> list[Dev
     return [
         DeviceFacts(
             units=times[index],
-            uplink_mbps=links[index][0][0],
-            downlink_mbps=links[index][1][0],
-            uplink_latency_s=links[index][0][1],
-            downlink_latency_s=links[index][1][1],
+            **links[index]._asdict(),
             batch_size=job.batch_size,
             smallest=job.smallest,
             iterations=_iterations(samples[index], job.batch_size, every),
@@ -136,40 +130,21 @@ def _measured(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
     return found
 
 
-def _links(device: _Asked) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Mbit/s and latency in seconds of uplink and downlink: as configured, or measured."""
-    job = device.job
-    configured = [_configured(link) for link in (job.uplink, job.downlink)]
-    if all(link.rate.limited for link in (job.uplink, job.downlink)):
-        return configured[0], configured[1]
-    latency = min(_seconds(device, "give", 0) for _ in range(PINGS)) / 2
-    up = _rate(device, "give", latency), latency
-    down = _rate(device, "take", latency), latency
-    limited = (job.uplink.rate.limited, job.downlink.rate.limited)
-    return (configured[0] if limited[0] else up), (configured[1] if limited[1] else down)
-
-
-def _configured(link: LinkSpec) -> tuple[float, float]:
-    """At time 0; the jitter by its mean."""
-    return link.rate.mbps[0], link.latency_s + link.jitter_s / 2
-
-
-def _rate(device: _Asked, method: str, latency: float) -> float:
-    """Mbit/s of a timed transfer that lasts long enough to be timed."""
-    mbps = math.inf
-    for num_bytes in PROBE_BYTES:
-        seconds = _seconds(device, method, num_bytes) - 2 * latency
-        mbps = num_bytes * 8e-6 / max(seconds, 1e-6)
-        if seconds >= LONG_ENOUGH_S:
-            break
-    return mbps
-
-
-def _seconds(device: _Asked, method: str, num_bytes: int) -> float:
-    message: Any = num_bytes if method == "give" else torch.zeros(num_bytes, dtype=torch.uint8)
-    began = time.monotonic()
-    device.call("answer a timed transfer", method, message)
-    return time.monotonic() - began
+def _links(device: _Asked) -> LinkRates:
+    """As configured, at time 0 and the jitter by its mean; measured where a link is not emulated."""
+    up, down = device.job.uplink, device.job.downlink
+    configured = LinkRates(
+        *(up.rate.mbps[0], down.rate.mbps[0]),
+        *(up.latency_s + up.jitter_s / 2, down.latency_s + down.jitter_s / 2),
+    )
+    if up.rate.limited and down.rate.limited:
+        return configured
+    found = measure_rates(lambda *call: device.call("answer a timed transfer", *call))
+    if up.rate.limited:
+        found = found._replace(uplink_mbps=configured[0], uplink_latency_s=configured[2])
+    if down.rate.limited:
+        found = found._replace(downlink_mbps=configured[1], downlink_latency_s=configured[3])
+    return found
 
 
 def survey_server(

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from pipar_rpc.data import Batches, Images, Transform
-from pipar_rpc.device import Device
+from pipar_rpc.device import Cut, Device
 from pipar_rpc.exchange import LocalExchange
 from pipar_rpc.link import Link
 from pipar_rpc.microbatch import split_batch
@@ -35,19 +35,21 @@ def train_split(network, batches, split_point, num_micro_batches, smallest=1, op
     losses = []
     device = Device(
         name="device1",
-        layers=device_layers,
+        cut=Cut(
+            layers=device_layers,
+            exchange=LocalExchange(server.process),
+            num_micro_batches=num_micro_batches,
+            dropout=DropoutStreams(device_layers, 0, 1),
+            speed=NATIVE,
+            timeout_s=10,
+        ),
         optimizer=optimizer,
         batches=batches,
-        exchange=LocalExchange(server.process),
         report=lambda iteration, loss: losses.append(loss),
         uplink=Link(),
-        num_micro_batches=num_micro_batches,
         smallest=smallest,
-        dropout=DropoutStreams(device_layers, 0, 1),
         device=CPU,
-        speed=NATIVE,
         timeline=Timeline(),
-        timeout_s=10,
     )
     report = device.train(epoch=1, start=0, stop=len(batches))
     device.close()

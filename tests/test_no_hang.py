@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipar_rpc.data import Batches, Images, Transform
-from pipar_rpc.device import Device
+from pipar_rpc.device import Cut, Device
 from pipar_rpc.errors import PeerError
 from pipar_rpc.link import Link
 from pipar_rpc.microbatch import Part
@@ -143,19 +143,21 @@ def make_device(exchange, timeout_s=0.1):
     layers = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     return Device(
         name="device3",
-        layers=layers,
+        cut=Cut(
+            layers=layers,
+            exchange=exchange,
+            num_micro_batches=2,
+            dropout=DropoutStreams(layers, seed=0, device=3),
+            speed=NATIVE,
+            timeout_s=timeout_s,
+        ),
         optimizer={"lr": 0.1},
         batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
-        exchange=exchange,
         report=lambda iteration, loss: None,
         uplink=Link(),
-        num_micro_batches=2,
         smallest=1,
-        dropout=DropoutStreams(layers, seed=0, device=3),
         device=torch.device("cpu"),
-        speed=NATIVE,
         timeline=Timeline(),
-        timeout_s=timeout_s,
     )
 
 

@@ -60,11 +60,11 @@ def all_batches():
     ]
 
 
-def federated():
+def federated(epochs=EPOCHS):
     """Whole networks, each on its device; averaged after every epoch."""
     network, batches = initial_network(), all_batches()
     devices = [Reference(copy.deepcopy(network)) for _ in batches]
-    for epoch in range(1, EPOCHS + 1):
+    for epoch in range(1, epochs + 1):
         for device, own in zip(devices, batches, strict=True):
             for iteration in range(len(own)):
                 device.step(own, epoch, iteration)

@@ -1,0 +1,143 @@
+"""P and N chosen again at aggregation points, when the links have changed: layers move between the halves.
+
+After an aggregation all halves hold the average, so the server knows all weights. A layer that goes down to
+a device takes its weights and its momentum with it; one that goes up takes its momentum. Nothing is lost:
+training goes on as if the network had been cut there from the beginning.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from pipar_rpc.fedavg import State, num_bytes
+from pipar_rpc.link import Slot
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.peer import Peer
+from pipar_rpc.placement import DeviceJob, links_timed
+from pipar_rpc.prediction import Candidate, DeviceFacts
+from pipar_rpc.probe import measure_rates
+from pipar_rpc.selection import Selection
+from pipar_rpc.selector import predict
+
+log = logging.getLogger(__name__)
+
+
+class Adapter:
+    """Chooses again and moves layers; to be called between rounds.
+
+    Args:
+        selection: made before the training.
+        peers: the devices.
+        network: the uncut network, as a pattern.
+        epochs: of the training; nothing is moved at its end.
+        min_gain: share of the predicted time that must be saved for a change.
+
+    Attributes:
+        selection: what the devices do now.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        peers: Sequence[Peer],
+        network: nn.Sequential,
+        epochs: int,
+        min_gain: float,
+    ) -> None:
+        self.selection = selection
+        self._peers, self._network, self._epochs, self._min_gain = peers, network, epochs, min_gain
+
+    def __call__(self, state: State, epoch: int, last_round: bool) -> list[int]:
+        """Looks at the links and changes what is worth it.
+
+        Args:
+            state: the average, which all halves hold.
+            epoch: from 1.
+            last_round: of the epoch.
+
+        Returns:
+            Bytes that each device sent for it.
+        """
+        if last_round and epoch == self._epochs:
+            return [0] * len(self._peers)
+        before = self.selection.facts.devices
+        old = self.selection.plan.devices
+        devices = [_with_rates(*own) for own in zip(self._peers, old, before, strict=True)]
+        cuts = [(device.split_point, device.num_micro_batches) for device in old]
+        chosen = self.selection.again(devices)
+        now = predict(devices, self.selection.facts.server, self.selection.facts.sizes, cuts)
+        rankings = [
+            best if 1 - best[0].total_s / stay.total_s > self._min_gain else [stay]
+            for stay, best in zip(now, chosen, strict=True)
+        ]
+        self.selection = self.selection.with_choice(devices, rankings)
+        new = self.selection.plan.devices
+        self._tell(epoch, before, now, rankings)
+        return self._switch(old, new, state)
+
+    def _tell(
+        self,
+        epoch: int,
+        before: Sequence[DeviceFacts],
+        now: Sequence[Candidate],
+        rankings: Sequence[Sequence[Candidate]],
+    ) -> None:
+        scale = self.selection.plan.config.testbed.time_scale
+        after = self.selection.facts.devices
+        for peer, old, new, stay, (best, *_) in zip(self._peers, before, after, now, rankings, strict=True):
+            if best is stay:
+                continue
+            log.info(
+                "selector: after epoch %d, %s: links %.3g -> %.3g Mbit/s up, %.3g -> %.3g down; "
+                "P=%d N=%d -> P=%d N=%d, predicted %.3f -> %.3f s for each iteration",
+                *(epoch, peer.name, old.uplink_mbps / scale, new.uplink_mbps / scale),
+                *(old.downlink_mbps / scale, new.downlink_mbps / scale),
+                *(stay.split_point, stay.num_micro_batches, best.split_point, best.num_micro_batches),
+                *(stay.total_s * scale, best.total_s * scale),
+            )
+
+    def _switch(self, old: Sequence[DeviceJob], new: Sequence[DeviceJob], state: State) -> list[int]:
+        """Has devices and server halves hold what `new` says; all links work at the same time."""
+        sent = [0] * len(self._peers)
+        leaving: list[tuple[Slot, int, State, State]] = []
+        for index, peer in enumerate(self._peers):
+            if old[index] == new[index]:
+                continue
+            names = self._network[old[index].split_point : new[index].split_point].state_dict()
+            added = {name: state[name] for name in names}
+            momentum = {name: own for name, own in peer.half.momentum().items() if name in names}
+            slot = peer.port.downlink.reserve(num_bytes(added) + num_bytes(momentum))
+            leaving.append((slot, index, added, momentum))
+        asked: list[tuple[int, Future[Any]]] = []
+        for slot, index, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
+            peer = self._peers[index]
+            peer.port.downlink.wait(slot)
+            peer.timeout_s = new[index].timeout_s
+            peer.links_timed = links_timed(new[index])
+            asked.append((index, peer.remote.call("recut", new[index], added, momentum)))
+        for index, answer in asked:
+            returned = self._peers[index].wait(answer, "hold other layers")
+            self._recut_half(self._peers[index], new[index], state, returned)
+            sent[index] = num_bytes(returned)
+        return sent
+
+    def _recut_half(self, peer: Peer, job: DeviceJob, state: State, momentum: State) -> None:
+        layers = copy.deepcopy(self._network[job.split_point :])
+        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+        dropout = DropoutStreams(layers, job.seed, job.rank)
+        peer.half.recut(layers, dropout, peer.half.momentum() | momentum)
+
+
+def _with_rates(peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:
+    """What is known of a device, with the rates at which its links carried their last messages."""
+    if not (job.uplink.rate.limited and job.downlink.rate.limited):
+        rates = measure_rates(lambda *call: peer.wait(peer.remote.call(*call), "answer a timed transfer"))
+        return replace(facts, **rates._asdict())
+    up = peer.wait(peer.remote.call("uplink_mbps"), "tell its uplink's rate")
+    down = peer.port.downlink.recent_mbps()
+    return replace(facts, uplink_mbps=up or facts.uplink_mbps, downlink_mbps=down or facts.downlink_mbps)

@@ -1,0 +1,83 @@
+"""The selector in a running job: what it chooses is done, and layers that move lose nothing."""
+
+import pytest
+import torch
+
+from pipar_rpc.device_profile import DeviceProfile
+from pipar_rpc.models import ModelSpec, Norm, build_meta
+from pipar_rpc.pace import UnitTimes
+
+from . import test_strategies
+from .conftest import SMALL
+from .test_rpc import job_dirs, rows_of
+
+TRACE = "time_s,uplink_mbps,downlink_mbps\n0,10000,10000\n3,5,5\n8,10000,10000\n"
+EPOCHS = 7
+
+
+def write_profile(path):
+    """A device on which only the first unit's update takes time: alone, it never waits for the server."""
+    spec = ModelSpec("vgg5", Norm.group, 3, 8, 10)
+    names = enumerate(build_meta(spec)._modules)
+    units = [UnitTimes(name, {10: 0.0}, {10: 0.0}, 0.0 if number else 0.4) for number, name in names]
+    DeviceProfile(spec.name, spec.norm, 3, 8, 10, units).write(path)
+
+
+@pytest.fixture(scope="module")
+def switched(module_processes):
+    """On a fast link the devices train alone; on a slow one their models are too large for that."""
+    write_profile(module_processes.directory / "device.yaml")
+    (module_processes.directory / "drop.csv").write_text(TRACE)
+    overrides = [option for option in SMALL if not option.startswith(("epochs", "network"))]
+    overrides += [f"epochs={EPOCHS}", "model.norm=group", "devices.overrides.2.batch_size=4"]
+    overrides += ["network.trace=drop.csv", "testbed.profile=device.yaml"]
+    overrides += ["selector.profile_iterations=1", "selector.min_gain=0", "hydra.run.dir=job"]
+    done = module_processes.torchrun(3, *overrides, module="tests.float64_main", timeout=180)
+    assert done.code == 0, done.err
+    job = module_processes.directory / "job"
+    return job, (job / "pipar_rpc.log").read_text()
+
+
+def test_layers_move_to_and_fro_with_the_bandwidth(switched):
+    job, log = switched
+    points = [row["split_point"] for row in rows_of(job)]
+    assert points[0] == points[-1] == "5"
+    assert "1" in points
+    assert "P=5 N=1 -> P=1" in log
+    assert "-> P=5 N=1" in log
+
+
+def test_what_moves_loses_neither_weights_nor_momentum(switched):
+    job, _ = switched
+    torch.set_default_dtype(torch.float64)
+    try:
+        reference = test_strategies.federated(EPOCHS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    state = torch.load(job / "model.pt")
+    for key in state:
+        torch.testing.assert_close(state[key], reference[key], rtol=0, atol=1e-9, msg=key)
+
+
+def test_the_choice_is_shown_and_predicted(switched):
+    job, log = switched
+    assert "the best P and N of" in log
+    rows = rows_of(job)
+    assert all(float(row["predicted_iteration_s"]) > 0 for row in rows)
+
+
+def test_profiling_leaves_the_job_as_it_would_be_without(module_processes):
+    """Batch norm, dropout, random numbers: the weights are those of the same P and N when given."""
+    overrides = [*SMALL, "model=mobilenet_small", "batch_size=2", "pipeline.split_point=2"]
+    overrides += ["selector.split_points=[2]"]
+    overrides += ["pipeline.num_micro_batches=1"]  # as is chosen: batch norm needs 2 samples here
+    done = module_processes.torchrun(3, *overrides, "--multirun", "selector.profile_iterations=0,2")
+    assert done.code == 0, done.err
+    given, chosen = (torch.load(path / "model.pt") for _, path in sorted(job_dirs(module_processes).items()))
+    assert [key for key in given if not torch.equal(given[key], chosen[key])] == []
+
+
+def test_a_device_without_memory_is_one_line(processes):
+    done = processes.torchrun(2, *SMALL, "selector.profile_iterations=1", "node.memory_limit=10")
+    assert done.code != 0
+    assert "node.memory_limit: device 1: no split point fits into the device's memory" in done.err

@@ -36,6 +36,9 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
+OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
+
+
 def normalise(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra wants it.
 

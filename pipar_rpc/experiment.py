@@ -56,6 +56,8 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         stack.callback(progress.stop)
         evaluator = _evaluator(plan, node, network, progress)
         _show_start(sinks, plan, peers, selection)
+        if selection:
+            selection.write(output_dir / "selection.csv")
         adapter = None
         if selection:
             adapter = Adapter(selection, peers, network, config.epochs, config.selector.min_gain)

@@ -1,15 +1,17 @@
 """P and N of each device, chosen before the training from what was measured of devices, links and server."""
 
+import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
 from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes
-from pipar_rpc.selector import choose
+from pipar_rpc.selector import best_of_each, choose
 from pipar_rpc.survey import sizes_to_time, survey_devices, survey_server, unit_sizes
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,23 @@ class Selection:
         chosen = [ranking[0].iteration_s for ranking in self.rankings]
         return sum(chosen) / len(chosen)
 
+    def write(self, path: Path) -> None:
+        """A CSV file with the best N for each split point of each device; seconds as in the results."""
+        facts, scale = self.facts, self.plan.config.testbed.time_scale
+        halves = sum(ranking[0].split_point < len(facts.sizes) for ranking in self.rankings)
+        method = self.plan.config.selector.method
+        found = best_of_each(facts.devices, facts.server, facts.sizes, method, halves)
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["device", "split_point", "num_micro_batches", "iteration_s", "models_s", *STAGES.values()]
+            )
+            for number, candidates in enumerate(found, start=1):
+                for own in candidates:
+                    seconds = [own.iteration_s, own.moving_s, *_stages(own)]
+                    cells = [f"{value * scale:.6g}" for value in seconds]
+                    writer.writerow([number, own.split_point, own.num_micro_batches, *cells])
+
     def text(self) -> str:
         """The best candidates of each device as a table; devices with the same ones share it."""
         groups: dict[str, list[str]] = {}
@@ -112,11 +131,14 @@ def _selection(plan: Plan, facts: Facts, rankings: Sequence[Sequence[Candidate]]
     return Selection(plan.recut(chosen), rankings, facts)
 
 
+def _stages(candidate: Candidate) -> list[float]:
+    return [float(getattr(candidate.stages, name)) for name in STAGES.values()]
+
+
 def _ranking(ranking: Sequence[Candidate], num_units: int, time_scale: float) -> list[str]:
     rows = []
     for candidate in ranking:
-        seconds = [candidate.iteration_s, candidate.moving_s]
-        seconds += [float(getattr(candidate.stages, name)) for name in STAGES.values()]
+        seconds = [candidate.iteration_s, candidate.moving_s, *_stages(candidate)]
         alone = "(alone)" if candidate.split_point == num_units else ""
         cells = [f"{value * time_scale:.4f}" for value in seconds]
         rows.append([f"{alone} {candidate.split_point}", str(candidate.num_micro_batches), *cells])

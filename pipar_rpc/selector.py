@@ -66,6 +66,23 @@ def predict(
     ]
 
 
+def best_of_each(
+    devices: Sequence[DeviceFacts],
+    server: ServerFacts,
+    sizes: Sequence[UnitSizes],
+    method: Method,
+    halves: int,
+) -> list[list[Candidate]]:
+    """For each device the best N for each split point that fits into its memory, with a known load."""
+    found: list[list[Candidate]] = []
+    for device in devices:
+        predictor = Predictor(device, server, sizes, halves)
+        points = [point for point in range(1, len(sizes) + 1) if predictor.fits[point - 1]]
+        ranked = [rank(predictor, device, method, [point], 1) for point in points]
+        found.append([candidate for own in ranked for candidate in own])
+    return found
+
+
 def choose(
     devices: Sequence[DeviceFacts],
     server: ServerFacts,

@@ -1,0 +1,126 @@
+"""How good the selector's choices are: python -m launch.score GRID_FOLDER CHOICE_FOLDER [more folders]
+
+Reads the runs of experiment=selector_score (every P and N that was run) and of experiment=selector_choice
+(whose selection.csv has the best N for each P), and computes, as the paper's equation 15,
+
+    score = T(optimal) / T(selected)
+
+for the choice among all P, and among all N for each single P. T is the median over the runs of a cell, of an
+epoch's time. Writes score.txt and score.png into the first folder.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from launch.report_data import Case, Run, load, shown
+from launch.script import run_script
+from pipar_rpc.display import table
+from pipar_rpc.errors import UserError
+
+Cell = tuple[int, int]  # P, N
+
+
+class Score(NamedTuple):
+    case: Case
+    among: str  # the split points from which was chosen
+    selected: Cell
+    selected_s: float
+    optimal: Cell
+    optimal_s: float
+
+    @property
+    def value(self) -> float:
+        return self.optimal_s / self.selected_s
+
+
+def cell(run: Run) -> Cell:
+    return int(run.text("split_point")), int(run.text("num_micro_batches"))
+
+
+def grids(runs: Sequence[Run], iterations: int) -> dict[Case, dict[Cell, float]]:
+    """The median epoch time of every cell."""
+    times: dict[Case, dict[Cell, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        times[run.case][cell(run)].append(run.epoch_s(iterations))
+    return {
+        case: {place: statistics.median(found) for place, found in own.items()} for case, own in times.items()
+    }
+
+
+def selected_cells(run: Run) -> dict[str, Cell]:
+    """What was chosen among all P, and for each P; of the first device."""
+    with (run.folder / "selection.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["device"] == "1"]
+    each = {row["split_point"]: (int(row["split_point"]), int(row["num_micro_batches"])) for row in rows}
+    return {"all": cell(run)} | each
+
+
+def scores(runs: Sequence[Run], iterations: int) -> tuple[list[Score], list[str]]:
+    """The scores, and what was chosen but never run."""
+    found, missing = [], []
+    every = grids(runs, iterations)
+    chosen = {run.case: run for run in runs if (run.folder / "selection.csv").is_file()}
+    for case, run in chosen.items():
+        for among, place in selected_cells(run).items():
+            times = {own: t for own, t in every[case].items() if among in {"all", str(own[0])}}
+            if place not in times:
+                missing.append(f"{case.setting}, {case.network}: P={place[0]} N={place[1]}")
+                continue
+            optimal = min(times, key=lambda own: times[own])
+            found.append(Score(case, among, place, times[place], optimal, times[optimal]))
+    return found, missing
+
+
+def as_table(found: Sequence[Score], every: Mapping[Case, Mapping[Cell, float]]) -> list[str]:
+    rows = [
+        [
+            *(score.case.model, score.case.network, score.case.num_devices, score.among),
+            *(f"P={score.selected[0]} N={score.selected[1]}", shown(score.selected_s)),
+            *(f"P={score.optimal[0]} N={score.optimal[1]}", shown(score.optimal_s)),
+            *(f"{score.value:.3f}", str(len(every[score.case]))),
+        ]
+        for score in found
+    ]
+    headings = ["model", "network", "K", "among P", "selected", "epoch s", "optimal", "epoch s", "score"]
+    return table([*headings, "cells run"], rows)
+
+
+def draw(found: Sequence[Score]) -> Figure:
+    """A panel for each case, a bar for each split point."""
+    cases = list(dict.fromkeys(score.case for score in found))
+    figure = Figure(figsize=(3.2 * len(cases), 3.0), layout="constrained")
+    for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        own = [score for score in found if score.case == case]
+        bars = axes.bar([score.among for score in own], [score.value for score in own], color="#0072B2")
+        axes.bar_label(bars, [f"{score.value:.2f}" for score in own], fontsize=7)
+        axes.set_title(f"{case.model}, {case.network}, K = {case.num_devices}", fontsize=9)
+        axes.set_ylim(0, 1.1)
+        axes.set_xlabel("split point P")
+    figure.suptitle("T(optimal) / T(selected)")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m launch.score", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with results.csv somewhere below")
+    parser.add_argument("--iterations", type=int, default=100, help="of an epoch (default 100)")
+    args = parser.parse_args()
+    runs = load(args.folders)
+    found, missing = scores(runs, args.iterations)
+    if not found:
+        raise UserError("no run with a selection.csv whose choice was run too: experiment=selector_choice")
+    text = "\n".join(as_table(found, grids(runs, args.iterations)))
+    (args.folders[0] / "score.txt").write_text(text + "\n")
+    draw(found).savefig(args.folders[0] / "score.png", dpi=110)
+    print(text, *(f"not run: {place}" for place in missing), args.folders[0] / "score.txt", sep="\n")
+
+
+if __name__ == "__main__":
+    run_script("launch.score", main)

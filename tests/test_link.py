@@ -245,3 +245,18 @@ def test_limited():
     assert RateTrace.constant(5).limited
     assert not RateTrace.constant(None).limited
     assert RateTrace((0, 1), (math.inf, 5)).limited
+
+
+def test_the_last_message_tells_the_rate():
+    clock = Clock()
+    link = Link(RateTrace((0.0, 10.0), (8.0, 2.0)), clock=clock, sleep=clock.sleep)
+    assert link.recent_mbps() is None
+    link.transfer(1_000_000)
+    assert link.recent_mbps() == pytest.approx(8)
+    clock.now += 10
+    link.transfer(1_000_000)
+    link.transfer(0)
+    assert link.recent_mbps() == pytest.approx(2)
+    unlimited = Link()
+    unlimited.transfer(1_000_000)
+    assert unlimited.recent_mbps() is None

@@ -15,6 +15,7 @@ from pipar_rpc.models import (
     Norm,
     build_meta,
     build_model,
+    held_bytes,
     published,
     read_weights,
     smallest_batch,
@@ -294,3 +295,24 @@ def test_all_dropout_of_a_network_is_seeded():
         layers = list(build_meta(spec(name=name)).modules())
         assert not any(isinstance(layer, nn.Dropout) for layer in layers)
         assert any(isinstance(layer, SeededDropout) for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["vgg5", "resnet18", "mobilenet_small"])
+def test_kept_bytes_are_those_that_autograd_keeps(name):
+    """Counted without computing, against the real thing on other images of the same size."""
+    spec = ModelSpec(name, Norm.batch, 3, 32, 10)
+    network, x = build_model(spec).train(), torch.rand(4, 3, 32, 32)
+    for unit, expected in zip(network, held_bytes(build_meta(spec), spec), strict=True):
+        own = {parameter.data_ptr() for parameter in unit.parameters()}
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = unit(x)
+        assert sum(size for key, size in kept.items() if key not in own) / 4 == pytest.approx(
+            expected, rel=0.1
+        )
+        x = y.detach().requires_grad_()

@@ -49,7 +49,8 @@ def curves(runs: Sequence[Run], column: str, title: str, by_time: bool) -> Figur
         times = list(accumulate(run.curve("epoch_time_s")))
         steps = times if by_time else list(range(1, len(values) + 1))
         label = f"{run.case.model} {run.case.network} {run.label}"
-        axes.plot(steps, values, label=label, linewidth=1.4, color=_colour(run, shown))
+        dashes = "--" if run.strategy == "sfl" else "-"  # it may lie on fl's line
+        axes.plot(steps, values, dashes, label=label, linewidth=1.4, color=_colour(run, shown))
     axes.set_xlabel("training time in seconds" if by_time else "epoch")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)

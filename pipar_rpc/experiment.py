@@ -55,12 +55,8 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         progress = Progress(peers, config.epochs)
         stack.callback(progress.stop)
         evaluator = _evaluator(plan, node, network, progress)
-        _show_start(sinks, plan, peers, selection)
-        if selection:
-            selection.write(output_dir / "selection.csv")
-        adapter = None
-        if selection:
-            adapter = Adapter(selection, peers, network, config.epochs, config.selector.min_gain)
+        _show_start(sinks, plan, peers)
+        adapter = _adapter(selection, peers, network, sinks, output_dir) if selection else None
         coordinator = Coordinator(
             *(peers, config.aggregation.every, strategy.in_turn, progress.refresh),
             *(config.enable_device_val, adapter),
@@ -91,15 +87,25 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
     return rows
 
 
-def _show_start(
-    sinks: Sequence[Sink], plan: Plan, peers: Sequence[Peer], selection: Selection | None
-) -> None:
-    """What is known before the first epoch."""
+def _show_start(sinks: Sequence[Sink], plan: Plan, peers: Sequence[Peer]) -> None:
     counts = [peer.class_counts for peer in peers]
     for sink in sinks:
         sink.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
-        if selection:
-            sink.text("selector/candidates", selection.text())
+
+
+def _adapter(
+    selection: Selection,
+    peers: Sequence[Peer],
+    network: nn.Sequential,
+    sinks: Sequence[Sink],
+    output_dir: Path,
+) -> Adapter:
+    """Shows what was selected; the result selects again in the course of the training."""
+    selection.write(output_dir / "selection.csv")
+    for sink in sinks:
+        sink.text("selector/candidates", selection.text())
+    config = selection.plan.config
+    return Adapter(selection, peers, network, config.epochs, config.selector.min_gain)
 
 
 def _network(plan: Plan) -> nn.Sequential:

@@ -74,7 +74,9 @@ def test_a_silent_device_ends_the_job_at_the_deadline(processes):
     silent.send_signal(signal.SIGSTOP)
     code, output = end(server, timeout=40)
     assert code == 1
-    assert re.search(r"error: the server waited \d+ s for device1, last heard of in iteration \d+", output)
+    # Between epochs the server waits for something else than a round.
+    found = r"error: the server waited \d+ s for device1(, last heard of in iteration \d+| to .+)"
+    assert re.search(found, output), output
     code, _ = end(other, timeout=20)
     assert code == 0
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from pipar_rpc.aggregator import reserve_download
 from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Slot
 from pipar_rpc.models import DropoutStreams
@@ -111,8 +112,7 @@ class Adapter:
             names = self._network[old[index].split_point : new[index].split_point].state_dict()
             added = {name: state[name] for name in names}
             momentum = {name: own for name, own in peer.half.momentum().items() if name in names}
-            slot = peer.port.downlink.reserve(num_bytes(added) + num_bytes(momentum))
-            leaving.append((slot, index, added, momentum))
+            leaving.append((reserve_download(peer, added, momentum), index, added, momentum))
         asked: list[tuple[int, Future[Any]]] = []
         for slot, index, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
             peer = self._peers[index]

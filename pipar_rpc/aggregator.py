@@ -36,12 +36,13 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
 
 def hand_over(peer: Peer, state: State) -> Future[Any]:
     """Loads a device half that another device has trained, over the emulated downlink."""
-    peer.port.downlink.wait(_reserve(peer, state))
+    peer.port.downlink.wait(reserve_download(peer, state))
     return peer.remote.call("load", state, timeout_s=peer.timeout_s)
 
 
-def _reserve(peer: Peer, state: State) -> Slot:
-    slot = peer.port.downlink.reserve(num_bytes(state))
+def reserve_download(peer: Peer, *states: State) -> Slot:
+    """A slot of the emulated downlink for models."""
+    slot = peer.port.downlink.reserve(sum(map(num_bytes, states)))
     peer.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
     return slot
 
@@ -63,7 +64,7 @@ def distribute(peers: Sequence[Peer], device_states: Sequence[State], network: S
     for index, (peer, uploaded) in enumerate(zip(peers, device_states, strict=True)):
         peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
         half = {key: network[key] for key in uploaded}
-        transfers.append((_reserve(peer, half), index, half))
+        transfers.append((reserve_download(peer, half), index, half))
     loaded: dict[int, Future[Any]] = {}
     for slot, index, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
         peers[index].port.downlink.wait(slot)

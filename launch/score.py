@@ -24,7 +24,7 @@ from launch.script import run_script
 from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 
-Cell = tuple[int, int]  # P, N
+Cell = tuple[str, str]  # P, N; of each device where they differ
 
 
 class Score(NamedTuple):
@@ -41,7 +41,7 @@ class Score(NamedTuple):
 
 
 def cell(run: Run) -> Cell:
-    return int(run.text("split_point")), int(run.text("num_micro_batches"))
+    return run.text("split_point"), run.text("num_micro_batches")
 
 
 def grids(runs: Sequence[Run], iterations: int) -> dict[Case, dict[Cell, float]]:
@@ -58,7 +58,7 @@ def selected_cells(run: Run) -> dict[str, Cell]:
     """What was chosen among all P, and for each P; of the first device."""
     with (run.folder / "selection.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["device"] == "1"]
-    each = {row["split_point"]: (int(row["split_point"]), int(row["num_micro_batches"])) for row in rows}
+    each = {row["split_point"]: (row["split_point"], row["num_micro_batches"]) for row in rows}
     return {"all": cell(run)} | each
 
 
@@ -69,7 +69,7 @@ def scores(runs: Sequence[Run], iterations: int) -> tuple[list[Score], list[str]
     chosen = {run.case: run for run in runs if (run.folder / "selection.csv").is_file()}
     for case, run in chosen.items():
         for among, place in selected_cells(run).items():
-            times = {own: t for own, t in every[case].items() if among in {"all", str(own[0])}}
+            times = {own: t for own, t in every[case].items() if among in {"all", own[0]}}
             if place not in times:
                 missing.append(f"{case.setting}, {case.network}: P={place[0]} N={place[1]}")
                 continue

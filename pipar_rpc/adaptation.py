@@ -20,8 +20,8 @@ from pipar_rpc.link import Slot
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, links_timed
-from pipar_rpc.prediction import Candidate, DeviceFacts
-from pipar_rpc.probe import measure_rates
+from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
+from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.selection import Selection
 from pipar_rpc.selector import predict
 
@@ -64,22 +64,32 @@ class Adapter:
         Returns:
             Bytes that each device sent for it.
         """
-        if last_round and epoch == self._epochs:
+        remaining = self._epochs - epoch if last_round else self._epochs - epoch + 0.5
+        if self._min_gain >= 1 or not remaining:
             return [0] * len(self._peers)
-        before = self.selection.facts.devices
-        old = self.selection.plan.devices
-        devices = [_with_rates(*own) for own in zip(self._peers, old, before, strict=True)]
+        facts, old = self.selection.facts, self.selection.plan.devices
+        devices = [_with_rates(*own) for own in zip(self._peers, old, facts.devices, strict=True)]
         cuts = [(device.split_point, device.num_micro_batches) for device in old]
-        chosen = self.selection.again(devices)
-        now = predict(devices, self.selection.facts.server, self.selection.facts.sizes, cuts)
+        now = predict(devices, facts.server, facts.sizes, cuts)
         rankings = [
-            best if 1 - best[0].total_s / stay.total_s > self._min_gain else [stay]
-            for stay, best in zip(now, chosen, strict=True)
+            best if self._worth(stay, best[0], device, remaining * peer.iterations) else [stay]
+            for stay, best, device, peer in zip(
+                now, self.selection.again(devices), devices, self._peers, strict=True
+            )
         ]
+        if all(ranking[0] is stay for ranking, stay in zip(rankings, now, strict=True)):
+            return [0] * len(self._peers)
         self.selection = self.selection.with_choice(devices, rankings)
-        new = self.selection.plan.devices
-        self._tell(epoch, before, now, rankings)
-        return self._switch(old, new, state)
+        self._tell(epoch, facts.devices, now, rankings)
+        return self._switch(old, self.selection.plan.devices, state)
+
+    def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:
+        """Whether a change saves enough of each iteration, and in all more than the move takes."""
+        if stay.place == best.place:
+            return False
+        saved = stay.total_s - best.total_s
+        move_s = move_seconds(self.selection.facts.sizes, device, stay.split_point, best.split_point)
+        return saved > self._min_gain * stay.total_s and saved * iterations > move_s
 
     def _tell(
         self,
@@ -135,9 +145,10 @@ class Adapter:
 
 def _with_rates(peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:
     """What is known of a device, with the rates at which its links carried their last messages."""
-    if not (job.uplink.rate.limited and job.downlink.rate.limited):
-        rates = measure_rates(lambda *call: peer.wait(peer.remote.call(*call), "answer a timed transfer"))
-        return replace(facts, **rates._asdict())
+
+    def measure() -> LinkRates:
+        return measure_rates(lambda *call: peer.wait(peer.remote.call(*call), "answer a timed transfer"))
+
     up = peer.wait(peer.remote.call("uplink_mbps"), "tell its uplink's rate")
-    down = peer.port.downlink.recent_mbps()
-    return replace(facts, uplink_mbps=up or facts.uplink_mbps, downlink_mbps=down or facts.downlink_mbps)
+    carried = (up or facts.uplink_mbps, peer.port.downlink.recent_mbps() or facts.downlink_mbps)
+    return replace(facts, **link_rates(job.uplink, job.downlink, carried, measure)._asdict())

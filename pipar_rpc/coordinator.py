@@ -61,6 +61,7 @@ class _Usage:
     model_bytes: int = 0
     server_spans: list[Span] = field(default_factory=list)
     downlink_bytes_before: int = 0
+    links_timed: bool = True
 
 
 class Coordinator:
@@ -194,7 +195,7 @@ class Coordinator:
             sums.server_spans += peer.timeline.drain()  # the models' way back
         spans = [span for sums in usage for span in sums.server_spans if span.stage in COMPUTE]
         devices = [
-            _device_usage(sums, peer.port.downlink.num_bytes, peer.links_timed)
+            _device_usage(sums, peer.port.downlink.num_bytes)
             for sums, peer in zip(usage, self._peers, strict=True)
         ]
         reports = [report for sums in usage for report in sums.reports]
@@ -221,6 +222,7 @@ def _note(peer: Peer, sums: _Usage, report: RoundReport) -> None:
     peer.port.settle(peer.timeout_s)
     sums.reports.append(report)
     sums.server_spans += peer.timeline.drain()
+    sums.links_timed &= peer.links_timed  # as it was in this round
 
 
 def _late(reports: Sequence[RoundReport]) -> float:
@@ -245,7 +247,7 @@ def _check_alive(peer: Peer) -> None:
         )
 
 
-def _device_usage(sums: _Usage, downlink_bytes: int, links_timed: bool) -> DeviceUsage:
+def _device_usage(sums: _Usage, downlink_bytes: int) -> DeviceUsage:
     on_device: dict[Stage, Busy] = {}
     for report in sums.reports:
         for stage, busy in report.stages.items():
@@ -258,5 +260,5 @@ def _device_usage(sums: _Usage, downlink_bytes: int, links_timed: bool) -> Devic
         on_device=on_device,
         uplink_bytes=sum(report.uplink_bytes for report in sums.reports) + sums.model_bytes,
         downlink_bytes=downlink_bytes - sums.downlink_bytes_before,
-        links_timed=links_timed,
+        links_timed=sums.links_timed,
     )

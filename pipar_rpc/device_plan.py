@@ -1,7 +1,7 @@
 """One device's part of a job: its checked configuration as plain data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipar_rpc.data import DataSpec, Transform
@@ -65,17 +65,11 @@ def device_job(
     """
     strategy, num_units = config.resolved_strategy, len(model.units)
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
-    num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
     if split_point > num_units:
         what = f"1..{num_units} ({model.spec.name} has {num_units} cut units)"
         raise ConfigError("pipeline.split_point", split_point, what)
     uplink, downlink = _links(config)
-    speed = _speed(config, model, split_point, largest_batch)
-    in_transit = model.units[split_point - 1].activation_bytes * config.batch_size + model.num_bytes
-    flops = sum(unit.flops for unit in model.units[:split_point])
-    slowest = sum(link.worst_seconds(in_transit) for link in (uplink, downlink))
-    slowest += speed.worst_seconds(flops)
-    return DeviceJob(
+    job = DeviceJob(
         rank=rank,
         num_devices=num_devices,
         model=model.spec,
@@ -84,20 +78,47 @@ def device_job(
             tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
         ),
         num_units=num_units,
-        split_point=split_point,
-        num_micro_batches=max(1, min(num_micro_batches, config.batch_size // model.smallest)),
+        split_point=num_units,
+        num_micro_batches=1,
         batch_size=config.batch_size,
         smallest=model.smallest,
         uplink=uplink,
         downlink=downlink,
-        speed=speed,
+        speed=_speed(config, model, largest_batch),
         optimizer={
             "lr": config.optimizer.lr,
             "momentum": config.optimizer.momentum,
             "weight_decay": config.optimizer.weight_decay,
         },
         seed=config.seed,
-        timeout_s=config.fault.timeout_s + slowest,
+        timeout_s=config.fault.timeout_s,
+    )
+    num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
+    return cut_job(job, split_point, num_micro_batches, model, config.fault.timeout_s)
+
+
+def cut_job(
+    job: DeviceJob, split_point: int, num_micro_batches: int, model: Network, silence_s: float
+) -> DeviceJob:
+    """The same job with other cuts.
+
+    Args:
+        job: of the device.
+        split_point: P.
+        num_micro_batches: N; capped where micro-batches would be too small.
+        model: the network.
+        silence_s: that is allowed on top of emulated transfers and computing.
+    """
+    in_transit = model.units[split_point - 1].activation_bytes * job.batch_size + model.num_bytes
+    flops = sum(unit.flops for unit in model.units[:split_point])
+    speed = replace(job.speed, num_units=split_point)
+    slowest = sum(link.worst_seconds(in_transit) for link in (job.uplink, job.downlink))
+    return replace(
+        job,
+        split_point=split_point,
+        num_micro_batches=max(1, min(num_micro_batches, job.batch_size // job.smallest)),
+        speed=speed,
+        timeout_s=silence_s + slowest + speed.worst_seconds(flops),
     )
 
 
@@ -124,18 +145,18 @@ def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:
     return uplink, downlink
 
 
-def _speed(config: Config, model: Network, num_units: int, largest_batch: int) -> SpeedSpec:
-    """The speed of a device that holds units 1..P."""
+def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
+    """The speed of a device that holds all units."""
     testbed = config.testbed
     units: tuple[UnitTimes, ...] = ()
     if testbed.profile is not None:
         path = Path(testbed.profile)
         profile = read_profile(path)
         profile.check(path, model.spec, [unit.name for unit in model.units])
-        units = tuple(profile.units[:num_units])
+        units = tuple(profile.units)
     speed = SpeedSpec(
         model=model.spec,
-        num_units=num_units,
+        num_units=len(model.units),
         batch_size=largest_batch,
         slowdown=testbed.slowdown,
         calibrate_s=testbed.calibrate_s,

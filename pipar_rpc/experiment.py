@@ -42,12 +42,12 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
         UserError: a device cannot do its part, for a reason the user can mend.
         PeerError: a process failed or did not answer in time.
     """
-    reset_peak_rss()
     config, strategy = plan.config, plan.config.resolved_strategy
     selection = select(plan, node) if config.selector.profile_iterations else None
-    plan = selection.plan if selection else plan
-    for notice in plan.notices:
+    for notice in dict.fromkeys(plan.notices + (selection.plan.notices if selection else ())):
         log.info(notice)
+    plan = selection.plan if selection else plan
+    reset_peak_rss()
     network = _network(plan)
     with ExitStack() as stack:
         sinks = _open_sinks(output_dir, stack)

@@ -13,7 +13,7 @@ from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
 from pipar_rpc.fedavg import State
 from pipar_rpc.link import LinkSpec
 from pipar_rpc.memory import reset_peak_rss
-from pipar_rpc.models import DropoutStreams, ModelSpec, build_model
+from pipar_rpc.models import DropoutStreams, ModelSpec, build_part
 from pipar_rpc.node import Node
 from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
@@ -94,11 +94,10 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
-            network = build_model(job.model)
-        network.load_state_dict(state, strict=False)
-        layers = network[: job.split_point]
+            layers = build_part(job.model, job.split_point)
+        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
         exchange: Exchange
-        if job.split_point == len(network):
+        if job.split_point == job.num_units:
             exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
         else:
             parts = job.num_micro_batches

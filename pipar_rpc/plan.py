@@ -24,12 +24,14 @@ from pipar_rpc.device_plan import (
     check_model,
     check_samples,
     check_shared_half,
+    cut_job,
     device_job,
     notices,
 )
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.schema import Config, PipelineConfig
+from pipar_rpc.strategies import Method
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,9 @@ class Plan:
             replace(config, pipeline=PipelineConfig(*choice))
             for config, choice in zip(self.own, choices, strict=True)
         ]
-        data, largest_batch = self.devices[0].data, max(device.batch_size for device in self.devices)
         devices = [
-            device_job(config, rank, len(own), data, self.network, largest_batch)
-            for rank, config in enumerate(own, start=1)
+            cut_job(job, *choice, self.network, self.config.fault.timeout_s)
+            for job, choice in zip(self.devices, choices, strict=True)
         ]
         told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
         return Plan(self.config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), self.network)
@@ -90,6 +91,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
     data = replace(data, classes=source.classes, num_classes=classes)
     network = check_model(config, data)
+    _check_selector(config, len(network.units))
     devices = []
     largest_batch = max(device.batch_size for device in own)
     for rank, own_config in enumerate(own, start=1):
@@ -105,8 +107,21 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         with _named(job.rank, config):
             check_samples(job, size)
     told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
+    if config.selector.profile_iterations:
+        told = []  # what is chosen is told when it is chosen
+        if any("pipeline" in override for override in config.devices.overrides.values()):
+            told = ["devices.overrides.*.pipeline does not count: the selector chooses P and N"]
     config.num_devices = num_devices
     return Plan(config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), network)
+
+
+def _check_selector(config: Config, num_units: int) -> None:
+    points = config.selector.split_points
+    if points is None:
+        return
+    most = num_units - (config.selector.method is Method.paper)
+    if max(points) > num_units or min(points) > most:
+        raise ConfigError("selector.split_points", points, f"split points of 1..{most} ({config.model.name})")
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:

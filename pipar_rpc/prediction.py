@@ -9,6 +9,7 @@ models. What moving models costs is spread over the iterations between two aggre
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -94,9 +95,34 @@ class Candidate:
     stages: StageTimes
 
     @property
+    def place(self) -> tuple[int, int]:
+        """P and N."""
+        return self.split_point, self.num_micro_batches
+
+    @property
     def total_s(self) -> float:
         """What counts: seconds for each iteration, models included."""
         return self.iteration_s + self.moving_s
+
+
+def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int) -> list[int]:
+    """For each split point: weights, gradients, momentum, and what all N forward passes keep."""
+    each = [3 * unit.state_bytes + batch_size * unit.held_bytes for unit in sizes]
+    return list(accumulate(each))
+
+
+def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, after: int) -> float:
+    """Seconds for layers to move when the split point changes.
+
+    Weights and momentum go down to the device; only momentum goes up, for the server knows the average.
+    """
+    mbit = sum(unit.state_bytes for unit in sizes[min(before, after) : max(before, after)]) * 8e-6
+    return 2 * mbit / device.downlink_mbps if after > before else mbit / device.uplink_mbps
+
+
+def fitting(sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float) -> list[bool]:
+    """For each split point whether it fits into a device's memory."""
+    return [needed <= memory_bytes for needed in needed_bytes(sizes, batch_size)]
 
 
 class Predictor:
@@ -112,7 +138,7 @@ class Predictor:
     def __init__(
         self, device: DeviceFacts, server: ServerFacts, sizes: Sequence[UnitSizes], halves: int
     ) -> None:
-        self._device, self._num_units = device, len(sizes)
+        self._device, self.sizes = device, sizes
         slowdown = server.slowdown(halves)
         self._forward = _by_split_point(device.units, "forward", device.batch_size)
         self._backward = _by_split_point(device.units, "backward", device.batch_size)
@@ -127,9 +153,7 @@ class Predictor:
         models = np.cumsum([float(unit.state_bytes) for unit in sizes]) * 8e-6
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
-        held = np.cumsum([unit.held_bytes for unit in sizes]) * device.batch_size
-        trained = 3 * np.cumsum([unit.state_bytes for unit in sizes])  # weights, gradients, momentum
-        self.fits = held + trained <= device.memory_bytes
+        self.fits = fitting(sizes, device.batch_size, device.memory_bytes)
 
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipar_rpc.link import LinkSpec
+
 PROBE_BYTES = (1 << 16, 1 << 20, 1 << 24)  # the next one if the last one was too short to be timed
 LONG_ENOUGH_S = 0.2
 PINGS = 5
@@ -20,6 +22,39 @@ class LinkRates(NamedTuple):
     downlink_mbps: float
     uplink_latency_s: float
     downlink_latency_s: float
+
+
+def link_rates(
+    up: LinkSpec,
+    down: LinkSpec,
+    carried: tuple[float | None, float | None],
+    measure: Callable[[], LinkRates],
+) -> LinkRates:
+    """Rates and latencies of a device's links: emulated ones as they are, the others as measured.
+
+    Args:
+        up: the emulated uplink.
+        down: the emulated downlink.
+        carried: Mbit/s of what the emulated ones carried last; None for what they carry at their beginning.
+        measure: called if one of them is not limited; emulated latencies add to what it finds.
+    """
+    real = LinkRates(math.inf, math.inf, 0.0, 0.0)
+    if not (up.rate.limited and down.rate.limited):
+        real = measure()
+
+    def rate(link: LinkSpec, last: float | None, measured: float) -> float:
+        if not link.rate.limited:
+            return measured
+        return last or next(mbps for mbps in link.rate.mbps if mbps)
+
+    def latency(link: LinkSpec, measured: float) -> float:
+        own = link.latency_s + link.jitter_s / 2
+        return own if link.rate.limited else own + measured
+
+    return LinkRates(
+        *(rate(up, carried[0], real.uplink_mbps), rate(down, carried[1], real.downlink_mbps)),
+        *(latency(up, real.uplink_latency_s), latency(down, real.downlink_latency_s)),
+    )
 
 
 class Probed:

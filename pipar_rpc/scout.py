@@ -5,7 +5,7 @@ import threading
 
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.errors import PeerError
-from pipar_rpc.memory import rss_mb
+from pipar_rpc.memory import reset_peak_rss, rss_mb
 from pipar_rpc.node import Node
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
@@ -36,12 +36,14 @@ class Scout(Probed):
         """This machine's name and speed, for a device whose speed is derived from it."""
         return calibrate(self._job.speed, known, self._node.device)
 
-    def unit_times(self, batch_size: int, runs: int) -> list[UnitTimes]:
-        """Wall times of all Q units on this machine."""
-        return time_units(self._job.model, [batch_size], runs, self._node.device, on_run=self._check)
+    def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
+        """Wall times of the first `num_units` units on this machine."""
+        spec, device = self._job.model, self._node.device
+        return time_units(spec, [batch_size], runs, device, on_run=self._check, num_units=num_units)
 
     def free_bytes(self) -> float:
         """Memory that is left for training; infinite without `node.memory_limit`."""
+        reset_peak_rss()  # what earlier jobs left does not count
         limit = self._node.memory_limit_mb
         return math.inf if limit is None else (limit - rss_mb()) * 1e6
 

@@ -107,11 +107,13 @@ def select(plan: Plan, node: Node) -> Selection:
     config = plan.config.selector
     runs, num_units = config.profile_iterations, len(plan.network.units)
     whole = plan.recut([(num_units, 1)] * len(plan.devices))
-    devices = survey_devices(whole.devices, runs, plan.config.aggregation.every)
+    spec = plan.devices[0].model
+    unit = unit_sizes(spec)
+    devices = survey_devices(whole.devices, unit, runs, plan.config.aggregation.every)
     largest = max(device.batch_size for device in plan.devices)
-    spec, sizes = plan.devices[0].model, sizes_to_time(largest, plan.network.smallest)
+    sizes = sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
-    facts = Facts(devices, server, unit_sizes(spec))
+    facts = Facts(devices, server, unit)
     selection = _selection(plan, facts, _choose(plan, facts))
     log.info("selector: the server computes %.2f halves at a time", server.halves_at_once)
     log.info("selector: the best P and N of\n%s", selection.text())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipar_rpc.prediction import Candidate, DeviceFacts, Predictor, ServerFacts, UnitSizes
+from pipar_rpc.prediction import Candidate, DeviceFacts, Predictor, ServerFacts, UnitSizes, needed_bytes
 from pipar_rpc.strategies import Method
 
 
@@ -31,7 +31,10 @@ def rank(
     """
     allowed = [point for point in split_points if predictor.fits[point - 1]]
     if not allowed:
-        raise ValueError("no split point fits into the device's memory")
+        least = min(split_points)
+        needed = needed_bytes(predictor.sizes, device.batch_size)[least - 1] / 1e6
+        left = device.memory_bytes / 1e6
+        raise ValueError(f"P = {least} needs {needed:.0f} MB, and {max(0.0, left):.0f} MB are left")
     if method is Method.paper:
         counts = predictor.published_counts()
         pairs = [(point, counts[point - 1]) for point in allowed if point <= len(counts)]
@@ -105,7 +108,7 @@ def choose(
         count: how many candidates to return.
 
     Raises:
-        ValueError: no split point fits into a device's memory; the message names the device.
+        ValueError: none of the split points fits into a device's memory; the message names the device.
     """
     points = list(split_points or range(1, len(sizes) + 1))
 

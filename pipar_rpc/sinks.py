@@ -7,8 +7,8 @@ epoch                   from 1
 strategy, model, data, partition, network, testbed    names from the configuration; `network` is the trace's
                         name where there is one, `testbed` the profile's
 num_devices             K
-split_point             P; `;`-joined where devices differ
-num_micro_batches       N; `;`-joined where devices differ
+split_point             P at the epoch's beginning; `;`-joined where devices differ
+num_micro_batches       N, likewise
 batch_size              B; `;`-joined where devices differ
 iterations              of the epoch, on the device with the most
 seed                    of the experiment

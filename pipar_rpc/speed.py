@@ -48,7 +48,7 @@ class SpeedSpec:
         batch_size: of the largest batches of any device.
         slowdown: factor on this machine's computing time; with a calibration, on the calibrated time.
         calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
-        profile: recorded times of the units that the device holds; empty for none. They take precedence.
+        profile: recorded times of the network's units; empty for none. They take precedence.
         time_scale: divides all emulated times.
     """
 
@@ -87,7 +87,7 @@ class SpeedSpec:
             machine: measured, if the speed is `calibrated`.
         """
         if self.profile:
-            return [unit.scaled(1 / self.time_scale) for unit in self.profile]
+            return [unit.scaled(1 / self.time_scale) for unit in self.profile[: self.num_units]]
         if self.native or machine is None:
             return None
         factor = self.factor(machine) / self.time_scale
@@ -108,7 +108,7 @@ class SpeedSpec:
                 interpolate(unit.forward, self.batch_size)
                 + interpolate(unit.backward, self.batch_size)
                 + unit.update
-                for unit in self.profile
+                for unit in self.profile[: self.num_units]
             )
         elif self.calibrate_s is not None:
             work = flops * self.batch_size / (_reference_flops() * REFERENCE_BATCH)

@@ -19,8 +19,8 @@ from pipar_rpc.actor import Remote, place
 from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes
-from pipar_rpc.probe import LinkRates, measure_rates
+from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.scout import Scout
 from pipar_rpc.speed import MachineSpeed
 from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, time_units, timers
@@ -40,15 +40,19 @@ class _Asked:
         """Asks and waits for the answer."""
         return self.wait(self.remote.call(method, *args), to_do)
 
-    def wait(self, answer: Future[Any], to_do: str) -> Any:
-        return self.remote.wait(answer, self.job.timeout_s, to_do)
+    def wait(self, answer: Future[Any], to_do: str, times: int = 1) -> Any:
+        """Waits `times` as long as a device may be silent."""
+        return self.remote.wait(answer, self.job.timeout_s * times, to_do)
 
 
-def survey_devices(jobs: Sequence[DeviceJob], runs: int, every: int) -> list[DeviceFacts]:
+def survey_devices(
+    jobs: Sequence[DeviceJob], sizes: Sequence[UnitSizes], runs: int, every: int
+) -> list[DeviceFacts]:
     """Asks all devices; they hold nothing yet.
 
     Args:
         jobs: of each device, with split point Q.
+        sizes: of each unit.
         runs: of the whole network for each batch size, where the device's speed is not emulated.
         every: iterations between two aggregations; -1: one epoch, 0: never.
 
@@ -59,7 +63,9 @@ def survey_devices(jobs: Sequence[DeviceJob], runs: int, every: int) -> list[Dev
     with _scouts(jobs) as devices:
         samples = _ask_all(devices, "count its samples", "num_samples")
         free = _ask_all(devices, "tell its memory", "free_bytes")
-        times = _unit_times(devices, runs)
+        free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
+        held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
+        times = _unit_times(devices, runs, held)
         links = [_links(device) for device in devices]
     return [
         DeviceFacts(
@@ -76,8 +82,10 @@ def survey_devices(jobs: Sequence[DeviceJob], runs: int, every: int) -> list[Dev
 
 @contextmanager
 def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
-    devices = [_Asked(job, place(job.name, Scout, job)) for job in jobs]
+    devices: list[_Asked] = []
     try:
+        for job in jobs:
+            devices.append(_Asked(job, place(job.name, Scout, job)))
         yield devices
     finally:
         for closed in [device.remote.close(CLOSE_TIMEOUT_S) for device in devices]:
@@ -100,8 +108,16 @@ def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
     return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
 
 
-def _unit_times(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
-    """Emulated devices: what they will take. Others are measured, all at the same time."""
+def _without_images(free_bytes: float, job: DeviceJob, num_samples: int) -> float:
+    """What is left of the memory once the training images are in it, as uint8."""
+    return free_bytes - num_samples * job.data.channels * job.data.image_size**2
+
+
+def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
+    """Emulated devices: what they will take. Others are measured, all at the same time.
+
+    Only as many units are measured as a device can hold; the others cannot be chosen and count as nothing.
+    """
     known: dict[str, MachineSpeed] = {}
     found: dict[int, list[UnitTimes]] = {}
     for index, device in enumerate(devices):
@@ -113,38 +129,35 @@ def _unit_times(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
         if units is not None:
             found[index] = units
     native = [index for index in range(len(devices)) if index not in found]
-    found |= zip(native, _measured([devices[index] for index in native], runs), strict=True)
+    measured = _measured([devices[i] for i in native], runs, [held[i] for i in native])
+    found |= zip(native, measured, strict=True)
     return [found[index] for index in range(len(devices))]
 
 
-def _measured(devices: Sequence[_Asked], runs: int) -> list[list[UnitTimes]]:
+def _measured(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
     """A call for each size, so that a slow device is heard of now and then."""
     found: list[list[UnitTimes]] = [[] for _ in devices]
     sizes = [sizes_to_time(device.job.batch_size, device.job.smallest) for device in devices]
     for step in range(max(map(len, sizes), default=0)):
         taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
-        answers = [devices[i].remote.call("unit_times", sizes[i][step], runs) for i in taking_part]
+        answers = [devices[i].remote.call("unit_times", sizes[i][step], runs, held[i]) for i in taking_part]
         for index, answer in zip(taking_part, answers, strict=True):
-            units: list[UnitTimes] = devices[index].wait(answer, "time its network")
+            units: list[UnitTimes] = devices[index].wait(answer, "time its network", 1 + runs)
             found[index] = [a.joined(b) for a, b in zip(found[index] or units, units, strict=True)]
-    return found
+    return [_filled(units, device.job) for device, units in zip(devices, found, strict=True)]
+
+
+def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
+    """With nothing for the units that the device cannot hold."""
+    nothing = {job.batch_size: 0.0}
+    return units + [UnitTimes("", nothing, nothing, 0.0)] * (job.num_units - len(units))
 
 
 def _links(device: _Asked) -> LinkRates:
-    """As configured, at time 0 and the jitter by its mean; measured where a link is not emulated."""
-    up, down = device.job.uplink, device.job.downlink
-    configured = LinkRates(
-        *(up.rate.mbps[0], down.rate.mbps[0]),
-        *(up.latency_s + up.jitter_s / 2, down.latency_s + down.jitter_s / 2),
-    )
-    if up.rate.limited and down.rate.limited:
-        return configured
-    found = measure_rates(lambda *call: device.call("answer a timed transfer", *call))
-    if up.rate.limited:
-        found = found._replace(uplink_mbps=configured[0], uplink_latency_s=configured[2])
-    if down.rate.limited:
-        found = found._replace(downlink_mbps=configured[1], downlink_latency_s=configured[3])
-    return found
+    def measure() -> LinkRates:
+        return measure_rates(lambda *call: device.call("answer a timed transfer", *call))
+
+    return link_rates(device.job.uplink, device.job.downlink, (None, None), measure)
 
 
 def survey_server(

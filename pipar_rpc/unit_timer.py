@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.compute import finish
-from pipar_rpc.models import ModelSpec, build_model
+from pipar_rpc.models import ModelSpec, build_model, build_part
 from pipar_rpc.pace import UnitTimes
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
@@ -100,6 +100,7 @@ def time_units(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[], object] = lambda: None,
+    num_units: int | None = None,
 ) -> list[UnitTimes]:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
 
@@ -110,9 +111,11 @@ def time_units(
         device: where to compute.
         clock: seconds.
         on_run: called after each run.
+        num_units: how many of the first units; all by default.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        units = timers(build_model(spec).to(device), device, clock)
+        network = build_model(spec) if num_units is None else build_part(spec, num_units)
+        units = timers(network.to(device), device, clock)
         images = random_images(spec, max(sizes), device)
         for size in sizes:
             for _ in range(1 + runs):

@@ -26,7 +26,7 @@ def folders(tmp_path):
 def test_scores_are_optimal_over_selected(folders):
     found, missing = scores(load([folders]), 3)
     assert [(score.among, score.selected, score.optimal) for score in found] == [
-        *[("all", (1, 4), (2, 5)), ("1", (1, 4), (1, 5)), ("2", (2, 5), (2, 5))]
+        *[("all", ("1", "4"), ("2", "5")), ("1", ("1", "4"), ("1", "5")), ("2", ("2", "5"), ("2", "5"))]
     ]
     selected_s = 11.5  # the median of 10, 11, 12 and 50: the chosen run is one of its cell
     assert [score.value for score in found] == pytest.approx([9 / selected_s, 10 / selected_s, 1])

@@ -80,4 +80,4 @@ def test_profiling_leaves_the_job_as_it_would_be_without(module_processes):
 def test_a_device_without_memory_is_one_line(processes):
     done = processes.torchrun(2, *SMALL, "selector.profile_iterations=1", "node.memory_limit=10")
     assert done.code != 0
-    assert "node.memory_limit: device 1: no split point fits into the device's memory" in done.err
+    assert "node.memory_limit: device 1: P = 1 needs" in done.err

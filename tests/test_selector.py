@@ -138,7 +138,7 @@ def test_memory_limits_the_split_point():
     assert best(weak, sizes=sizes)[0] == (2, 1)
     assert best(replace(weak, memory_bytes=6000 + 1000), sizes=sizes)[0] == (2, 1)
     assert best(replace(weak, memory_bytes=6999), sizes=sizes)[0][0] == 1
-    with pytest.raises(ValueError, match="device 2: no split point fits into the device's memory"):
+    with pytest.raises(ValueError, match="device 2: P = 1 needs 0 MB, and 0 MB are left"):
         best(DEVICE, replace(weak, memory_bytes=3499), sizes=sizes)
 
 

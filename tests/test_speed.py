@@ -83,7 +83,10 @@ def test_between_and_beyond_recorded_batch_sizes():
     assert interpolate({100: 2.0}, 25) == pytest.approx(0.5)
 
 
-@given(st.dictionaries(st.integers(1, 200), st.floats(0, 10), min_size=1), st.integers(1, 400))
+recorded = st.floats(1e-9, 10) | st.just(0.0)
+
+
+@given(st.dictionaries(st.integers(1, 200), recorded, min_size=1), st.integers(1, 400))
 def test_interpolation_meets_the_recorded_times_and_invents_no_others(times, samples):
     rates = [seconds / size for size, seconds in times.items()]
     if not min(times) < samples < max(times):

@@ -32,6 +32,7 @@ __all__ = [
     "UnitSummary",
     "build_meta",
     "build_model",
+    "build_part",
     "held_bytes",
     "published",
     "read_weights",
@@ -78,6 +79,21 @@ def build_meta(spec: ModelSpec) -> nn.Sequential:
     """The uncut network without numbers, for shapes and names; errors as `build_model`."""
     with torch.device("meta"):
         return build_model(spec)
+
+
+def build_part(spec: ModelSpec, num_units: int) -> nn.Sequential:
+    """The first units, without memory for the others: for weak devices. Weights are torch's own first ones.
+
+    Networks of the user's own are built whole, because only they know how to fill their tensors.
+    """
+    if spec.name == CUSTOM:
+        return build_model(spec)[:num_units]
+    part = build_meta(spec)[:num_units].to_empty(device="cpu")
+    for module in part.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+    return part
 
 
 def published(state: State, spec: ModelSpec) -> State:

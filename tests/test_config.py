@@ -32,6 +32,12 @@ BAD = {
     # what is wrong: what the line must say
     "pipeline.split_point=0": "pipeline.split_point=0: must be 1..Q",
     "pipeline.split_point=6": "pipeline.split_point=6: must be 1..5 (vgg5 has 5 cut units)",
+    "selector.split_points=[99]": "selector.split_points=[99]: must be split points of 1..5 (vgg5)",
+    "selector.split_points=[]": "selector.split_points=[]: must be split points from 1, or null for all",
+    "selector.profile_iterations=-1": "selector.profile_iterations=-1: must be >= 0",
+    "selector.min_gain=2": "selector.min_gain=2.0: must be 0..1",
+    "selector.method=bogus": "selector.method",
+    "node.memory_limit=0": "node.memory_limit=0.0: must be > 0 MB, or null for no limit",
     "pipeline.split_point=one": "pipeline.split_point: Value 'one' of type 'str' could not be converted",
     "pipeline.num_micro_batches=0": "pipeline.num_micro_batches=0: must be >= 1",
     "num_devices=5": "num_devices=5: must be 1..4 (torchrun started 5 ranks, and one is the server)",
@@ -233,6 +239,13 @@ def test_every_experiment_is_a_possible_job(path):
     if raw.data.name not in {"digits", "synthetic"}:  # the others need files
         raw, _ = composition.compose([f"experiment={path.stem}", "data=synthetic"])
     assert make_plan(raw, 5, Path("nowhere"), True).devices
+
+
+def test_the_selector_is_for_pipar_and_the_formula_for_split_networks():
+    fixed = message("strategy=fl", "selector.profile_iterations=1")
+    assert fixed.startswith("selector.profile_iterations=1: must be 0 but with strategy=pipar")
+    line = message("selector.method=paper", "selector.split_points=[5]")
+    assert line == "selector.split_points=[5]: must be split points of 1..4 (vgg5)"
 
 
 def test_an_experiment_may_be_a_sweep():

@@ -15,6 +15,7 @@ from pipar_rpc.models import (
     Norm,
     build_meta,
     build_model,
+    build_part,
     held_bytes,
     published,
     read_weights,
@@ -316,3 +317,16 @@ def test_kept_bytes_are_those_that_autograd_keeps(name):
             expected, rel=0.1
         )
         x = y.detach().requires_grad_()
+
+
+@pytest.mark.parametrize("name", [*MODELS])
+@pytest.mark.parametrize("norm", [Norm.batch, Norm.group])
+def test_a_part_is_the_first_units_of_the_network(name, norm):
+    spec = ModelSpec(name, norm, 3, 32, 10)
+    whole = build_model(spec)
+    part = build_part(spec, 2)
+    assert [type(module) for module in part.modules()] == [type(module) for module in whole[:2].modules()]
+    assert all(torch.isfinite(tensor).all() for tensor in part.state_dict().values())
+    part.load_state_dict(whole[:2].state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(part.eval()(images), whole[:2].eval()(images))

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipar_rpc.link import LinkSpec, RateTrace
 from pipar_rpc.pace import UnitTimes, interpolate
-from pipar_rpc.prediction import LABEL_BYTES, DeviceFacts, ServerFacts, UnitSizes
+from pipar_rpc.prediction import LABEL_BYTES, DeviceFacts, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.probe import LinkRates, link_rates
 from pipar_rpc.selector import choose
 from pipar_rpc.strategies import Method
 
@@ -166,3 +168,34 @@ def test_the_published_formula():
     sizes = [UnitSizes(100_000 - LABEL_BYTES, 0, 0), UnitSizes(1, 0, 0)]  # 1 s up
     away = 1.0 + 0.3 + 0.4 + (100_000 - LABEL_BYTES) * 8e-5 / 8
     assert best(device, server=server, sizes=sizes, method=Method.paper)[0] == (1, 1 + math.ceil(away / 0.5))
+
+
+FOUND = LinkRates(500.0, 600.0, 0.001, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "carried", "expected"),
+    [
+        ((8, 0.1), (16, 0.2), (None, None), (8, 16, 0.1, 0.2)),
+        ((8, 0.1), (16, 0.2), (3, 4), (3, 4, 0.1, 0.2)),
+        ((8, 0.1), (None, 0.2), (3, None), (3, 600, 0.1, 0.202)),
+        ((None, 0.1), (16, 0.0), (None, None), (500, 16, 0.101, 0.0)),
+        ((None, 0.0), (None, 0.0), (None, None), FOUND),
+    ],
+)
+def test_emulated_links_are_known_and_real_ones_measured(up, down, carried, expected):
+    specs = [LinkSpec(RateTrace.constant(rate), latency) for rate, latency in (up, down)]
+    assert link_rates(*specs, carried, lambda: FOUND) == pytest.approx(expected)
+
+
+def test_a_trace_that_begins_without_a_link_counts_by_its_first_rate():
+    down = LinkSpec(RateTrace((0.0, 5.0), (0.0, 7.0)))
+    assert link_rates(down, down, (None, None), lambda: FOUND)[:2] == (7, 7)
+
+
+def test_moving_layers_costs_weights_and_momentum_down_and_momentum_up():
+    sizes = [UnitSizes(0, 1_000_000, 0)] * 3
+    device = replace(DEVICE, uplink_mbps=4.0, downlink_mbps=8.0)
+    assert move_seconds(sizes, device, 1, 3) == pytest.approx(2 * 2 * 8 / 8)
+    assert move_seconds(sizes, device, 3, 2) == pytest.approx(8 / 4)
+    assert move_seconds(sizes, device, 2, 2) == 0

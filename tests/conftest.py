@@ -150,3 +150,11 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
     group = Processes(tmp_path_factory.mktemp("run"))
     yield group
     assert group.left_over() == []
+
+
+@pytest.fixture
+def double_precision():
+    """For references to which jobs of tests.float64_main are equal to rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

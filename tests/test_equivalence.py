@@ -18,11 +18,7 @@ CUTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def make(norm: Norm, name="vgg5", image_size=8) -> nn.Sequential:

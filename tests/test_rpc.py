@@ -14,6 +14,7 @@ from pipar_rpc.fedavg import weighted_average
 from pipar_rpc.models import ModelSpec, Norm, build_model
 
 from .conftest import SMALL
+from .loops import assert_close
 
 SPLITS, COUNTS = (1, 2, 3, 4, 5), (1, 3, 7, 10)
 
@@ -71,21 +72,15 @@ def test_all_jobs_of_a_sweep_run_in_one_torchrun(sweep):
     assert "20 jobs done, 0 failed" in done.out
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("number", range(20))
 def test_over_rpc_split_with_micro_batches_equals_unsplit(sweep, number):
     _, jobs = sweep
     split_point, num_micro_batches = list(itertools.product(SPLITS, COUNTS))[number]
     (row,) = rows_of(jobs[number])
     assert (int(row["split_point"]), int(row["num_micro_batches"])) == (split_point, num_micro_batches)
-    torch.set_default_dtype(torch.float64)
-    try:
-        reference, loss = unsplit_reference()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    state = torch.load(jobs[number] / "model.pt")
-    assert state.keys() == reference.keys()
-    for key in state:
-        torch.testing.assert_close(state[key], reference[key], rtol=0, atol=1e-9, msg=key)
+    reference, loss = unsplit_reference()
+    assert_close(torch.load(jobs[number] / "model.pt"), reference, 1e-9)
     assert float(row["train_loss"]) == pytest.approx(loss, rel=1e-5)
 
 

@@ -9,6 +9,7 @@ from pipar_rpc.pace import UnitTimes
 
 from . import test_strategies
 from .conftest import SMALL
+from .loops import assert_close
 from .test_rpc import job_dirs, rows_of
 
 TRACE = "time_s,uplink_mbps,downlink_mbps\n0,10000,10000\n3,5,5\n8,10000,10000\n"
@@ -47,16 +48,11 @@ def test_layers_move_to_and_fro_with_the_bandwidth(switched):
     assert "-> P=5 N=1" in log
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_what_moves_loses_neither_weights_nor_momentum(switched):
     job, _ = switched
-    torch.set_default_dtype(torch.float64)
-    try:
-        reference = test_strategies.federated(EPOCHS)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    state = torch.load(job / "model.pt")
-    for key in state:
-        torch.testing.assert_close(state[key], reference[key], rtol=0, atol=1e-9, msg=key)
+    reference = test_strategies.federated(EPOCHS)
+    assert_close(torch.load(job / "model.pt"), reference, 1e-9)
 
 
 def test_the_choice_is_shown_and_predicted(switched):

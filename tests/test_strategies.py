@@ -14,6 +14,7 @@ from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.rotation import Rotation
 
 from .conftest import SMALL
+from .loops import assert_close
 from .test_rpc import job_dirs, rows_of
 
 SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on device 2
@@ -122,18 +123,12 @@ def sweep(module_processes):
     return done, job_dirs(module_processes)
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("number", range(len(JOBS)))
 def test_each_strategy_equals_its_plain_loop(sweep, number):
     _, jobs = sweep
-    torch.set_default_dtype(torch.float64)
-    try:
-        reference = REFERENCES.get(JOBS[number], federated)()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    state = torch.load(jobs[number] / "model.pt")
-    assert state.keys() == reference.keys()
-    for key in state:
-        torch.testing.assert_close(state[key], reference[key], rtol=0, atol=1e-9, msg=key)
+    reference = REFERENCES.get(JOBS[number], federated)()
+    assert_close(torch.load(jobs[number] / "model.pt"), reference, 1e-9)
 
 
 def test_rows_say_what_was_done(sweep):

@@ -125,9 +125,7 @@ def test_an_emulated_speed_is_a_slowdown_a_calibration_or_a_profile():
 
 def test_a_device_takes_the_time_of_the_units_that_it_holds():
     assert spec(slowdown=5, num_units=1).pace(MACHINE).seconds(FORWARD, 10) == pytest.approx(5.0)
-    assert spec(num_units=2).fits(MACHINE)
-    assert not spec(num_units=3).fits(MACHINE)
-    assert not spec(num_units=1).fits(None)
+    assert spec(profile=UNITS, num_units=1).pace().seconds(FORWARD, 10) == pytest.approx(1.0)
 
 
 def test_a_time_scale_divides_emulated_times():
@@ -154,23 +152,22 @@ def test_measuring_needs_one_thread():
         torch.set_num_threads(1)
 
 
-def test_a_machine_is_measured_once_and_for_as_many_units_as_needed(monkeypatch):
+def test_a_machine_is_measured_once_and_with_the_whole_network(monkeypatch):
+    """So that a device is the same one wherever the network is cut."""
     monkeypatch.setattr(speed, "RUNS", 1)
     torch.manual_seed(3)
-    host, one = speed.calibrate(spec(num_units=1), {}, CPU)
+    host, machine = speed.calibrate(spec(num_units=1), {}, CPU)
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))  # torch's random numbers are left alone
     assert host == speed.host_name()
-    assert one.reference_s > 0
-    assert [unit.name for unit in one.units] == ["conv1"]
-    assert set(one.units[0].forward) == {1, 2, 5, 10, 20}
+    assert machine.reference_s > 0
+    assert [unit.name for unit in machine.units] == list(build_meta(VGG5)._modules)
+    assert set(machine.units[0].forward) == {1, 2, 5, 10, 20}
 
-    assert speed.measure(spec(num_units=1), CPU) == one
-    _, two = speed.calibrate(spec(num_units=2), {host: one}, CPU)
-    assert len(two.units) == 2
-    assert speed.calibrate(spec(num_units=1), {host: two}, CPU) == (host, two)  # as another device found
-    assert speed.measure(spec(num_units=1), CPU) == two
+    assert speed.measure(spec(num_units=4), CPU) == machine
+    other = MachineSpeed(1.0, UNITS)
+    assert speed.calibrate(spec(num_units=1), {host: other}, CPU) == (host, other)  # as another device found
 
 
 def test_times_that_cannot_be_true_are_told_once(caplog):

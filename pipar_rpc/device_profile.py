@@ -44,7 +44,8 @@ class DeviceProfile:
 
     def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
         """Writes the file, `origin` in its first line; raises OSError."""
-        values = asdict(self) | {"norm": self.norm.name}
+        rounded = [asdict(unit.scaled(1.0, digits=7)) for unit in self.units]
+        values = asdict(self) | {"norm": self.norm.name, "units": rounded}
         path.write_text(f"# {origin} Times are seconds.\n{OmegaConf.to_yaml(values)}")
 
     def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:

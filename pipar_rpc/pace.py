@@ -97,11 +97,15 @@ class UnitTimes:
         forward, backward = self.forward | other.forward, self.backward | other.backward
         return UnitTimes(self.name, forward, backward, other.update)
 
-    def scaled(self, factor: float) -> "UnitTimes":
-        """The times of a device that takes `factor` times as long."""
-        forward = {size: seconds * factor for size, seconds in self.forward.items()}
-        backward = {size: seconds * factor for size, seconds in self.backward.items()}
-        return UnitTimes(self.name, forward, backward, self.update * factor)
+    def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":
+        """The times of a device that takes `factor` times as long, rounded to `digits` if given."""
+
+        def times(seconds: float) -> float:
+            return seconds * factor if digits is None else round(seconds * factor, digits)
+
+        forward = {size: times(seconds) for size, seconds in self.forward.items()}
+        backward = {size: times(seconds) for size, seconds in self.backward.items()}
+        return UnitTimes(self.name, forward, backward, times(self.update))
 
 
 def replayed(units: Sequence[UnitTimes]) -> Seconds:

@@ -4,6 +4,7 @@ Run it on a real device; `testbed.profile=pi.yaml` has emulated devices take the
 """
 
 import argparse
+import math
 import os
 import platform
 import re
@@ -71,6 +72,9 @@ def _parse() -> argparse.Namespace:
     sizes = ",".join(map(str, BATCH_SIZES))
     parser.add_argument("--batch-sizes", help=f"of micro-batches (default {sizes})")
     parser.add_argument("--runs", type=int, default=5, help="for each batch size; medians count (default 5)")
+    parser.add_argument(
+        "--slowdown", type=float, default=1.0, help="times in the file are so many times as long (default 1)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda:i (default cpu)")
     parser.add_argument(
         "--threads", type=int, default=1, help="of one computation, as node.threads (default 1)"
@@ -98,6 +102,7 @@ def _device(name: str) -> torch.device:
 def _write_profile(args: argparse.Namespace) -> None:
     cores = os.cpu_count() or 1
     require(args.runs >= 1, "--runs", args.runs, ">= 1")
+    require(0 < args.slowdown < math.inf, "--slowdown", args.slowdown, "> 0")
     require(1 <= args.threads <= cores, "--threads", args.threads, f"1..{cores}")
     sizes = _batch_sizes(args.batch_sizes)
     path: Path = args.output or Path(f"profile_{args.model}.yaml")
@@ -110,6 +115,8 @@ def _write_profile(args: argparse.Namespace) -> None:
         profile = record(spec, sizes, args.runs, device)
     except RuntimeError as error:  # out of memory
         raise UserError(f"{args.model} cannot be measured here: {first_line(error)}") from error
+    profile.units = [unit.scaled(args.slowdown) for unit in profile.units]
+    profile.machine["slowdown"] = f"{args.slowdown:g}"
     try:
         profile.write(path)
     except OSError as error:

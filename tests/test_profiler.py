@@ -104,6 +104,14 @@ def profiler(directory, *arguments):
     )
 
 
+def test_a_profile_can_be_that_of_a_slower_device(tmp_path):
+    options = ["vgg5", "--image-size=8", "--batch-sizes=4", "--runs=1", "--slowdown=1000"]
+    assert profiler(tmp_path, *options).returncode == 0
+    profile = read_profile(tmp_path / "profile_vgg5.yaml")
+    assert profile.machine["slowdown"] == "1000"
+    assert min(unit.forward[4] + unit.backward[4] for unit in profile.units) > 0.01
+
+
 def test_the_profiler_as_a_command(tmp_path):
     done = profiler(tmp_path, "vgg5", "--image-size=8", "--batch-sizes=4,2", "--runs=1")
     assert done.returncode == 0, done.stderr
@@ -119,6 +127,7 @@ def test_the_profiler_as_a_command(tmp_path):
     [
         (["vgg6"], "model.name=vgg6: must be a known model: did you mean vgg"),
         (["vgg5", "--batch-sizes=0"], "--batch-sizes=0: must be numbers from 1"),
+        (["vgg5", "--slowdown=0"], "--slowdown=0.0: must be > 0"),
         (["vgg5", "--channels=0"], "--channels=0: must be >= 1"),
         (["vgg5", "--threads=100000"], "--threads=100000: must be 1.."),
         (["vgg5", "--arg=width=3"], "--arg=['width=3']: must be absent but for a function of your own"),

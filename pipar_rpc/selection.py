@@ -91,7 +91,7 @@ class Selection:
             lines = _ranking(ranking, len(self.plan.network.units), scale)
             groups.setdefault("\n".join(lines), []).append(device.name)
         legend = (
-            "predicted; seconds: iteration and models are for each iteration, stages for each micro-batch: "
+            "predicted; seconds: iteration and models are for each iteration, stages for each micro-batch:\n"
             "device forward, uplink, server forward, server backward, downlink, device backward"
         )
         return "\n\n".join(f"{', '.join(names)}:\n{lines}" for lines, names in groups.items()) + f"\n{legend}"

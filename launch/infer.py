@@ -31,7 +31,7 @@ PUBLISHED = Path(__file__).parent / "published.yaml"
 
 def seconds(unit: UnitTimes) -> float:
     """Of one iteration of a whole mini-batch."""
-    return interpolate(unit.forward, BATCH_SIZE) + interpolate(unit.backward, BATCH_SIZE) + unit.update
+    return unit.iteration_s(BATCH_SIZE)
 
 
 def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: DictConfig) -> float:

@@ -64,7 +64,7 @@ class Adapter:
         Returns:
             Bytes that each device sent for it.
         """
-        remaining = self._epochs - epoch if last_round else self._epochs - epoch + 0.5
+        remaining = self._epochs - epoch + (0 if last_round else 0.5)
         if self._min_gain >= 1 or not remaining:
             return [0] * len(self._peers)
         facts, old = self.selection.facts, self.selection.plan.devices
@@ -108,7 +108,7 @@ class Adapter:
                 "P=%d N=%d -> P=%d N=%d, predicted %.3f -> %.3f s for each iteration",
                 *(epoch, peer.name, old.uplink_mbps / scale, new.uplink_mbps / scale),
                 *(old.downlink_mbps / scale, new.downlink_mbps / scale),
-                *(stay.split_point, stay.num_micro_batches, best.split_point, best.num_micro_batches),
+                *(*stay.place, *best.place),
                 *(stay.total_s * scale, best.total_s * scale),
             )
 
@@ -140,7 +140,7 @@ class Adapter:
         layers = copy.deepcopy(self._network[job.split_point :])
         layers.load_state_dict({name: state[name] for name in layers.state_dict()})
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        peer.half.recut(layers, dropout, peer.half.momentum() | momentum)
+        peer.half.recut(layers, dropout, momentum)
 
 
 def _with_rates(peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:

@@ -92,6 +92,10 @@ class UnitTimes:
     backward: dict[int, float]
     update: float
 
+    def iteration_s(self, samples: int) -> float:
+        """Forward pass, backward pass and update of a mini-batch of `samples`, in one piece."""
+        return interpolate(self.forward, samples) + interpolate(self.backward, samples) + self.update
+
     def joined(self, other: "UnitTimes") -> "UnitTimes":
         """Times at the batch sizes of both; the update's is the other's."""
         forward, backward = self.forward | other.forward, self.backward | other.backward

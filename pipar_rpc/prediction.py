@@ -138,7 +138,7 @@ class Predictor:
     def __init__(
         self, device: DeviceFacts, server: ServerFacts, sizes: Sequence[UnitSizes], halves: int
     ) -> None:
-        self._device, self.sizes = device, sizes
+        self.device, self.sizes = device, sizes
         slowdown = server.slowdown(halves)
         self._forward = _by_split_point(device.units, "forward", device.batch_size)
         self._backward = _by_split_point(device.units, "backward", device.batch_size)
@@ -154,10 +154,11 @@ class Predictor:
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
         self.fits = fitting(sizes, device.batch_size, device.memory_bytes)
+        self.most_micro_batches = max(1, device.batch_size // device.smallest)
 
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""
-        each, larger = divmod(self._device.batch_size, num_micro_batches)
+        each, larger = divmod(self.device.batch_size, num_micro_batches)
         samples = np.array([each + 1] * larger + [each] * (num_micro_batches - larger))
         return StageTimes(
             device_forward=self._forward[:, samples],
@@ -166,8 +167,8 @@ class Predictor:
             server_backward=self._server_backward[:, samples],
             downlink=self._downlink[:, None] * samples,
             device_backward=self._backward[:, samples],
-            uplink_latency=self._device.uplink_latency_s,
-            downlink_latency=self._device.downlink_latency_s,
+            uplink_latency=self.device.uplink_latency_s,
+            downlink_latency=self.device.downlink_latency_s,
             update=self._update,
         )
 
@@ -177,6 +178,16 @@ class Predictor:
         found = iteration_seconds(times, num_micro_batches)
         alone = np.sum(times.device_forward + times.device_backward, axis=-1) + self._update
         found[-1] = alone[-1]  # at P = Q nothing crosses, so latency does not count
+        return found
+
+    def totals(self) -> Array:
+        """Seconds of an iteration, models included, for every split point and N: shape [Q, most N].
+
+        Infinite where N > 1 and P = Q: alone, a device gains nothing by it.
+        """
+        counts = range(1, self.most_micro_batches + 1)
+        found = np.stack([self.seconds(n) + self.moving_s for n in counts], axis=1)
+        found[-1, 1:] = math.inf
         return found
 
     def candidate(self, split_point: int, num_micro_batches: int) -> Candidate:
@@ -205,9 +216,8 @@ class Predictor:
         whole = self.stages(1)
         away = whole.uplink + whole.server_forward + whole.server_backward + whole.downlink
         here = np.minimum(whole.device_forward, whole.device_backward)
-        largest = self._device.batch_size // self._device.smallest
         counts = 1 + np.ceil(np.asarray(away)[:-1, 0] / np.maximum(here[:-1, 0], 1e-12))
-        return [int(min(count, largest)) for count in counts]
+        return [int(min(count, self.most_micro_batches)) for count in counts]
 
 
 def _table(units: Sequence[UnitTimes], direction: str, batch_size: int) -> Array:

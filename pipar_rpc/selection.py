@@ -12,7 +12,8 @@ from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
 from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes
 from pipar_rpc.selector import best_of_each, choose
-from pipar_rpc.survey import sizes_to_time, survey_devices, survey_server, unit_sizes
+from pipar_rpc.survey import survey_devices, survey_server, unit_sizes
+from pipar_rpc.unit_timer import sizes_to_time
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,7 @@ def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:
 
 
 def _selection(plan: Plan, facts: Facts, rankings: Sequence[Sequence[Candidate]]) -> Selection:
-    chosen = [(ranking[0].split_point, ranking[0].num_micro_batches) for ranking in rankings]
-    return Selection(plan.recut(chosen), rankings, facts)
+    return Selection(plan.recut([ranking[0].place for ranking in rankings]), rankings, facts)
 
 
 def _stages(candidate: Candidate) -> list[float]:

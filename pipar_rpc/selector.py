@@ -6,7 +6,7 @@ III-C), which takes a stage's time to be in proportion to its samples and tries 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,14 +14,11 @@ from pipar_rpc.prediction import Candidate, DeviceFacts, Predictor, ServerFacts,
 from pipar_rpc.strategies import Method
 
 
-def rank(
-    predictor: Predictor, device: DeviceFacts, method: Method, split_points: Sequence[int], count: int
-) -> list[Candidate]:
+def rank(predictor: Predictor, method: Method, split_points: Sequence[int], count: int) -> list[Candidate]:
     """The `count` fastest candidates, the best one first.
 
     Args:
         predictor: of the device.
-        device: what is known of it.
         method: how N is found.
         split_points: P from which to choose.
         count: how many.
@@ -32,20 +29,16 @@ def rank(
     allowed = [point for point in split_points if predictor.fits[point - 1]]
     if not allowed:
         least = min(split_points)
-        needed = needed_bytes(predictor.sizes, device.batch_size)[least - 1] / 1e6
-        left = device.memory_bytes / 1e6
+        needed = needed_bytes(predictor.sizes, predictor.device.batch_size)[least - 1] / 1e6
+        left = predictor.device.memory_bytes / 1e6
         raise ValueError(f"P = {least} needs {needed:.0f} MB, and {max(0.0, left):.0f} MB are left")
     if method is Method.paper:
         counts = predictor.published_counts()
         pairs = [(point, counts[point - 1]) for point in allowed if point <= len(counts)]
         found = [predictor.candidate(*pair) for pair in pairs]
         return sorted(found, key=lambda candidate: candidate.total_s)[:count]
-    largest = max(1, device.batch_size // device.smallest)
-    rows = np.array(allowed) - 1
-    totals = np.stack(
-        [predictor.seconds(n)[rows] + predictor.moving_s[rows] for n in range(1, largest + 1)], axis=1
-    )
-    totals[rows == len(predictor.moving_s) - 1, 1:] = math.inf  # alone, a device gains nothing by N > 1
+    largest = predictor.most_micro_batches
+    totals = predictor.totals()[np.array(allowed) - 1]
     best = np.argsort(totals, axis=None, kind="stable")[:count]
     places = [(allowed[place // largest], place % largest + 1) for place in best.tolist()]
     return [
@@ -77,12 +70,31 @@ def best_of_each(
     halves: int,
 ) -> list[list[Candidate]]:
     """For each device the best N for each split point that fits into its memory, with a known load."""
-    found: list[list[Candidate]] = []
-    for device in devices:
+
+    def best(device: DeviceFacts) -> list[Candidate]:
         predictor = Predictor(device, server, sizes, halves)
-        points = [point for point in range(1, len(sizes) + 1) if predictor.fits[point - 1]]
-        ranked = [rank(predictor, device, method, [point], 1) for point in points]
-        found.append([candidate for own in ranked for candidate in own])
+        if method is Method.paper:
+            places = list(enumerate(predictor.published_counts(), start=1))
+        else:
+            totals = predictor.totals()
+            finite = np.isfinite(totals).any(axis=1)
+            places = [(row + 1, int(np.argmin(totals[row])) + 1) for row in np.flatnonzero(finite).tolist()]
+        return [predictor.candidate(*place) for place in places if predictor.fits[place[0] - 1]]
+
+    return _for_each(devices, best)
+
+
+def _for_each(
+    devices: Sequence[DeviceFacts], find: Callable[[DeviceFacts], list[Candidate]]
+) -> list[list[Candidate]]:
+    """What `find` gives for each device; it is asked once for equal ones. Its ValueErrors name the device."""
+    found: list[list[Candidate]] = []
+    for number, device in enumerate(devices, start=1):
+        same = next((n for n, other in enumerate(devices[: number - 1]) if other == device), None)
+        try:
+            found.append(find(device) if same is None else found[same])
+        except ValueError as error:
+            raise ValueError(f"device {number}: {error}") from error
     return found
 
 
@@ -113,18 +125,9 @@ def choose(
     points = list(split_points or range(1, len(sizes) + 1))
 
     def ranked(halves: int) -> list[list[Candidate]]:
-        found: list[list[Candidate]] = []
-        for number, device in enumerate(devices, start=1):
-            same = next((n for n, other in enumerate(devices[: number - 1]) if other == device), None)
-            if same is not None:
-                found.append(found[same])
-                continue
-            predictor = Predictor(device, server, sizes, halves)
-            try:
-                found.append(rank(predictor, device, method, points, count))
-            except ValueError as error:
-                raise ValueError(f"device {number}: {error}") from error
-        return found
+        return _for_each(
+            devices, lambda device: rank(Predictor(device, server, sizes, halves), method, points, count)
+        )
 
     def using(found: list[list[Candidate]]) -> int:
         return sum(own[0].split_point < len(sizes) for own in found)

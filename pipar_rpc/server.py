@@ -40,7 +40,7 @@ class ServerHalf:
         timeline: Timeline,
     ) -> None:
         self._options, self._device, self._timeline = optimizer, device, timeline
-        self.recut(layers, dropout, {})
+        self._hold(layers, dropout, {})
 
     def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         """Holds these layers from now on; to be called between rounds.
@@ -48,8 +48,11 @@ class ServerHalf:
         Args:
             layers: P+1..Q, on the CPU; empty for split point Q.
             dropout: generators of their dropout.
-            momentum: of their parameters.
+            momentum: of those of their parameters that are new here.
         """
+        self._hold(layers, dropout, self.momentum() | momentum)
+
+    def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         self._layers, self._dropout = layers.to(self._device).train(), dropout
         trained = any(True for _ in layers.parameters())
         self._optimizer = make_sgd(self._layers, self._options, momentum) if trained else None

@@ -11,8 +11,8 @@ import torch
 from pipar_rpc.errors import ConfigError
 from pipar_rpc.fresh_process import run_in_process
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
-from pipar_rpc.pace import NativePace, Pace, UnitTimes, interpolate, replayed
-from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, timers
+from pipar_rpc.pace import NativePace, Pace, UnitTimes, replayed
+from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, timers
 
 REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
 REFERENCE_BATCH = 100
@@ -101,12 +101,7 @@ class SpeedSpec:
             flops: of the forward pass of the units that the device holds, for one sample.
         """
         if self.profile:
-            once = sum(
-                interpolate(unit.forward, self.batch_size)
-                + interpolate(unit.backward, self.batch_size)
-                + unit.update
-                for unit in self.profile[: self.num_units]
-            )
+            once = sum(unit.iteration_s(self.batch_size) for unit in self.profile[: self.num_units])
         elif self.calibrate_s is not None:
             work = flops * self.batch_size / (_reference_flops() * REFERENCE_BATCH)
             once = work * self.calibrate_s * self.slowdown
@@ -152,13 +147,12 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     reference_images = random_images(REFERENCE_MODEL, REFERENCE_BATCH, device)
     images = random_images(spec.model, spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)
-    sizes = [size for size in (*BATCH_SIZES, spec.batch_size) if smallest <= size <= spec.batch_size]
     began = time.monotonic()
     for run in range(1 + runs):  # in turn: what slows the machine down for a while, slows both down
         if run > FEWEST_RUNS and time.monotonic() - began > LONG_S:
             break
         run_once(reference, reference_images)
-        for size in dict.fromkeys(sizes):
+        for size in sizes_to_time(spec.batch_size, smallest):
             run_once(units, images[:size])
     (first,) = (unit.times() for unit in reference)
     seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pipar_rpc.actor import Remote, place
+from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.placement import DeviceJob
@@ -23,7 +24,7 @@ from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.scout import Scout
 from pipar_rpc.speed import MachineSpeed
-from pipar_rpc.unit_timer import BATCH_SIZES, random_images, run_once, time_units, timers
+from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, time_units, timers
 from pipar_rpc.worker import open_pool
 
 CLOSE_TIMEOUT_S = 30.0
@@ -101,11 +102,6 @@ def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> 
 def _iterations(num_samples: int, batch_size: int, every: int) -> float:
     epoch = math.ceil(num_samples / batch_size)
     return {-1: epoch, 0: math.inf}.get(every, min(every, epoch))
-
-
-def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
-    """Sizes of micro-batches that are timed: a few up to the whole mini-batch."""
-    return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
 
 
 def _without_images(free_bytes: float, job: DeviceJob, num_samples: int) -> float:
@@ -202,6 +198,5 @@ def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:
     network = build_meta(spec)
     units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
     return [
-        UnitSizes(unit.activation_bytes, sum(t.nbytes for t in layers.state_dict().values()), held)
-        for unit, held, layers in units
+        UnitSizes(unit.activation_bytes, num_bytes(layers.state_dict()), held) for unit, held, layers in units
     ]

@@ -16,6 +16,11 @@ from pipar_rpc.pace import UnitTimes
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
 
 
+def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
+    """Sizes of micro-batches that are timed: a few up to the whole mini-batch."""
+    return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
+
+
 class UnitTimer:
     """A cut unit that notes how long it computes.
 

@@ -6,7 +6,7 @@ a thread to answer with.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.worker import InOrder, start_pool
 
 T = TypeVar("T")
+CLOSE_TIMEOUT_S = 30.0
 
 
 @dataclass
@@ -140,6 +141,12 @@ class Remote:
     def close(self, timeout_s: float) -> Future[Any]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
         return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s)
+
+
+def close_all(remotes: Sequence[Remote]) -> list[tuple[str, BaseException]]:
+    """Closes objects at the same time and waits for it; returns the workers where that failed, and why."""
+    closing = [(remote.name, remote.close(CLOSE_TIMEOUT_S)) for remote in remotes]
+    return [(name, error) for name, closed in closing if (error := closed.exception())]
 
 
 def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:

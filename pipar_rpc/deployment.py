@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from pipar_rpc.actor import place
+from pipar_rpc.actor import close_all, place
 from pipar_rpc.device_plan import check_samples
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.node import Node
@@ -23,8 +23,6 @@ from pipar_rpc.timeline import Timeline
 from pipar_rpc.worker import InOrder, open_pool
 
 log = logging.getLogger(__name__)
-
-CLOSE_TIMEOUT_S = 30.0
 
 
 @contextmanager
@@ -105,7 +103,5 @@ def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
 def _remove(peers: Sequence[Peer]) -> None:
     for peer in peers:
         peer.port.stop("the job has ended")
-    closing = [peer.remote.close(CLOSE_TIMEOUT_S) for peer in peers]
-    for peer, closed in zip(peers, closing, strict=True):
-        if error := closed.exception():
-            log.warning("%s could not be cleaned up: %s", peer.name, error)
+    for name, error in close_all([peer.remote for peer in peers]):
+        log.warning("%s could not be cleaned up: %s", name, error)

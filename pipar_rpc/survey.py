@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipar_rpc.actor import Remote, place
+from pipar_rpc.actor import Remote, close_all, place
 from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
@@ -26,8 +26,6 @@ from pipar_rpc.scout import Scout
 from pipar_rpc.speed import MachineSpeed
 from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, time_units, timers
 from pipar_rpc.worker import open_pool
-
-CLOSE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
             devices.append(_Asked(job, place(job.name, Scout, job)))
         yield devices
     finally:
-        for closed in [device.remote.close(CLOSE_TIMEOUT_S) for device in devices]:
-            closed.exception()
+        close_all([device.remote for device in devices])
 
 
 def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> list[Any]:

@@ -101,17 +101,19 @@ def shape(namespace: str, interface: str, mbps: float | None) -> None:
         run("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, *TBF)
 
 
-def start(name: str, rank: int, num_hosts: int, hosts_file: str, overrides: list[str]) -> Popen:
+def start(
+    name: str, rank: int, num_hosts: int, hosts_file: str, overrides: list[str], options: list[str]
+) -> Popen:
     """Starts one host's torchrun, with a /etc/hosts of its own in which the hosts have names."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_hosts}", f"--node-rank={rank}"]
-    torchrun += ["--nproc-per-node=1", f"--master-addr={SUBNET}.1", f"--master-port={PORT}"]
+    torchrun += ["--nproc-per-node=1", f"--master-addr={SUBNET}.1", f"--master-port={PORT}", *options]
     inside = f"mount --bind {shlex.quote(hosts_file)} /etc/hosts && exec " + shlex.join(
         [*torchrun, "-m", "pipar_rpc", *overrides]
     )
     return subprocess.Popen(["ip", "netns", "exec", name, "sh", "-c", inside])
 
 
-def run_hosts(names: list[str], overrides: list[str]) -> int:
+def run_hosts(names: list[str], overrides: list[str], keep_going: bool, torchrun: list[str]) -> int:
     with tempfile.NamedTemporaryFile("w", prefix=PREFIX, suffix=".hosts") as hosts_file:
         hosts_file.write("127.0.0.1 localhost\n")
         for rank in range(len(names)):  # torch asks for the name of the mapped IPv6 address
@@ -121,8 +123,8 @@ def run_hosts(names: list[str], overrides: list[str]) -> int:
         processes: list[Popen] = []
         try:
             for rank, name in enumerate(names):
-                processes.append(start(name, rank, len(names), hosts_file.name, overrides))
-            return wait_for_all(processes)
+                processes.append(start(name, rank, len(names), hosts_file.name, overrides, torchrun))
+            return wait_for_all(processes, keep_going)
         finally:
             for process in processes:
                 process.terminate()  # torchrun ends its ranks; what is left after that is killed by remove()
@@ -131,9 +133,13 @@ def run_hosts(names: list[str], overrides: list[str]) -> int:
                     process.wait(STOP_S)
 
 
-def wait_for_all(processes: list[Popen]) -> int:
-    """Waits for the server's host, then not much longer for the others; returns the worst exit code."""
-    while processes[0].poll() is None and not any(process.poll() for process in processes):
+def wait_for_all(processes: list[Popen], keep_going: bool) -> int:
+    """Waits for the server's host, then not much longer for the others; returns the worst exit code.
+
+    With `keep_going` hosts of devices may fail: only the server's code counts.
+    """
+    watched = processes[:1] if keep_going else processes
+    while processes[0].poll() is None and not any(process.poll() for process in watched):
         time.sleep(0.2)
     deadline = time.monotonic() + GRACE_S
     codes = []
@@ -142,7 +148,7 @@ def wait_for_all(processes: list[Popen]) -> int:
             codes.append(process.wait(max(0.0, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             codes.append(1)
-    return max(abs(code) for code in codes)
+    return abs(codes[0]) if keep_going else max(abs(code) for code in codes)
 
 
 def parse() -> argparse.Namespace:
@@ -150,6 +156,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=4, help="number of devices, one host each")
     parser.add_argument("--network", default="4g", help="a preset of conf/network/")
     parser.add_argument("--mtu", type=int, default=1500, help="largest packet in bytes (default 1500)")
+    parser.add_argument("--keep-going", action="store_true", help="device hosts may fail; the server goes on")
+    parser.add_argument("--max-restarts", default="0", help="of each host's torchrun (default 0)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of pipar_rpc, after --")
     return parser.parse_args()
 
@@ -175,10 +183,11 @@ def main() -> int:
             raise UserError(f"{tool} is needed (Debian: apt-get install iproute2)")
     rates = OmegaConf.load(preset)
     # The kernel shapes the links, so the emulation inside the processes is switched off.
-    overrides = ["network=none", f"network.name={args.network}_kernel", *args.overrides]
+    overrides = ["network=none", f"network.name={args.network}_kernel", "node.trusted_network=true"]
+    overrides += args.overrides
     remove_stale()
     with hosts(args.devices, rates.uplink_mbps, rates.downlink_mbps, args.mtu) as names:
-        return run_hosts(names, overrides)
+        return run_hosts(names, overrides, args.keep_going, [f"--max-restarts={args.max_restarts}"])
 
 
 if __name__ == "__main__":

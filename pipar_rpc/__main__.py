@@ -4,7 +4,8 @@ Rank 0 is the server: it alone runs Hydra and drives. The other ranks are device
 what rank 0 places on them, and read only the `node.` keys of the command line. Started without torchrun, the
 command checks the configuration and then starts torchrun on this machine, with one process per device.
 
-Exit codes: 0 done, 1 failed, 2 the configuration or the data need mending, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the configuration or the data need mending, 75 a device has come back and
+torchrun is to start all ranks again, 130 interrupted.
 """
 
 import json
@@ -15,23 +16,31 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipar_rpc import composition, experiment, interface, session
+from pipar_rpc import composition, experiment, interface, resuming, session
 from pipar_rpc import config as configuration
 from pipar_rpc.display import summary_table, sweep_table
-from pipar_rpc.errors import PeerError, UserError, first_line
+from pipar_rpc.errors import PeerError, RegroupError, UserError, first_line
+from pipar_rpc.meeting import BEAT_S, Meeting
 from pipar_rpc.node import Node, prepare
 from pipar_rpc.plan import Plan, make_plan
+from pipar_rpc.saving import needed_bytes
 from pipar_rpc.schema import NodeConfig
+from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
+from pipar_rpc.storage import check_room
+from pipar_rpc.worker import repeating
 
 log = logging.getLogger("pipar_rpc")
 
 DEFAULT_NUM_DEVICES = 4
+REGROUP_CODE = 75  # torchrun starts all ranks again
+FOLDER = "folder"
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,8 @@ def main() -> None:
         code = _fail(2, f"error: {error}")
     except PeerError as error:
         code = _fail(1, f"error: {error}")
-    except KeyboardInterrupt:
-        code = _fail(130, "interrupted")
+    except KeyboardInterrupt as error:
+        code = _fail(130, str(error) or "interrupted")
     except Exception:
         code = _fail(1, traceback.format_exc())
     sys.stdout.flush()
@@ -106,7 +115,8 @@ def _start_torchrun(arguments: Sequence[str]) -> int:
     raw, multirun = composition.compose(arguments)
     num_devices = raw.num_devices or DEFAULT_NUM_DEVICES
     if not multirun:
-        make_plan(raw, num_devices + 1, configuration.node_of(raw).data_path, one_machine=True)
+        node = configuration.node_of(raw)
+        resuming.named(make_plan(raw, num_devices + 1, node.data_path, one_machine=True))
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -117,9 +127,13 @@ def _assist(arguments: Sequence[str], world: World) -> int:
     """A device rank: waits for what rank 0 places here until it is dismissed."""
     config = configuration.parse_node(arguments)
     local = _prepare(config, world)
-    with session.join(world.rank, world.size, local, config.timeout_s) as group:
-        group.serve()
-    return 0
+    _bind(config, world)
+    meeting = Meeting.from_environment(world.rank, config.timeout_s)
+    if meeting is not None and not meeting.attend():
+        log.info("the training has ended without this device")
+        return 0
+    with session.join(world.rank, world.size, local, config.timeout_s, meeting) as group:
+        return group.serve()
 
 
 def _serve(arguments: Sequence[str], world: World) -> int:
@@ -127,37 +141,81 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     raw, multirun = composition.compose(arguments)
     config = configuration.node_of(raw)
     local = _prepare(config, world)
-    if not multirun:
-        make_plan(raw, world.size, local.data_root, world.one_machine)
-    with session.join(world.rank, world.size, local, config.timeout_s) as group:
-        group.check_versions()
-        jobs = _Jobs(local, world)
-        composition.run_jobs(jobs.run)
-    return jobs.finish()
+    plan = None if multirun else make_plan(raw, world.size, local.data_root, world.one_machine)
+    if plan is not None:
+        resuming.named(plan)  # refused before anything is started
+    listening, port = _bind(config, world), os.environ["MASTER_PORT"]
+    meeting = Meeting.from_environment(world.rank, config.timeout_s)
+    folder, goes_on = _folder(arguments, raw, plan, meeting)
+    check_room(folder, needed_bytes(plan) if plan else 0)
+    sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
+    with ExitStack() as stack:
+        if meeting is not None:
+            meeting.open()
+            meeting.remember(FOLDER, str(folder))
+            stack.enter_context(repeating(BEAT_S, meeting.beat))
+        group = stack.enter_context(session.join(world.rank, world.size, local, config.timeout_s, meeting))
+        group.meet()
+        jobs = _Jobs(local, world, goes_on, group, sockets)
+        composition.run_jobs(jobs.run, folder)
+        group.exit_code = jobs.finish()
+    return group.exit_code
+
+
+def _folder(
+    arguments: Sequence[str], raw: DictConfig, plan: Plan | None, meeting: Meeting | None
+) -> tuple[Path, bool]:
+    """Where results go, and whether an earlier run or sweep goes on there."""
+    folder = meeting.recall(FOLDER) if meeting else None
+    if folder is not None:  # torchrun has started the workers again
+        return Path(folder), True
+    new = composition.run_folder(arguments)
+    if raw.resume != resuming.AUTO:
+        return new, False
+    earlier = resuming.earlier_run(new, plan)
+    if earlier is None:
+        log.info("resume=auto: nothing to resume in %s", new.parent)
+    return earlier or new, earlier is not None
 
 
 def _prepare(config: NodeConfig, world: World) -> Node:
     role = session.worker_name(world.rank)
     form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
-    interface.bind(config.interface, world.one_machine, config.allow_public)
     return prepare(config, world.local_rank)
+
+
+def _bind(config: NodeConfig, world: World) -> str:
+    """Has RPC listen on one interface; returns which."""
+    return interface.bind(config.interface, world.one_machine, config.trusted_network, config.allow_public)
 
 
 class _Jobs:
     """Runs the jobs that Hydra composes and remembers how each ended."""
 
-    def __init__(self, local: Node, world: World) -> None:
-        self._local, self._world = local, world
+    def __init__(self, local: Node, world: World, goes_on: bool, group: Session, sockets: str) -> None:
+        self._local, self._world, self._goes_on, self._group = local, world, goes_on, group
+        self._sockets = sockets
+        self._regroups = False
         self._done: dict[str, Row] = {}
         self._failed: dict[str, Exception] = {}
 
     def run(self, raw: DictConfig, output_dir: Path, number: int) -> None:
         """One job; a failure is shown and remembered, so that it does not stop the others of a sweep."""
+        if self._regroups:
+            return
+        if not self._done and not self._failed:
+            log.info(self._sockets)
         try:
             plan = make_plan(raw, self._world.size, self._local.data_root, self._world.one_machine)
             _save_config(raw, plan, output_dir / "config.yaml")
-            rows = experiment.run(plan, self._local, output_dir, number)
+            rows = experiment.run(plan, self._local, output_dir, number, self._goes_on, self._group)
+        except RegroupError as error:
+            log.warning("%s", error)
+            self._regroups = True
+        except KeyboardInterrupt:
+            hint = "the same command with resume=auto goes on from the last checkpoint"
+            raise KeyboardInterrupt(f"interrupted; {hint}") from None
         except (UserError, PeerError) as error:
             log.error("pipar_rpc: error: %s", error)
             self._failed[output_dir.name] = error
@@ -171,6 +229,8 @@ class _Jobs:
 
     def finish(self) -> int:
         """Sums up a sweep and returns the exit code."""
+        if self._regroups:
+            return REGROUP_CODE
         if len(self._done) + len(self._failed) > 1:
             print(*sweep_table(self._done), sep="\n")
             for name, error in self._failed.items():

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.distributed import rpc
 
-from pipar_rpc.errors import Failure, PeerError, first_line
+from pipar_rpc.errors import Failure, LostError, first_line
 from pipar_rpc.worker import InOrder, start_pool
 
 T = TypeVar("T")
@@ -43,9 +43,9 @@ def reset(local: Any) -> None:
     _process.lost.clear()
 
 
-def any_lost() -> bool:
-    """Whether some worker was lost since the group came together."""
-    return bool(_process.lost)
+def is_lost(name: str) -> bool:
+    """Whether a worker was lost since the group came together."""
+    return name in _process.lost
 
 
 class _Actor:
@@ -121,18 +121,23 @@ class Remote:
 
         Returns:
             A future with the method's result. It fails with PeerError if the method or the connection
-            failed, and with UserError if the user can mend it.
+            failed, LostError if the connection did, and with UserError if the user can mend it.
         """
         return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s)
 
     def wait(self, future: Future[T], timeout_s: float, to_do: str) -> T:
-        """The result of a call; raises PeerError if it does not come in time."""
+        """The result of a call; raises LostError if it does not come in time."""
         try:
             return future.result(timeout_s)
         except TimeoutError:
             self.abandon()
             waited = f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}"
-            raise PeerError(waited) from None
+            raise LostError(waited) from None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the worker was given up, or its connection failed."""
+        return is_lost(self.name)
 
     def abandon(self) -> None:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
@@ -144,8 +149,11 @@ class Remote:
 
 
 def close_all(remotes: Sequence[Remote]) -> list[tuple[str, BaseException]]:
-    """Closes objects at the same time and waits for it; returns the workers where that failed, and why."""
-    closing = [(remote.name, remote.close(CLOSE_TIMEOUT_S)) for remote in remotes]
+    """Closes objects at the same time and waits for it; returns the workers where that failed, and why.
+
+    Those on workers that are lost are left alone.
+    """
+    closing = [(remote.name, remote.close(CLOSE_TIMEOUT_S)) for remote in remotes if not remote.lost]
     return [(name, error) for name, closed in closing if (error := closed.exception())]
 
 
@@ -156,15 +164,15 @@ def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
     thread while a method runs, and `close()`.
 
     Raises:
-        PeerError: the worker was lost before.
+        LostError: the worker was lost before.
     """
     if name in _process.lost:
-        raise PeerError(f"lost {name} in an earlier job")
+        raise LostError(f"lost {name} in an earlier job")
     try:
         return Remote(name, rpc.remote(name, _Actor, args=(factory, args)))
     except RuntimeError as error:
         _process.lost.add(name)
-        raise PeerError(f"lost {name}: {first_line(error)}") from error
+        raise LostError(f"lost {name}: {first_line(error)}") from error
 
 
 def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
@@ -173,7 +181,7 @@ def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeou
 
     def lose(error: Exception) -> None:
         _process.lost.add(to)
-        result.set_exception(PeerError(f"lost {to}: {first_line(error)}"))
+        result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
 
     def finish(reply: "torch.futures.Future[Any]") -> None:
         try:
@@ -187,7 +195,7 @@ def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeou
             result.set_result(value)
 
     if to in _process.lost:
-        result.set_exception(PeerError(f"lost {to} before"))
+        result.set_exception(LostError(f"lost {to} before"))
         return result
     try:
         rpc.rpc_async(to, function, args=args, timeout=timeout_s).add_done_callback(finish)

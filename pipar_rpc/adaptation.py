@@ -22,6 +22,7 @@ from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, links_timed
 from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
+from pipar_rpc.roster import Roster
 from pipar_rpc.selection import Selection
 from pipar_rpc.selector import predict
 
@@ -33,7 +34,7 @@ class Adapter:
 
     Args:
         selection: made before the training.
-        peers: the devices.
+        roster: the devices.
         network: the uncut network, as a pattern.
         epochs: of the training; nothing is moved at its end.
         min_gain: share of the predicted time that must be saved for a change.
@@ -45,15 +46,16 @@ class Adapter:
     def __init__(
         self,
         selection: Selection,
-        peers: Sequence[Peer],
+        roster: Roster,
         network: nn.Sequential,
         epochs: int,
         min_gain: float,
     ) -> None:
         self.selection = selection
-        self._peers, self._network, self._epochs, self._min_gain = peers, network, epochs, min_gain
+        self._roster, self._peers = roster, roster.everyone
+        self._network, self._epochs, self._min_gain = network, epochs, min_gain
 
-    def __call__(self, state: State, epoch: int, last_round: bool) -> list[int]:
+    def __call__(self, state: State, epoch: int, last_round: bool) -> dict[Peer, int]:
         """Looks at the links and changes what is worth it.
 
         Args:
@@ -62,26 +64,41 @@ class Adapter:
             last_round: of the epoch.
 
         Returns:
-            Bytes that each device sent for it.
+            Bytes that devices sent for it.
         """
         remaining = self._epochs - epoch + (0 if last_round else 0.5)
         if self._min_gain >= 1 or not remaining:
-            return [0] * len(self._peers)
+            return {}
         facts, old = self.selection.facts, self.selection.plan.devices
-        devices = [_with_rates(*own) for own in zip(self._peers, old, facts.devices, strict=True)]
+        devices = [self._with_rates(*own) for own in zip(self._peers, old, facts.devices, strict=True)]
         cuts = [(device.split_point, device.num_micro_batches) for device in old]
         now = predict(devices, facts.server, facts.sizes, cuts)
         rankings = [
-            best if self._worth(stay, best[0], device, remaining * peer.iterations) else [stay]
+            best
+            if peer.present and self._worth(stay, best[0], device, remaining * peer.iterations)
+            else [stay]
             for stay, best, device, peer in zip(
                 now, self.selection.again(devices), devices, self._peers, strict=True
             )
         ]
         if all(ranking[0] is stay for ranking, stay in zip(rankings, now, strict=True)):
-            return [0] * len(self._peers)
+            return {}
         self.selection = self.selection.with_choice(devices, rankings)
         self._tell(epoch, facts.devices, now, rankings)
         return self._switch(old, self.selection.plan.devices, state)
+
+    def _with_rates(self, peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:
+        """What is known of a device, with the rates at which its links carried their last messages."""
+
+        def measure() -> LinkRates:
+            return measure_rates(peer.ask)
+
+        if peer.present:
+            with self._roster.watching(peer):
+                up = peer.ask("uplink_mbps")
+                carried = (up or facts.uplink_mbps, peer.port.downlink.recent_mbps() or facts.downlink_mbps)
+                return replace(facts, **link_rates(job.uplink, job.downlink, carried, measure)._asdict())
+        return facts
 
     def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:
         """Whether a change saves enough of each iteration, and in all more than the move takes."""
@@ -112,43 +129,29 @@ class Adapter:
                 *(stay.total_s * scale, best.total_s * scale),
             )
 
-    def _switch(self, old: Sequence[DeviceJob], new: Sequence[DeviceJob], state: State) -> list[int]:
+    def _switch(self, old: Sequence[DeviceJob], new: Sequence[DeviceJob], state: State) -> dict[Peer, int]:
         """Has devices and server halves hold what `new` says; all links work at the same time."""
-        sent = [0] * len(self._peers)
-        leaving: list[tuple[Slot, int, State, State]] = []
+        jobs = dict(zip(self._peers, new, strict=True))
+        leaving: list[tuple[Slot, Peer, State, State]] = []
         for index, peer in enumerate(self._peers):
             if old[index] == new[index]:
                 continue
             names = self._network[old[index].split_point : new[index].split_point].state_dict()
             added = {name: state[name] for name in names}
             momentum = {name: own for name, own in peer.half.momentum().items() if name in names}
-            leaving.append((reserve_download(peer, added, momentum), index, added, momentum))
-        asked: list[tuple[int, Future[Any]]] = []
-        for slot, index, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
-            peer = self._peers[index]
+            leaving.append((reserve_download(peer, added, momentum), peer, added, momentum))
+        asked: dict[Peer, Future[Any]] = {}
+        for slot, peer, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
             peer.port.downlink.wait(slot)
-            peer.timeout_s = new[index].timeout_s
-            peer.links_timed = links_timed(new[index])
-            asked.append((index, peer.remote.call("recut", new[index], added, momentum)))
-        for index, answer in asked:
-            returned = self._peers[index].wait(answer, "hold other layers")
-            self._recut_half(self._peers[index], new[index], state, returned)
-            sent[index] = num_bytes(returned)
-        return sent
+            peer.expect(jobs[peer].emulated_s, links_timed(jobs[peer]))
+            asked[peer] = peer.call("recut", jobs[peer], added, momentum)
+        returned = self._roster.collect(asked, "recut")
+        for peer, given_up in returned.items():
+            self._recut_half(peer, jobs[peer], state, given_up)
+        return {peer: num_bytes(given_up) for peer, given_up in returned.items()}
 
     def _recut_half(self, peer: Peer, job: DeviceJob, state: State, momentum: State) -> None:
         layers = copy.deepcopy(self._network[job.split_point :])
         layers.load_state_dict({name: state[name] for name in layers.state_dict()})
         dropout = DropoutStreams(layers, job.seed, job.rank)
         peer.half.recut(layers, dropout, momentum)
-
-
-def _with_rates(peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:
-    """What is known of a device, with the rates at which its links carried their last messages."""
-
-    def measure() -> LinkRates:
-        return measure_rates(lambda *call: peer.wait(peer.remote.call(*call), "answer a timed transfer"))
-
-    up = peer.wait(peer.remote.call("uplink_mbps"), "tell its uplink's rate")
-    carried = (up or facts.uplink_mbps, peer.port.downlink.recent_mbps() or facts.downlink_mbps)
-    return replace(facts, **link_rates(job.uplink, job.downlink, carried, measure)._asdict())

@@ -1,6 +1,6 @@
 """Models that travel: up to be averaged and back down, or from one device to the next."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,16 +10,15 @@ from pipar_rpc.peer import Peer
 from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline
 
 
-def join(peers: Sequence[Peer], device_states: Sequence[State]) -> list[State]:
+def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
     """The whole network M^k of each device, its two halves joined by name: split points may differ.
 
     The tensors of the server halves are the live ones.
 
     Args:
-        peers: the devices.
         device_states: the device halves, as uploaded.
     """
-    return [state | peer.half.state() for peer, state in zip(peers, device_states, strict=True)]
+    return {peer: state | peer.half.state() for peer, state in device_states.items()}
 
 
 def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
@@ -37,7 +36,7 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
 def hand_over(peer: Peer, state: State) -> Future[Any]:
     """Loads a device half that another device has trained, over the emulated downlink."""
     peer.port.downlink.wait(reserve_download(peer, state))
-    return peer.remote.call("load", state, timeout_s=peer.timeout_s)
+    return peer.call("load", state)
 
 
 def reserve_download(peer: Peer, *states: State) -> Slot:
@@ -47,26 +46,25 @@ def reserve_download(peer: Peer, *states: State) -> Slot:
     return slot
 
 
-def distribute(peers: Sequence[Peer], device_states: Sequence[State], network: State) -> list[Future[Any]]:
+def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer, Future[Any]]:
     """Loads the global network into all server halves, and into all device halves over their downlinks.
 
     Sends each device half when its emulated transfer has ended; the links run at the same time.
 
     Args:
-        peers: the devices.
         device_states: the device halves, for their keys.
         network: state of the whole network.
 
     Returns:
-        One future per device, in the order of `peers`.
+        One future per device.
     """
     transfers = []
-    for index, (peer, uploaded) in enumerate(zip(peers, device_states, strict=True)):
+    for peer, uploaded in device_states.items():
         peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
         half = {key: network[key] for key in uploaded}
-        transfers.append((reserve_download(peer, half), index, half))
-    loaded: dict[int, Future[Any]] = {}
-    for slot, index, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
-        peers[index].port.downlink.wait(slot)
-        loaded[index] = peers[index].remote.call("load", half, timeout_s=peers[index].timeout_s)
-    return [loaded[index] for index in range(len(peers))]
+        transfers.append((reserve_download(peer, half), peer, half))
+    loaded: dict[Peer, Future[Any]] = {}
+    for slot, peer, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
+        peer.port.downlink.wait(slot)
+        loaded[peer] = peer.call("load", half)
+    return loaded

@@ -1,5 +1,7 @@
 """Hydra: from the command line to composed configurations. Nothing else imports it."""
 
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,12 +44,16 @@ OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=T
 def normalise(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra wants it.
 
-    --multirun goes to the front, because argparse takes overrides on one side of a flag only; settings of
-    single devices and arguments of custom models get Hydra's "add or override" prefix, because nothing is
-    known of them beforehand; models may be called by their names in the paper's reference.
+    --multirun and --flag=value go to the front, because argparse takes overrides on one side of a flag only;
+    settings of single devices and arguments of custom models get Hydra's "add or override" prefix, because
+    nothing is known of them beforehand; models may be called by their names in the paper's reference.
     """
-    first = sorted(arguments, key=lambda argument: argument not in MULTIRUN_FLAGS)
+    first = sorted(arguments, key=lambda argument: not _is_flag(argument))
     return [f"++{argument}" if argument.startswith(FREE_KEYS) else _own_names(argument) for argument in first]
+
+
+def _is_flag(argument: str) -> bool:
+    return argument in MULTIRUN_FLAGS or (argument.startswith("--") and "=" in argument)
 
 
 def _own_names(argument: str) -> str:
@@ -62,12 +68,17 @@ def only_informs(arguments: Sequence[str]) -> bool:
     return any(argument.split("=")[0] in INFO_FLAGS for argument in arguments)
 
 
-def run_jobs(job: Callable[[DictConfig, Path, int], None]) -> None:
+def run_jobs(job: Callable[[DictConfig, Path, int], None], folder: Path | None = None) -> None:
     """Has Hydra run the job, or the jobs of a sweep, that `sys.argv` describes.
 
     Args:
         job: called with the composed configuration, the job's own output folder and its number.
+        folder: of the run or the sweep; None for a new one as the configuration says.
     """
+    if folder is not None:
+        # In Hydra's quotes backslashes are doubled before a quote, and only there.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(folder))
+        sys.argv += [f"hydra.{kind}.dir='{escaped}'" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> None:
         settings = HydraConfig.get()
@@ -86,6 +97,19 @@ def compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
     Raises:
         UserError: unknown key or choice, or a value of the wrong type; in any value of a sweep.
     """
+    composed, multirun = _compose(arguments)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, multirun
+
+
+def run_folder(arguments: Sequence[str]) -> Path:
+    """Where a run or a sweep that began now would write."""
+    composed, multirun = _compose(arguments)
+    return Path(composed.hydra.sweep.dir if multirun else composed.hydra.run.dir)
+
+
+def _compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
     args = get_args_parser().parse_args(normalise(arguments))
     extra = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     with hydra.initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION):
@@ -104,8 +128,6 @@ def compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
     swept = [values for values in choices if len(values) > 1]
     if swept and not multirun:
         raise UserError(f"{swept[0][0].split('=')[0]}: several values need --multirun")
-    with open_dict(composed):
-        del composed["hydra"]
     return composed, multirun
 
 

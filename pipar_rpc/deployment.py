@@ -8,9 +8,12 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from pipar_rpc.actor import close_all, place
+from pipar_rpc.checkpoint import Checkpoint
 from pipar_rpc.device_plan import check_samples
+from pipar_rpc.fedavg import State
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.node import Node
+from pipar_rpc.patience import Patience
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, build_device, build_server_half, links_timed
 from pipar_rpc.port import Port
@@ -20,14 +23,18 @@ from pipar_rpc.server import ServerHalf
 from pipar_rpc.strategies import Strategy
 from pipar_rpc.testbed import calibrate
 from pipar_rpc.timeline import Timeline
-from pipar_rpc.worker import InOrder, open_pool
+from pipar_rpc.worker import open_pool
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def deployed(
-    devices: Sequence[DeviceJob], node: Node, network: nn.Sequential, strategy: Strategy
+    devices: Sequence[DeviceJob],
+    node: Node,
+    network: nn.Sequential,
+    strategy: Strategy,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[list[Peer]]:
     """Both halves of every device, in place and with their data loaded; removed at the end.
 
@@ -36,6 +43,7 @@ def deployed(
         node: this machine.
         network: the uncut network with its first weights.
         strategy: whether the devices share one server half, and train it at the same time.
+        checkpoint: from which the job goes on.
 
     Raises:
         UserError: a device cannot do its part, for a reason the user can mend.
@@ -44,9 +52,10 @@ def deployed(
     with ExitStack() as stack:
         rotation = None
         if strategy.shared_half and not strategy.in_turn:
-            in_order = InOrder(stack.enter_context(open_pool("compute-shared")))
-            rotation = Rotation(in_order, len(devices))
-        halves = _server_halves(devices, node, network, strategy.shared_half)
+            rotation = Rotation(stack.enter_context(open_pool("compute-shared")), len(devices))
+        first: tuple[State, State] = network.state_dict(), {}
+        own = [checkpoint.beginning(k) if checkpoint else first for k in range(len(devices))]
+        halves = _server_halves(devices, node, network, strategy.shared_half, own)
         peers = []
         for index, device in enumerate(devices):
             half, timeline = halves[index]
@@ -54,11 +63,13 @@ def deployed(
             order = rotation.lane(index) if rotation else None
             port = Port(device.name, half.process, downlink, timeline, order)
             stack.callback(port.close)
-            peers.append(_place(device, network, port, half, timeline))
+            layers = network[: device.split_point]
+            peers.append(_place(device, layers, own[index], port, half, timeline))
         try:
             _load_data(peers, devices)
             if rotation:
                 rotation.lengths = [peer.iterations for peer in peers]
+                rotation.iteration = checkpoint.iteration if checkpoint else 0
             calibrate(peers, devices)
             yield peers
         finally:
@@ -66,34 +77,47 @@ def deployed(
 
 
 def _server_halves(
-    devices: Sequence[DeviceJob], node: Node, network: nn.Sequential, shared: bool
+    devices: Sequence[DeviceJob],
+    node: Node,
+    network: nn.Sequential,
+    shared: bool,
+    beginnings: Sequence[tuple[State, State]],
 ) -> list[tuple[ServerHalf, Timeline]]:
     """A server half for each device; if they are `shared`, on the same layers."""
     halves: list[tuple[ServerHalf, Timeline]] = []
     layers = nn.Sequential()
-    for device in devices:
+    for device, (state, momentum) in zip(devices, beginnings, strict=True):
         timeline = Timeline()
         if shared and halves:
             dropout = DropoutStreams(layers, device.seed, device.rank)
             half = halves[0][0].for_device(dropout, timeline)
         else:
             layers = copy.deepcopy(network[device.split_point :])
-            half = build_server_half(layers, device, node, timeline)
+            layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+            half = build_server_half(layers, device, node, timeline, momentum)
         halves.append((half, timeline))
     return halves
 
 
 def _place(
-    device: DeviceJob, network: nn.Sequential, port: Port, half: ServerHalf, timeline: Timeline
+    device: DeviceJob,
+    layers: nn.Sequential,
+    beginning: tuple[State, State],
+    port: Port,
+    half: ServerHalf,
+    timeline: Timeline,
 ) -> Peer:
-    state = copy.deepcopy(network[: device.split_point].state_dict())
-    remote = place(device.name, build_device, device, state, port.reference())
-    return Peer(device.name, remote, port, half, timeline, device.timeout_s, links_timed(device))
+    """The device half: `layers`, with the weights and momentum that they begin with."""
+    state = {name: beginning[0][name].clone() for name in layers.state_dict()}
+    momentum = {name: beginning[1][name] for name, _ in layers.named_parameters() if name in beginning[1]}
+    remote = place(device.name, build_device, device, state, momentum, port.reference())
+    patience = Patience(device.deadlines, device.emulated_s)
+    return Peer(device.name, remote, port, half, timeline, patience, links_timed(device))
 
 
 def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
     for peer, device in zip(peers, devices, strict=True):
-        counts = peer.wait(peer.remote.call("class_counts"), "load its data")
+        counts = peer.ask("class_counts")
         missing = len(device.data.classes) - len(counts)
         peer.class_counts = (*counts, *[0] * missing)
         check_samples(device, peer.num_samples)

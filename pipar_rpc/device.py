@@ -16,16 +16,16 @@ from pipar_rpc.data import Batches
 from pipar_rpc.errors import PeerError, first_line
 from pipar_rpc.exchange import Exchange
 from pipar_rpc.fedavg import State, num_bytes
+from pipar_rpc.instrumented import Instrumented
 from pipar_rpc.link import Link
 from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.momentum import make_sgd, momentum_of
 from pipar_rpc.port import Result
-from pipar_rpc.probe import Probed
 from pipar_rpc.round_report import RoundReport
 from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
-from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline, pack, sum_by_stage
+from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline, sum_by_stage
 from pipar_rpc.worker import open_pool
 
 
@@ -59,7 +59,7 @@ class Cut:
     timeout_s: float
 
 
-class Device(Probed):
+class Device(Instrumented):
     """Layers 1..P and the device's own data.
 
     Args:
@@ -73,6 +73,8 @@ class Device(Probed):
         device: where to compute.
         timeline: receives the spans of the computation.
         make_cut: a cut from what `recut` is told to do, and the states of its layers.
+        momentum: of the layers' parameters.
+        on_patience: told the seconds of silence after which the server is lost.
     """
 
     def __init__(
@@ -87,17 +89,19 @@ class Device(Probed):
         device: torch.device,
         timeline: Timeline,
         make_cut: Callable[[Any, State], Cut] | None = None,
+        momentum: State | None = None,
+        on_patience: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        super().__init__(timeline, uplink)
         self._name, self._options = name, optimizer
-        self._batches, self._report, self._uplink = batches, report, uplink
-        self._smallest, self._device, self._timeline = smallest, device, timeline
-        self._make_cut = make_cut
+        self._batches, self._report = batches, report
+        self._smallest, self._device = smallest, device
+        self._make_cut, self._on_patience = make_cut, on_patience
         self._machine: MachineSpeed | None = None
-        self._recording, self._recorded = False, list[Span]()
         self._stopped = threading.Event()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
-        self._take(cut, {})
+        self._take(cut, momentum or {})
 
     def _take(self, cut: Cut, momentum: State) -> None:
         self._cut, self._layers = cut, cut.layers.to(self._device).train()
@@ -142,35 +146,20 @@ class Device(Probed):
         self._pace = self._cut.speed.pace(machine)
         return host, machine
 
-    def clock(self) -> float:
-        """This process's `time.monotonic()`, to compare it with others'."""
-        return time.monotonic()
-
-    def record(self, wanted: bool) -> None:
-        """Whether `spans` will be asked for."""
-        self._recorded.clear()
-        self._recording = wanted
-
-    def spans(self) -> Tensor:
-        """What was recorded since the last call; see `timeline.pack`."""
-        packed = pack(self._recorded + self._timeline.drain())
-        self._recorded.clear()
-        return packed
-
-    def start_clock(self) -> None:
-        """Makes now the time 0 of the uplink's trace and traffic."""
-        self._uplink.start()
-
-    def drain_traffic(self) -> list[float]:
-        """What the uplink carried; see `Link.drain_traffic`."""
-        return self._uplink.drain_traffic()
-
-    def train(self, epoch: int, start: int, stop: int) -> RoundReport:
+    def train(self, epoch: int, start: int, stop: int, patience_s: float | None = None) -> RoundReport:
         """Trains iterations start..stop-1 of an epoch and tells what they took.
+
+        Args:
+            epoch: from 1.
+            start: first iteration, from 0.
+            stop: the one after the last.
+            patience_s: seconds of silence after which the server is lost; None for what held before.
 
         Raises:
             PeerError: the server failed, or its answer did not come in time.
         """
+        if patience_s is not None:
+            self._on_patience(patience_s)
         began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
         self._pace.emulated_s = self._pace.late_s = 0.0
         batch = self._loader.submit(self._batches.get, epoch, start)
@@ -189,8 +178,7 @@ class Device(Probed):
         report.seconds = time.monotonic() - began
         spans = self._timeline.drain()
         report.stages = sum_by_stage(spans)
-        if self._recording:
-            self._recorded += spans
+        self._keep(spans)
         report.uplink_bytes += self._uplink.num_bytes
         report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
         report.peak_rss_mb = peak_rss_mb()
@@ -249,6 +237,10 @@ class Device(Probed):
         """A copy of parameters and buffers, on the CPU."""
         return {key: tensor.to("cpu", copy=True) for key, tensor in self._layers.state_dict().items()}
 
+    def momentum(self) -> State:
+        """Of the parameters that are here, by name; a copy on the CPU."""
+        return momentum_of(self._layers, self._optimizer)
+
     def upload(self) -> State:
         """The device half for aggregation; returns when the emulated uplink has carried it."""
         state = self.state()
@@ -260,10 +252,6 @@ class Device(Probed):
         slot = self._uplink.reserve(num_bytes(state))
         self._timeline.add(Span(Stage.UPLOAD, NO_ITERATION, 0, slot.start, slot.end))
         self._uplink.wait(slot)
-
-    def uplink_mbps(self) -> float | None:
-        """What the uplink carried lately; see `Link.recent_mbps`."""
-        return self._uplink.recent_mbps()
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers; the optimiser's momentum stays."""

@@ -21,6 +21,7 @@ from pipar_rpc.models import (
     summarise,
 )
 from pipar_rpc.pace import UnitTimes
+from pipar_rpc.patience import Deadlines
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.schema import Config
 from pipar_rpc.speed import SpeedSpec
@@ -91,15 +92,15 @@ def device_job(
             "weight_decay": config.optimizer.weight_decay,
         },
         seed=config.seed,
-        timeout_s=config.fault.timeout_s,
+        deadlines=Deadlines(
+            config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s
+        ),
     )
     num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
-    return cut_job(job, split_point, num_micro_batches, model, config.fault.timeout_s)
+    return cut_job(job, split_point, num_micro_batches, model)
 
 
-def cut_job(
-    job: DeviceJob, split_point: int, num_micro_batches: int, model: Network, silence_s: float
-) -> DeviceJob:
+def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Network) -> DeviceJob:
     """The same job with other cuts.
 
     Args:
@@ -107,7 +108,6 @@ def cut_job(
         split_point: P.
         num_micro_batches: N; capped where micro-batches would be too small.
         model: the network.
-        silence_s: that is allowed on top of emulated transfers and computing.
     """
     in_transit = model.units[split_point - 1].activation_bytes * job.batch_size + model.num_bytes
     flops = sum(unit.flops for unit in model.units[:split_point])
@@ -118,7 +118,7 @@ def cut_job(
         split_point=split_point,
         num_micro_batches=max(1, min(num_micro_batches, job.batch_size // job.smallest)),
         speed=speed,
-        timeout_s=silence_s + slowest + speed.worst_seconds(flops),
+        emulated_s=slowest + speed.worst_seconds(flops),
     )
 
 

@@ -59,8 +59,9 @@ class Progress:
         return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)
 
     def _slowest(self) -> int:
-        working = [peer.port.iteration for peer in self._peers if peer.port.iteration < peer.iterations]
-        return min(working) if working else max(peer.iterations for peer in self._peers)
+        present = [peer for peer in self._peers if peer.present]
+        working = [peer.port.iteration for peer in present if peer.port.iteration < peer.iterations]
+        return min(working, default=max((peer.iterations for peer in present), default=0))
 
 
 def device_states(peers: Sequence[Peer]) -> str:
@@ -68,9 +69,13 @@ def device_states(peers: Sequence[Peer]) -> str:
     if len(peers) > MAX_DEVICES_SHOWN:
         done = [peer.port.iteration for peer in peers]
         return f"{len(peers)} devices at {min(done)}..{max(done)}"
-    return "devices " + " ".join(
-        "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration) for peer in peers
-    )
+    return "devices " + " ".join(map(_state, peers))
+
+
+def _state(peer: Peer) -> str:
+    if not peer.present:
+        return "lost"
+    return "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration)
 
 
 SUMMARY = {  # column of results.csv: heading, format

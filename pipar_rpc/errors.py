@@ -33,6 +33,14 @@ class PeerError(RuntimeError):
     """Another process failed, or kept this one waiting beyond the deadline; exit code 1."""
 
 
+class RegroupError(Exception):
+    """A device has come back: all processes end, for torchrun to start them again."""
+
+
+class LostError(PeerError):
+    """A device that can no longer take part: it is gone, keeps silent, or its loss is not finite."""
+
+
 class Failure(NamedTuple):
     """An exception as a value: it travels where exceptions are mangled or lost."""
 
@@ -51,14 +59,15 @@ class Failure(NamedTuple):
         """The exception to raise on this side; `where` names the process that failed."""
         if self.is_user_error:
             return UserError(f"{where}: {self.message}")
-        if self.error_type == PeerError.__name__:
-            return PeerError(f"{where}: {self.message}")
+        if self.error_type in {PeerError.__name__, LostError.__name__}:
+            return LostError(f"{where}: {self.message}")
         return PeerError(f"{where} failed: {self.error_type}: {self.message}\n{self.trace}".rstrip())
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message without what follows its first line (torch appends C++ stacks)."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """An error's message without what follows its first line (torch appends C++ stacks and places)."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" (this error originated at ")[0]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """One job, from its plan to its results: places the halves, trains, evaluates, writes."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,102 +10,165 @@ import torch
 from torch import nn
 
 from pipar_rpc.adaptation import Adapter
-from pipar_rpc.coordinator import Coordinator, EpochResult
+from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
+from pipar_rpc.coordinator import Coordinator
 from pipar_rpc.data import load_held_out, open_source
 from pipar_rpc.deployment import deployed
 from pipar_rpc.display import Progress
+from pipar_rpc.epoch_result import EpochResult
 from pipar_rpc.evaluation import Evaluator
+from pipar_rpc.fedavg import State
 from pipar_rpc.figures import class_counts_figure
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.node import Node
 from pipar_rpc.observer import observing
-from pipar_rpc.peer import Peer
+from pipar_rpc.outputs import Outputs
 from pipar_rpc.plan import Plan
+from pipar_rpc.resuming import find
+from pipar_rpc.roster import Roster
 from pipar_rpc.rows import epoch_line, make_row
+from pipar_rpc.saving import Saver
 from pipar_rpc.selection import Selection, select
-from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
+from pipar_rpc.session import Session
+from pipar_rpc.sinks import Row
 
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, node: Node, output_dir: Path, job: int) -> list[Row]:
+def run(plan: Plan, node: Node, output_dir: Path, job: int, goes_on: bool, group: Session) -> list[Row]:
     """Runs a job and returns its rows, one per epoch.
 
     Args:
         plan: what to do.
         node: this machine.
-        output_dir: where results.csv, model.pt and tensorboard/ go.
+        output_dir: where results.csv, model.pt, tensorboard/ and checkpoints/ go.
         job: number within a multirun.
+        goes_on: whether the job was begun in this folder by a process that has ended.
+        group: of all ranks.
 
     Raises:
+        RegroupError: a lost device has come back; the job goes on when torchrun has started all ranks again.
         UserError: a device cannot do its part, for a reason the user can mend.
-        PeerError: a process failed or did not answer in time.
+        PeerError: a process failed, or too few devices are left.
     """
-    config, strategy = plan.config, plan.config.resolved_strategy
-    selection = select(plan, node) if config.selector.profile_iterations else None
-    for notice in dict.fromkeys(plan.notices + (selection.plan.notices if selection else ())):
-        log.info(notice)
-    plan = selection.plan if selection else plan
-    reset_peak_rss()
-    network = _network(plan)
+    checkpoint, in_place = find(plan, output_dir, goes_on)
+    rows: list[Row] = list(checkpoint.rows) if checkpoint else []
     with ExitStack() as stack:
-        sinks = _open_sinks(output_dir, stack)
-        peers = stack.enter_context(deployed(plan.devices, node, network, strategy))
-        progress = Progress(peers, config.epochs)
-        stack.callback(progress.stop)
-        evaluator = _evaluator(plan, node, network, progress)
-        _show_start(sinks, plan, peers)
-        adapter = _adapter(selection, peers, network, sinks, output_dir) if selection else None
-        coordinator = Coordinator(
-            *(peers, config.aggregation.every, strategy.in_turn, progress.refresh),
-            *(config.enable_device_val, adapter),
-        )
-        recorded, time_scale = config.timeline, config.testbed.time_scale
-        observer = stack.enter_context(
-            observing(peers, sinks, output_dir, recorded.epochs, recorded.iteration, time_scale)
-        )
-        rows: list[Row] = []
-        for epoch in range(1, config.epochs + 1):
-            selection = adapter.selection if adapter else None  # it may change at the epoch's end
-            plan = selection.plan if selection else plan
-            observer.begin(epoch)
-            progress.start(epoch)
-            result = coordinator.train_epoch(epoch)
-            progress.stop()
-            if result.network is None and epoch == config.epochs:
-                result.network = coordinator.gather()
-            measured = _evaluate(plan, epoch, result, evaluator, progress)
-            rows.append(make_row(plan, job, epoch, result) | measured | observer.observe(epoch, result))
-            rows[-1]["predicted_iteration_s"] = selection and selection.predicted_s * time_scale
-            for sink in sinks:
-                sink.add(rows[-1])
-            log.info(epoch_line(rows[-1], config.epochs))
-            observer.warn(result, rows[-1])
-        assert result.network is not None
-        torch.save(published(result.network, plan.devices[0].model), output_dir / "model.pt")
+        outputs = Outputs(output_dir, rows, in_place)
+        stack.callback(outputs.close)
+        if checkpoint:
+            outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
+        else:
+            CheckpointFolder(output_dir).clear()
+        if checkpoint and checkpoint.epoch > plan.config.epochs and len(checkpoint.networks) == 1:
+            log.info("nothing is left to train")
+            network = checkpoint.networks[0]
+        else:
+            network = _train(_Job(plan, node, output_dir, job, outputs, rows, group), checkpoint, stack)
+        torch.save(published(network, plan.devices[0].model), output_dir / "model.pt")
     return rows
 
 
-def _show_start(sinks: Sequence[Sink], plan: Plan, peers: Sequence[Peer]) -> None:
-    counts = [peer.class_counts for peer in peers]
-    for sink in sinks:
-        sink.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+@dataclass(frozen=True)
+class _Job:
+    """What `run` is about; see there."""
+
+    plan: Plan
+    node: Node
+    output_dir: Path
+    number: int
+    outputs: Outputs
+    rows: list[Row]
+    group: Session
 
 
-def _adapter(
-    selection: Selection,
-    peers: Sequence[Peer],
-    network: nn.Sequential,
-    sinks: Sequence[Sink],
-    output_dir: Path,
-) -> Adapter:
-    """Shows what was selected; the result selects again in the course of the training."""
-    selection.write(output_dir / "selection.csv")
-    for sink in sinks:
-        sink.text("selector/candidates", selection.text())
+def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
+    """Trains to the end, from the beginning or from a checkpoint; returns the global network."""
+    selection = _select(job, checkpoint) if job.plan.config.selector.profile_iterations else None
+    for notice in dict.fromkeys(job.plan.notices + (selection.plan.notices if selection else ())):
+        log.info(notice)
+    job = replace(job, plan=selection.plan) if selection else job
+    plan, config, outputs = job.plan, job.plan.config, job.outputs
+    network = _network(plan)
+    roster, progress = _deploy(job, network, checkpoint, stack)
+    adapter = _adapter(selection, roster, network) if selection else None
+    strategy, every = config.resolved_strategy, config.aggregation.every
+    coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
+    saver = _saver(job, coordinator, roster, adapter)
+    evaluator = _evaluator(plan, job.node, network, progress)
+    recorded, time_scale = config.timeline, config.testbed.time_scale
+    observer = stack.enter_context(
+        observing(roster, outputs, job.output_dir, recorded.epochs, recorded.iteration, time_scale)
+    )
+    first, start = (checkpoint.epoch, checkpoint.iteration) if checkpoint else (1, 0)
+    observer.skip(sum(row["iterations"] for row in job.rows) + start)
+    if not checkpoint:
+        saver.save(first, start, network.state_dict())
+    result = None
+    for epoch in range(first, config.epochs + 1):
+        selection = adapter.selection if adapter else None  # it may change at the epoch's end
+        plan = selection.plan if selection else plan
+        observer.begin(epoch)
+        progress.start(epoch)
+        result = coordinator.train_epoch(epoch, start if epoch == first else 0, saver.after_round)
+        progress.stop()
+        averaged = result.network
+        if averaged is None and epoch == config.epochs:
+            result.network = coordinator.gather()
+        measured = _evaluate(plan, epoch, result, evaluator, progress)
+        row = make_row(plan, job.number, epoch, result) | measured | observer.observe(epoch, result)
+        row["predicted_iteration_s"] = selection and selection.predicted_s * time_scale
+        job.rows.append(row)
+        saver.after_round(epoch + 1, 0, averaged, last=epoch == config.epochs)
+        outputs.add(row)
+        log.info(epoch_line(row, config.epochs))
+        observer.warn(result, row)
+    return result.network if result and result.network else coordinator.gather()
+
+
+def _select(job: _Job, checkpoint: Checkpoint | None) -> Selection:
+    """Chooses P and N, or keeps those of a checkpoint, and shows it."""
+    selection = select(job.plan, job.node)
+    if checkpoint:
+        selection = selection.keep(checkpoint.cuts)
+    selection.write(job.output_dir / "selection.csv")
+    job.outputs.text("selector/candidates", selection.text())
+    return selection
+
+
+def _adapter(selection: Selection, roster: Roster, network: nn.Sequential) -> Adapter:
+    """What selects again in the course of the training."""
     config = selection.plan.config
-    return Adapter(selection, peers, network, config.epochs, config.selector.min_gain)
+    return Adapter(selection, roster, network, config.epochs, config.selector.min_gain)
+
+
+def _deploy(
+    job: _Job, network: nn.Sequential, checkpoint: Checkpoint | None, stack: ExitStack
+) -> tuple[Roster, Progress]:
+    """Puts both halves of every device in place, for as long as `stack` lasts."""
+    plan, config = job.plan, job.plan.config
+    reset_peak_rss()
+    deployment = deployed(plan.devices, job.node, network, config.resolved_strategy, checkpoint)
+    peers = stack.enter_context(deployment)
+    progress = Progress(peers, config.epochs)
+    stack.callback(progress.stop)
+    counts = [peer.class_counts for peer in peers]
+    job.outputs.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+    leave = {f"device{number}": leaves for number, leaves in config.fault.leave.items()}
+    roster = Roster(peers, config.fault.min_devices, leave, progress.refresh, job.outputs.event)
+    roster.round = checkpoint.round if checkpoint else 0
+    return roster, progress
+
+
+def _saver(job: _Job, coordinator: Coordinator, roster: Roster, adapter: Adapter | None) -> Saver:
+    config = job.plan.config.checkpoint
+    folder = CheckpointFolder(job.output_dir, config.keep)
+
+    def plan() -> Plan:
+        return adapter.selection.plan if adapter else job.plan
+
+    return Saver(folder, config.every, coordinator, roster, plan, job.rows, job.group)
 
 
 def _network(plan: Plan) -> nn.Sequential:
@@ -117,17 +180,6 @@ def _network(plan: Plan) -> nn.Sequential:
         strict = config.model.strict_weights
         network.load_state_dict(read_weights(Path(config.model.weights), spec, strict), strict=strict)
     return network
-
-
-def _open_sinks(output_dir: Path, stack: ExitStack) -> list[Sink]:
-    sinks: list[Sink] = [
-        CsvSink(output_dir / "results.csv"),
-        TensorBoardSink(output_dir / "tensorboard"),
-        PngSink(output_dir),
-    ]
-    for sink in sinks:
-        stack.callback(sink.close)
-    return sinks
 
 
 def _evaluator(plan: Plan, node: Node, network: nn.Sequential, progress: Progress) -> Evaluator:

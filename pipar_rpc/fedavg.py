@@ -43,6 +43,11 @@ def _average(tensors: Sequence[Tensor], weights: Sequence[float], total: float) 
     return mean.to(first.dtype)
 
 
+def is_finite(state: Mapping[str, Tensor]) -> bool:
+    """Whether no number of a state dict is infinite or NaN."""
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
 def num_bytes(state: Mapping[str, Tensor]) -> int:
     """Bytes of the tensors of a state dict: what it costs to send it."""
     return sum(tensor.nbytes for tensor in state.values())

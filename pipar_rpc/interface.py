@@ -11,20 +11,24 @@ from pipar_rpc.errors import ConfigError, UserError, nearest
 KEY = "node.interface"
 
 
-def bind(interface: str, one_machine: bool, allow_public: bool) -> str:
-    """Makes torch RPC listen on one interface only; returns its name.
+NO_AUTHENTICATION = "torch RPC has no authentication and runs code for whoever connects"
+
+
+def bind(interface: str, one_machine: bool, trusted_network: bool, allow_public: bool) -> str:
+    """Makes torch RPC listen on one interface only; returns its name and address.
 
     torch RPC has no authentication, and whoever reaches its port can run code in the process. So it listens
     on the loopback interface if all ranks are on one machine, and otherwise on the interface that leads to
-    the server, but not on a public address unless that is allowed.
+    the server, but only if the user says that the network is trusted.
 
     Args:
         interface: name of an interface, or "auto".
         one_machine: whether all ranks run on this machine.
-        allow_public: whether an address that is reachable from the Internet may be used.
+        trusted_network: whether an address that other machines can reach may be used.
+        allow_public: whether it may even be reachable from the Internet.
 
     Raises:
-        UserError: no such interface, or a public address that is not allowed.
+        UserError: no such interface, or an address that is not allowed.
     """
     addresses = _ipv4_addresses()
     if interface == "auto":
@@ -34,13 +38,19 @@ def bind(interface: str, one_machine: bool, allow_public: bool) -> str:
             KEY, interface, f"auto or an interface with an IPv4 address: {nearest(interface, addresses)}"
         )
     address = addresses[interface]
-    if ipaddress.ip_address(address).is_global and not allow_public:
+    found = ipaddress.ip_address(address)
+    if not found.is_loopback and not trusted_network:
         raise UserError(
-            f"{KEY}={interface}: {address} is a public address, and torch RPC runs code for all who connect; "
+            f"{KEY}={interface}: {address} can be reached from other machines, and {NO_AUTHENTICATION}; "
+            "set node.trusted_network=true if you trust all of them (README: Security)"
+        )
+    if found.is_global and not allow_public:
+        raise UserError(
+            f"{KEY}={interface}: {address} is a public address, and {NO_AUTHENTICATION}; "
             "use a VPN or a private network, or set node.allow_public=true"
         )
     os.environ["TP_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = interface
-    return interface
+    return f"{interface} ({address})"
 
 
 def _ipv4_addresses() -> dict[str, str]:

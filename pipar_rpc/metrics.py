@@ -41,7 +41,7 @@ class EpochMetrics:
         iteration_time_s: a device's wall seconds in training rounds per iteration; mean over the devices.
         server_idle_s: epoch time minus the union of the intervals in which any server half or the
             aggregation computes.
-        device_idle_s: epoch time minus the device's compute time; mean over the devices.
+        device_idle_s: epoch time minus the device's compute time; mean over the devices that took part.
         uplink_bytes: payload of all devices.
         downlink_bytes: payload of all devices.
         uplink_mbps: uplink_bytes * 8 / epoch time, in Mbit/s (10^6 bit/s).
@@ -88,8 +88,8 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
         server_busy_s: union of the server's compute intervals.
         devices: one entry per device.
     """
-    busy = [sum(b.seconds for stage, b in d.on_device.items() if stage in COMPUTE) for d in devices]
-    active = [d for d in devices if d.iterations]
+    active = [d for d in devices if d.iterations]  # the others have left
+    busy = [sum(b.seconds for stage, b in d.on_device.items() if stage in COMPUTE) for d in active]
     bounds = [_bound(d) for d in active]
     measured = [d.seconds / d.iterations for d in active]
     bound, time_of_bound = max(zip(bounds, measured, strict=True))

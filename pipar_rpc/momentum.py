@@ -16,10 +16,18 @@ def make_sgd(
 ) -> torch.optim.SGD:
     """SGD on the parameters of `layers`, going on with the momentum of those that `momentum` names."""
     optimizer = torch.optim.SGD(layers.parameters(), **options)
+    load_momentum(layers, optimizer, momentum)
+    return optimizer
+
+
+def load_momentum(
+    layers: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]
+) -> None:
+    """Replaces the momentum of all parameters; those that `momentum` does not name begin anew."""
     for name, parameter in layers.named_parameters():
+        optimizer.state.pop(parameter, None)
         if name in momentum:
             optimizer.state[parameter][BUFFER] = momentum[name].to(parameter.device, copy=True)
-    return optimizer
 
 
 def momentum_of(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:

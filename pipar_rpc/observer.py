@@ -1,27 +1,28 @@
 """What is shown of a job beside its rows: curves, the timeline of the first epochs, warnings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.epoch_result import EpochResult
 from pipar_rpc.gantt import iteration_figure
-from pipar_rpc.peer import Peer
+from pipar_rpc.outputs import Outputs
 from pipar_rpc.perfetto import TraceFile
 from pipar_rpc.recording import Recorder, Recording
-from pipar_rpc.sinks import Row, Sink
+from pipar_rpc.roster import Roster
+from pipar_rpc.sinks import Row
 from pipar_rpc.testbed import Throughput, Watch
 
 TRACE_FILE = "trace.json"
 
 
 class Observer:
-    """Looks at a job epoch by epoch and hands what it sees to the sinks.
+    """Looks at a job epoch by epoch and hands what it sees to the outputs.
 
     Args:
-        peers: the devices.
-        sinks: receive curves and pictures.
+        roster: the devices.
+        outputs: receive curves and pictures.
         recorded_epochs: how many epochs are recorded span by span.
         iteration: of the first epoch, from 1, whose picture is drawn; the last one if there are fewer.
         time_scale: emulated seconds in a real one.
@@ -30,18 +31,22 @@ class Observer:
 
     def __init__(
         self,
-        peers: Sequence[Peer],
-        sinks: Sequence[Sink],
+        roster: Roster,
+        outputs: Outputs,
         recorded_epochs: int,
         iteration: int,
         time_scale: float,
         trace: TraceFile | None,
     ) -> None:
-        self._sinks, self._iteration, self._scale, self._trace = sinks, iteration, time_scale, trace
-        self._recorder = Recorder(peers, recorded_epochs)
-        self._throughput = Throughput(peers, sinks)
+        self._outputs, self._iteration, self._scale, self._trace = outputs, iteration, time_scale, trace
+        self._recorder = Recorder(roster, recorded_epochs)
+        self._throughput = Throughput(roster, outputs)
         self._watch = Watch(time_scale)
         self._num_iterations = 0
+
+    def skip(self, iterations: int) -> None:
+        """The job goes on after so many iterations."""
+        self._num_iterations = iterations
 
     def begin(self, epoch: int) -> None:
         """To be called before an epoch (from 1)."""
@@ -49,8 +54,7 @@ class Observer:
 
     def observe(self, epoch: int, result: EpochResult) -> dict[str, Any]:
         """Shows the epoch that has just ended; returns the columns that come of its recording."""
-        for sink in self._sinks:
-            sink.curve("train/loss_by_iteration", result.losses, start=self._num_iterations + 1)
+        self._outputs.curve("train/loss_by_iteration", result.losses, start=self._num_iterations + 1)
         self._num_iterations += len(result.losses)
         self._throughput.report()
         recording = self._recorder.finish(epoch, result)
@@ -67,14 +71,13 @@ class Observer:
 
     def _draw(self, recording: Recording, number: int) -> None:
         figure = iteration_figure(recording.iteration(number - 1), f"iteration {number}", self._scale)
-        for sink in self._sinks:
-            sink.picture("timeline/iteration", figure)
+        self._outputs.picture("timeline/iteration", figure)
 
 
 @contextmanager
 def observing(
-    peers: Sequence[Peer],
-    sinks: Sequence[Sink],
+    roster: Roster,
+    outputs: Outputs,
     output_dir: Path,
     recorded_epochs: int,
     iteration: int,
@@ -83,7 +86,7 @@ def observing(
     """An `Observer` that writes trace.json if epochs are recorded."""
     trace = TraceFile(output_dir / TRACE_FILE, time_scale) if recorded_epochs else None
     try:
-        yield Observer(peers, sinks, recorded_epochs, iteration, time_scale, trace)
+        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace)
     finally:
         if trace is not None:
             trace.close()

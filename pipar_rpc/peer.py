@@ -1,18 +1,21 @@
 """One device, as the server sees it."""
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipar_rpc.actor import Remote
+from pipar_rpc.patience import Patience
 from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.timeline import Timeline
 
 T = TypeVar("T")
+TRAIN = "train"  # the one method in which a device gives signs of life before it has ended
 
 
-@dataclass
+@dataclass(eq=False)
 class Peer:
     """One device, as the server sees it.
 
@@ -22,10 +25,11 @@ class Peer:
         port: where the device's micro-batches arrive.
         half: the device's server half.
         timeline: spans of this server half and of the downlink.
-        timeout_s: longest silence, emulated transfers included.
+        patience: how long to wait for it.
         links_timed: whether the links are emulated (or unused), so that their times are known.
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
+        present: whether it takes part; see `pipar_rpc.roster`.
     """
 
     name: str
@@ -33,14 +37,40 @@ class Peer:
     port: Port
     half: ServerHalf
     timeline: Timeline
-    timeout_s: float
+    patience: Patience
     links_timed: bool
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
+    present: bool = True
+    _last_reply: float = 0.0
 
-    def wait(self, future: Future[T], to_do: str) -> T:
-        """The result of a call on the device; raises PeerError if it does not come in time."""
-        return self.remote.wait(future, self.timeout_s, to_do)
+    def expect(self, emulated_s: float, links_timed: bool) -> None:
+        """The device is about to do other work: what was measured does not count any longer."""
+        self.patience = Patience(self.patience.deadlines, emulated_s)
+        self.port.slowest_s, self.links_timed = None, links_timed
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Runs a method of the device after those called before; returns at once. See `Remote.call`."""
+        asked = time.monotonic()
+
+        def note(answer: Future[Any]) -> None:
+            began, self._last_reply = max(asked, self._last_reply), time.monotonic()
+            if answer.exception() is None:
+                self.patience.note(method, self._last_reply - began)
+                self.port.heard()
+
+        answer = self.remote.call(method, *args)
+        answer.add_done_callback(note)
+        return answer
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """The result of a method of the device; raises LostError if it does not come in time."""
+        limit_s = self.limit_s(method)
+        return self.remote.wait(self.call(method, *args), limit_s, f"answer to {method}")
+
+    def limit_s(self, method: str) -> float:
+        """The longest silence of the device while it does `method`."""
+        return self.patience.limit_s(method, self.port.slowest_s if method == TRAIN else None)
 
     @property
     def num_samples(self) -> int:

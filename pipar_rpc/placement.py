@@ -15,9 +15,10 @@ from pipar_rpc.link import LinkSpec
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import DropoutStreams, ModelSpec, build_part
 from pipar_rpc.node import Node
+from pipar_rpc.patience import Deadlines
 from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
-from pipar_rpc.session import worker_name
+from pipar_rpc.session import expect, worker_name
 from pipar_rpc.speed import SpeedSpec
 from pipar_rpc.timeline import Timeline
 
@@ -42,7 +43,8 @@ class DeviceJob:
         speed: of the emulated device.
         optimizer: arguments of `torch.optim.SGD`.
         seed: of the experiment.
-        timeout_s: longest silence of the other side, emulated transfers included.
+        deadlines: of waiting for the other side.
+        emulated_s: upper limit of what is emulated between two signs of life.
     """
 
     rank: int
@@ -60,12 +62,18 @@ class DeviceJob:
     speed: SpeedSpec
     optimizer: dict[str, Any]
     seed: int
-    timeout_s: float
+    deadlines: Deadlines
+    emulated_s: float = 0.0
 
     @property
     def name(self) -> str:
         """RPC name of the device's worker."""
         return worker_name(self.rank)
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest silence of the other side before anything has been measured."""
+        return self.deadlines.ceiling_s + self.emulated_s
 
 
 def links_timed(job: DeviceJob) -> bool:
@@ -74,7 +82,7 @@ def links_timed(job: DeviceJob) -> bool:
     return emulated or job.split_point == job.num_units
 
 
-def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
+def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
     """Creates a device with its own data and its half of the network.
 
     At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
@@ -84,6 +92,7 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
         node: the device's machine.
         job: what to do.
         state: parameters and buffers of the device half.
+        momentum: of its parameters; empty at the beginning.
         port: RRef of the device's port on the server.
     """
     reset_peak_rss()
@@ -116,10 +125,14 @@ def build_device(node: Node, job: DeviceJob, state: State, port: Any) -> Device:
         device=node.device,
         timeline=timeline,
         make_cut=make_cut,
+        momentum=momentum,
+        on_patience=expect,
     )
 
 
-def build_server_half(layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline) -> ServerHalf:
+def build_server_half(
+    layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline, momentum: State | None = None
+) -> ServerHalf:
     """The server half of a device, on this machine.
 
     Args:
@@ -127,6 +140,7 @@ def build_server_half(layers: nn.Sequential, job: DeviceJob, node: Node, timelin
         job: of the device.
         node: this machine.
         timeline: receives the spans of the computation.
+        momentum: of their parameters; empty at the beginning.
     """
     dropout = DropoutStreams(layers, job.seed, job.rank)
-    return ServerHalf(layers, job.optimizer, dropout, node.device, timeline)
+    return ServerHalf(layers, job.optimizer, dropout, node.device, timeline, momentum)

@@ -59,8 +59,7 @@ class Plan:
             for config, choice in zip(self.own, choices, strict=True)
         ]
         devices = [
-            cut_job(job, *choice, self.network, self.config.fault.timeout_s)
-            for job, choice in zip(self.devices, choices, strict=True)
+            cut_job(job, *choice, self.network) for job, choice in zip(self.devices, choices, strict=True)
         ]
         told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
         return Plan(self.config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), self.network)
@@ -83,6 +82,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
+    _check_fault(config, num_devices)
     own = _device_configs(raw, config, num_devices)
     data = _data_spec(config, own)
     source = open_source(data, data_root, config.node.download)
@@ -153,6 +153,15 @@ def _num_devices(config: Config, world_size: int) -> int:
         ranks = f"torchrun started {world_size} ranks, and one is the server"
         raise ConfigError("num_devices", config.num_devices, f"1..{available} ({ranks})")
     return config.num_devices or available
+
+
+def _check_fault(config: Config, num_devices: int) -> None:
+    least = config.fault.min_devices
+    if least > num_devices:
+        raise ConfigError("fault.min_devices", least, f"1..{num_devices}, the number of devices")
+    unknown = sorted(config.fault.leave.keys() - set(map(str, range(1, num_devices + 1))))
+    if unknown:
+        raise UserError(f"fault.leave.{unknown[0]}: devices are numbered 1..{num_devices}")
 
 
 def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:

@@ -52,9 +52,9 @@ class Port:
         order: runs the server half's work; by default a thread of this port's own.
 
     Attributes:
-        last_heard: `time.monotonic()` of the device's last sign of life.
         iteration: iterations of the epoch that the device has reported as done.
         loss: mean loss of the last of them.
+        slowest_s: longest time of an iteration so far; None before the first one.
     """
 
     def __init__(
@@ -67,8 +67,10 @@ class Port:
     ) -> None:
         self.name = name
         self.downlink = downlink
-        self.last_heard = time.monotonic()
         self.iteration, self.loss = 0, float("nan")
+        self.slowest_s: float | None = None
+        self._last_heard = self._iteration_began = time.monotonic()
+        self._to_compute: set[torch.futures.Future[Any]] = set()
         self._process, self._timeline = process, timeline
         self._unanswered: set[torch.futures.Future[Any]] = set()
         self._failure: Failure | None = None
@@ -81,9 +83,25 @@ class Port:
         """The RRef with which the device addresses this port."""
         return rpc.RRef(self)
 
+    def listen(self) -> None:
+        """Begins to expect signs of life: the device has just been asked to train."""
+        self._last_heard = self._iteration_began = time.monotonic()
+
     def heard(self) -> None:
         """Notes a sign of life of the device."""
-        self.last_heard = time.monotonic()
+        self._last_heard = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the device's last sign of life; 0 while it waits for the server to compute."""
+        return 0.0 if self._to_compute else time.monotonic() - self._last_heard
+
+    def trained(self, iteration: int, loss: float) -> None:
+        """Notes that the device has finished `iteration` (from 0)."""
+        self.heard()
+        self.slowest_s = max(self.slowest_s or 0.0, self._last_heard - self._iteration_began)
+        self._iteration_began = self._last_heard
+        self.iteration, self.loss = iteration + 1, loss
 
     def deliver(
         self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
@@ -96,6 +114,7 @@ class Port:
         self.heard()
         answer: torch.futures.Future[Any] = torch.futures.Future()
         self._unanswered.add(answer)
+        self._to_compute.add(answer)
         self._order.submit(number, lambda: self._run(part, context_id, activation, labels, answer))
         return answer
 
@@ -112,16 +131,25 @@ class Port:
         Raises:
             PeerError: not done within `timeout_s`; or the first error of the server half.
         """
+        self.become_idle(timeout_s)
+        self.check()
+
+    def become_idle(self, timeout_s: float) -> None:
+        """Waits until nothing is being computed; raises PeerError after `timeout_s`."""
         try:
             self._order.settle(timeout_s)
         except TimeoutError:
             waited = f"waited {timeout_s:.0f} s for the server half of {self.name} to finish its update"
             raise PeerError(waited) from None
-        self.check()
 
     def stop(self, reason: str) -> None:
         """Refuses all that has not been computed yet, so that the device stops waiting."""
         self._failure = self._failure or Failure.of(PeerError(reason))
+
+    def leave(self, reason: str) -> None:
+        """Stops for good: nobody waits for this device's micro-batches any longer."""
+        self.stop(reason)
+        self._order.leave()
 
     def close(self) -> None:
         """Stops, releases the threads and answers whoever still waits.
@@ -164,6 +192,8 @@ class Port:
                 self._process(part, activation.detach(), labels, reply)
             except Exception as error:  # the half is broken: what follows is refused for this first reason
                 self._failure = Failure.of(error)
+        self.heard()  # the silence begins now that it is the device's turn
+        self._to_compute.discard(answer)
         if not replied:
             self._answer(answer, self._failure)
 
@@ -200,6 +230,4 @@ def deliver(
 
 def report(port: Any, iteration: int, loss: float) -> None:
     """RPC handler: the device has finished `iteration`."""
-    local: Port = port.local_value()
-    local.heard()
-    local.iteration, local.loss = iteration + 1, loss
+    port.local_value().trained(iteration, loss)

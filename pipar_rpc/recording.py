@@ -1,11 +1,11 @@
 """All spans of an epoch, from all ranks, on rank 0's clock."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.epoch_result import EpochResult
 from pipar_rpc.peer import Peer
+from pipar_rpc.roster import Roster
 from pipar_rpc.timeline import Span, union_seconds, unpack
 
 PINGS = 7
@@ -54,12 +54,12 @@ class Recorder:
     """Records the first epochs of a job.
 
     Args:
-        peers: the devices.
+        roster: the devices.
         epochs: how many epochs.
     """
 
-    def __init__(self, peers: Sequence[Peer], epochs: int) -> None:
-        self._peers, self._epochs = peers, epochs
+    def __init__(self, roster: Roster, epochs: int) -> None:
+        self._roster, self._epochs = roster, epochs
         self._recording = False
 
     def begin(self, epoch: int) -> None:
@@ -67,18 +67,17 @@ class Recorder:
         wanted = epoch <= self._epochs
         if wanted != self._recording:
             self._recording = wanted
-            for peer, told in [(peer, peer.remote.call("record", wanted)) for peer in self._peers]:
-                peer.wait(told, "begin or end recording")
+            self._roster.ask("record", wanted)
 
     def finish(self, epoch: int, result: EpochResult) -> Recording | None:
         """The spans of the epoch that has just ended, if it was recorded."""
         if not self._recording:
             return None
-        packed = [peer.remote.call("spans") for peer in self._peers]
-        devices = [
-            unpack(peer.wait(spans, "send its spans"), clock_offset(peer))
-            for peer, spans in zip(self._peers, packed, strict=True)
-        ]
+        spans: dict[Peer, list[Span]] = {}
+        for peer, packed in self._roster.ask("spans").items():
+            with self._roster.watching(peer):
+                spans[peer] = unpack(packed, clock_offset(peer))
+        devices = [spans.get(peer, []) for peer in self._roster.everyone]
         return Recording(epoch, result.began, devices, result.server_spans, result.aggregation_spans)
 
 
@@ -87,7 +86,7 @@ def clock_offset(peer: Peer) -> float:
     found = []
     for _ in range(PINGS):
         before = time.monotonic()
-        theirs: float = peer.wait(peer.remote.call("clock"), "tell the time")
+        theirs: float = peer.ask("clock")
         after = time.monotonic()
         found.append((after - before, theirs - (before + after) / 2))
     return min(found)[1]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.epoch_result import EpochResult
 from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.plan import Plan
 from pipar_rpc.sinks import Row
@@ -37,7 +37,8 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "server_peak_rss_mb": peak_rss_mb(),
         "device_peak_rss_mb": max(result.device_peak_rss_mb),
         "each_device_peak_rss_mb": tuple(result.device_peak_rss_mb),
-        "devices_alive": len(devices),
+        "devices_alive": len(devices) - len(result.lost),
+        "devices_lost": tuple(result.lost) or None,
     }
 
 

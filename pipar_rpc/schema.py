@@ -12,6 +12,7 @@ from typing import Any
 from pipar_rpc.data import PARTITIONS
 from pipar_rpc.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.errors import nearest, require
+from pipar_rpc.fault_schema import CheckpointConfig, FaultConfig
 from pipar_rpc.models import CUSTOM, MODELS, Norm
 from pipar_rpc.strategies import STRATEGIES, Method, Strategy
 
@@ -132,16 +133,6 @@ class AggregationConfig:
         require(self.every >= -1, "aggregation.every", self.every, allowed)
 
 
-@dataclass
-class FaultConfig:
-    """When a silent process is given up."""
-
-    timeout_s: float = 300.0
-
-    def __post_init__(self) -> None:
-        require(self.timeout_s > 0, "fault.timeout_s", self.timeout_s, "> 0 seconds")
-
-
 class SflServer(StrEnum):
     """The server's side of split federated learning."""
 
@@ -203,6 +194,7 @@ class NodeConfig:
     device: str = "auto"
     threads: int = 1
     interface: str = "auto"
+    trusted_network: bool = False
     allow_public: bool = False
     timeout_s: float = 300.0
     memory_limit: float | None = None
@@ -237,6 +229,8 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: str | None = None
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)

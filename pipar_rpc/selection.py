@@ -11,7 +11,7 @@ from pipar_rpc.errors import UserError
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
 from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes
-from pipar_rpc.selector import best_of_each, choose
+from pipar_rpc.selector import best_of_each, choose, predict
 from pipar_rpc.survey import survey_devices, survey_server, unit_sizes
 from pipar_rpc.unit_timer import sizes_to_time
 
@@ -60,6 +60,12 @@ class Selection:
     ) -> "Selection":
         """The selection in which the first of each ranking is chosen."""
         return _selection(self.plan, replace(self.facts, devices=devices), rankings)
+
+    def keep(self, cuts: Sequence[tuple[int, int]]) -> "Selection":
+        """The selection in which these P and N are chosen, a pair for each device."""
+        facts = self.facts
+        chosen = predict(facts.devices, facts.server, facts.sizes, cuts)
+        return self.with_choice(facts.devices, [[candidate] for candidate in chosen])
 
     @property
     def predicted_s(self) -> float:

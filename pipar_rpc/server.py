@@ -1,6 +1,7 @@
 """Algorithm 2: the server half of one device's network."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipar_rpc.compute import finish
+from pipar_rpc.errors import LostError
 from pipar_rpc.fedavg import State
 from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
-from pipar_rpc.momentum import make_sgd, momentum_of
+from pipar_rpc.momentum import load_momentum, make_sgd, momentum_of
 from pipar_rpc.port import Result
 from pipar_rpc.timeline import Stage, Timeline
 
@@ -29,6 +31,7 @@ class ServerHalf:
         dropout: generators of the layers' dropout.
         device: where to compute.
         timeline: receives the spans of the computation.
+        momentum: of the layers' parameters; None at the beginning.
     """
 
     def __init__(
@@ -38,9 +41,10 @@ class ServerHalf:
         dropout: DropoutStreams,
         device: torch.device,
         timeline: Timeline,
+        momentum: State | None = None,
     ) -> None:
         self._options, self._device, self._timeline = optimizer, device, timeline
-        self._hold(layers, dropout, {})
+        self._hold(layers, dropout, momentum or {})
 
     def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         """Holds these layers from now on; to be called between rounds.
@@ -82,6 +86,9 @@ class ServerHalf:
             activation: detached output of the device half, on the CPU.
             labels: int64 of shape [b].
             reply: called with the result before the optimiser step, so that the device need not wait for it.
+
+        Raises:
+            LostError: the loss is not finite; nothing is updated, and what was summed up is dropped.
         """
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
             self._dropout.begin(part)
@@ -94,12 +101,28 @@ class ServerHalf:
             assert leaf.grad is not None
             correct = int((logits.argmax(dim=1) == labels).sum())
             result = Result(leaf.grad.cpu(), float(loss.detach()), correct)
+        if not math.isfinite(result.loss):
+            self._layers.zero_grad()
+            where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
+            raise LostError(f"the loss is {result.loss} in {where}: a smaller optimizer.lr may help")
         reply(result)
         if part.is_last and self._optimizer is not None:
             with self._timeline.measure(Stage.UPDATE, part.iteration):
                 self._optimizer.step()
                 self._optimizer.zero_grad()
                 finish(self._device)
+
+    def snapshot(self) -> tuple[State, State]:
+        """Copies of state and momentum, for `restore`."""
+        return {key: tensor.clone() for key, tensor in self.state().items()}, self.momentum()
+
+    def restore(self, snapshot: tuple[State, State]) -> None:
+        """Forgets what was trained since `snapshot`."""
+        state, momentum = snapshot
+        self.load(state)
+        self._layers.zero_grad()
+        if self._optimizer is not None:
+            load_momentum(self._layers, self._optimizer, momentum)
 
     def state(self) -> State:
         """Parameters and buffers, on the CPU; may share memory with the live ones."""

@@ -4,6 +4,8 @@ Rank 0 (worker "server") drives. Every other rank (worker "device<rank>") lets r
 waits in `Session.serve` until it is dismissed.
 """
 
+import math
+import os
 import platform
 import threading
 import warnings
@@ -18,6 +20,7 @@ from torch.distributed import rpc
 import pipar_rpc
 from pipar_rpc import actor
 from pipar_rpc.errors import PeerError, UserError, first_line
+from pipar_rpc.meeting import Meeting
 from pipar_rpc.worker import watchdog
 
 SERVER = "server"
@@ -37,6 +40,8 @@ class _Group:
 
     dismissed: threading.Event = field(default_factory=threading.Event)
     graceful: bool = True
+    exit_code: int = 0
+    patience_s: float = math.inf
 
 
 _group = _Group()
@@ -46,51 +51,111 @@ def _ping() -> None:
     return None
 
 
-def _versions() -> dict[str, str]:
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, "torch": torch.__version__.split("+")[0], "pipar_rpc": pipar_rpc.__version__}
+def _still_wanted(name: str) -> bool:
+    return not actor.is_lost(name)
 
 
-def _dismiss(graceful: bool) -> None:
-    _group.graceful = graceful
+def expect(patience_s: float) -> None:
+    """Sets the seconds of silence after which a device takes the server for lost."""
+    _group.patience_s = patience_s
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What a rank says of itself.
+
+    Attributes:
+        versions: of what must be the same everywhere.
+        restarts: how often torchrun would still start it again.
+        host: number of its torchrun.
+    """
+
+    versions: dict[str, str]
+    restarts: int
+    host: int
+
+
+def _introduce() -> _Member:
+    python, pytorch = ".".join(platform.python_version_tuple()[:2]), torch.__version__.split("+")[0]
+    return _Member(
+        {"python": python, "torch": pytorch, "pipar_rpc": pipar_rpc.__version__},
+        _number("TORCHELASTIC_MAX_RESTARTS") - _number("TORCHELASTIC_RESTART_COUNT"),
+        _number("GROUP_RANK"),
+    )
+
+
+def _number(variable: str) -> int:
+    return int(os.environ.get(variable, "0"))
+
+
+def _dismiss(graceful: bool, exit_code: int) -> None:
+    _group.graceful, _group.exit_code = graceful, exit_code
     _group.dismissed.set()
 
 
 class Session:
     """This process's membership of the RPC group; obtained from `join`."""
 
-    def __init__(self, rank: int, world_size: int, timeout_s: float) -> None:
+    def __init__(self, rank: int, world_size: int, timeout_s: float, meeting: Meeting | None) -> None:
         self.rank, self.world_size = rank, world_size
-        self._timeout_s = timeout_s
+        self.exit_code = 1  # unless all goes well
+        self._timeout_s, self._meeting = timeout_s, meeting
+        self._members = [_introduce()]
 
-    def check_versions(self) -> None:
-        """Raises UserError if a device runs another version of Python, torch or this package."""
-        own = _versions()
+    def meet(self) -> None:
+        """Gets to know the devices; raises UserError if one runs another version than the server."""
+        own = self._members[0].versions
         for rank in range(1, self.world_size):
-            theirs = actor.request(worker_name(rank), _versions, (), self._timeout_s).result()
+            member = actor.request(worker_name(rank), _introduce, (), self._timeout_s).result()
+            self._members.append(member)
             for name, version in own.items():
-                if theirs.get(name) != version:
+                if member.versions.get(name) != version:
                     raise UserError(
-                        f"{worker_name(rank)} runs {name} {theirs.get(name)}, the server {version}: "
+                        f"{worker_name(rank)} runs {name} {member.versions.get(name)}, the server {version}: "
                         "install the same version on both"
                     )
 
-    def serve(self) -> None:
-        """Waits on a device until the server dismisses it; raises PeerError if the server is gone."""
+    def returned(self) -> list[str]:
+        """The names of lost devices that have come back, and would be in a group that is formed now."""
+        lost = [rank for rank in range(1, self.world_size) if actor.is_lost(worker_name(rank))]
+        if self._meeting is None or not lost:
+            return []
+        return [worker_name(rank) for rank in lost if self._meeting.returned(rank)]
+
+    @property
+    def can_regroup(self) -> bool:
+        """Whether torchrun would start all ranks again."""
+        return all(member.restarts > 0 for member in self._members)
+
+    def serve(self) -> int:
+        """Waits on a device until the server dismisses it; returns the exit code that the server told.
+
+        Raises:
+            PeerError: the server is gone, or has given this device up.
+        """
+        name = worker_name(self.rank)
         while not _group.dismissed.wait(PING_INTERVAL_S):
+            patience_s = min(self._timeout_s, _group.patience_s)
             try:
-                rpc.rpc_sync(SERVER, _ping, timeout=self._timeout_s)
+                wanted = rpc.rpc_sync(SERVER, _still_wanted, args=(name,), timeout=patience_s)
             except RuntimeError as error:
-                if not _group.dismissed.is_set():
-                    raise PeerError(
-                        f"{worker_name(self.rank)} lost the server: {first_line(error)}"
-                    ) from error
+                if _group.dismissed.is_set():
+                    break
+                raise PeerError(f"{name} lost the server: {first_line(error)}") from error
+            if not wanted and not _group.dismissed.is_set():
+                raise PeerError(f"{name} was given up by the server, which had waited for it")
+        return _group.exit_code
 
     def dismiss(self) -> bool:
         """Tells all devices that the work is done; returns whether all can leave together."""
         names = [worker_name(rank) for rank in range(1, self.world_size)]
         graceful = _all_answer(names, _ping)
-        return _all_answer(names, _dismiss, graceful) and graceful
+        dismissed = _all_answer(names, _dismiss, graceful, self.exit_code)
+        if self._meeting is not None and self.exit_code == 0:
+            hosts = {member.host for member in self._members}
+            living = {m.host for rank, m in enumerate(self._members) if not actor.is_lost(worker_name(rank))}
+            self._meeting.end(len(hosts - living))
+        return dismissed and graceful
 
 
 def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> bool:
@@ -100,7 +165,9 @@ def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> b
 
 
 @contextmanager
-def join(rank: int, world_size: int, local: Any, timeout_s: float) -> Iterator[Session]:
+def join(
+    rank: int, world_size: int, local: Any, timeout_s: float, meeting: Meeting | None
+) -> Iterator[Session]:
     """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
 
     Transport is plain TCP: torch's default shared-memory channels bypass emulated networks and poll.
@@ -111,6 +178,7 @@ def join(rank: int, world_size: int, local: Any, timeout_s: float) -> Iterator[S
         local: handed to the factories of objects that are placed here.
         timeout_s: longest wait for the other ranks at the start, and for any sign of life of the server
             later. A ping queues behind bulk data on the same line, so it must exceed the longest transfer.
+        meeting: where the ranks find each other; None for the address in the environment.
 
     Raises:
         PeerError: the group did not come together.
@@ -119,7 +187,12 @@ def join(rank: int, world_size: int, local: Any, timeout_s: float) -> Iterator[S
     _group = _Group()
     actor.reset(local)
     name = worker_name(rank)
-    options = rpc.TensorPipeRpcBackendOptions(rpc_timeout=timeout_s, _transports=["uv"], _channels=["basic"])
+    options = rpc.TensorPipeRpcBackendOptions(
+        rpc_timeout=timeout_s,
+        init_method=meeting.init_method() if meeting else "env://",
+        _transports=["uv"],
+        _channels=["basic"],
+    )
     waited = f"rank {rank} ({name}) waited {timeout_s:.0f} s for the other {world_size - 1} ranks to join"
     with warnings.catch_warnings(), watchdog(timeout_s + 5, f"pipar_rpc: error: {waited}"):
         warnings.filterwarnings("ignore", message="You are using a Backend", category=UserWarning)
@@ -127,7 +200,7 @@ def join(rank: int, world_size: int, local: Any, timeout_s: float) -> Iterator[S
             rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
         except RuntimeError as error:
             raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
-    session = Session(rank, world_size, timeout_s)
+    session = Session(rank, world_size, timeout_s, meeting)
     graceful = False
     try:
         yield session

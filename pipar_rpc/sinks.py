@@ -24,7 +24,8 @@ overlap                 see `pipar_rpc.recording.Recording`; of recorded epochs 
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
 device_peak_rss_mb      the same, of the device with the most
 each_device_peak_rss_mb of each device; `;`-joined
-devices_alive           devices that took part in the epoch
+devices_alive           devices that take part at the epoch's end
+devices_lost            numbers of those that have left; `;`-joined
 """
 
 import csv
@@ -45,7 +46,7 @@ METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
     *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
     *("overlap", "training_time_s", "model_bytes", "predicted_iteration_s"),
-    *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive"),
+    *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive", "devices_lost"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
 
@@ -99,7 +100,7 @@ class Sink(Protocol):
     def picture(self, name: str, figure: Any) -> None:
         """Takes a matplotlib figure called "group/name"."""
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, step: int) -> None:
         """Takes lines of text called "group/name"."""
 
     def close(self) -> None:
@@ -107,12 +108,19 @@ class Sink(Protocol):
 
 
 class CsvSink:
-    """results.csv; every row is on disk when `add` returns."""
+    """results.csv; every row is on disk when `add` returns.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        rows: of earlier epochs.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
         self._file = path.open("w", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS)
         self._writer.writeheader()
+        for row in rows:
+            self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends one line."""
@@ -125,7 +133,7 @@ class CsvSink:
     def picture(self, name: str, figure: Any) -> None:
         """Nothing: a table holds no pictures."""
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, step: int) -> None:
         """Nothing: it is in the log."""
 
     def close(self) -> None:
@@ -134,13 +142,21 @@ class CsvSink:
 
 
 class TensorBoardSink:
-    """A scalar per figure and epoch, a curve per device where there is one figure for each."""
+    """A scalar per figure and epoch, a curve per device where there is one figure for each.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of the event files.
+        rows: of earlier epochs.
+        in_place: whether the event file of these epochs is there. The last one may be missing nevertheless.
+    """
+
+    def __init__(self, directory: Path, rows: Sequence[Row], in_place: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory))
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[Mapping[str, Any]] = list(rows[:-1]) if in_place else []
+        for row in rows[-1:] if in_place else rows:
+            self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes the figures of one epoch."""
@@ -163,9 +179,9 @@ class TensorBoardSink:
         """Shows the figure under IMAGES."""
         self._writer.add_figure(name, figure, close=False)
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, step: int) -> None:
         """Shows the lines as they are under TEXT."""
-        self._writer.add_text(name, f"```\n{text}\n```")
+        self._writer.add_text(name, f"```\n{text}\n```", step)
 
     def close(self) -> None:
         """Writes the job's line under HPARAMS and closes the event file."""
@@ -198,7 +214,7 @@ class PngSink:
         """Writes name.png."""
         figure.savefig(self._directory / f"{Path(name).name}.png", dpi=120)
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, text: str, step: int) -> None:
         """Nothing: it is in the log."""
 
     def close(self) -> None:

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from pipar_rpc.coordinator import EpochResult
+from pipar_rpc.epoch_result import EpochResult
+from pipar_rpc.outputs import Outputs
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.sinks import Row, Sink
+from pipar_rpc.roster import Roster
+from pipar_rpc.sinks import Row
 from pipar_rpc.speed import MachineSpeed
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
     for peer, device in zip(peers, devices, strict=True):
         if not device.speed.calibrated:
             continue
-        host, machine = peer.wait(peer.remote.call("calibrate", known), "measure its machine's speed")
+        host, machine = peer.ask("calibrate", known)
         if known.get(host) != machine:
             factor = device.speed.factor(machine)
             log.info(
@@ -38,30 +40,28 @@ class Throughput:
     """Curves of what each link carried in every emulated second of the training.
 
     Args:
-        peers: the devices.
-        sinks: receive the curves.
+        roster: the devices.
+        outputs: receive the curves.
     """
 
-    def __init__(self, peers: Sequence[Peer], sinks: Sequence[Sink]) -> None:
-        self._peers, self._sinks = peers, sinks
+    def __init__(self, roster: Roster, outputs: Outputs) -> None:
+        self._roster, self._outputs = roster, outputs
         self._reported: dict[str, int] = {}
-        for peer in peers:
+        for peer in roster.peers:
             peer.port.downlink.start()
-        for peer, started in [(peer, peer.remote.call("start_clock")) for peer in peers]:
-            peer.wait(started, "start its clock")
+        roster.ask("start_clock")
 
     def report(self) -> None:
         """Hands over the seconds that have ended since the last call."""
-        drained = [peer.remote.call("drain_traffic") for peer in self._peers]
-        for number, (peer, uplink) in enumerate(zip(self._peers, drained, strict=True), start=1):
-            self._add(f"uplink_mbps/device{number}", peer.wait(uplink, "tell its traffic"))
-            self._add(f"downlink_mbps/device{number}", peer.port.downlink.drain_traffic())
+        for peer, uplink in self._roster.ask("drain_traffic").items():
+            self._add(f"uplink_mbps/{peer.name}", uplink)
+            self._add(f"downlink_mbps/{peer.name}", peer.port.downlink.drain_traffic())
 
     def _add(self, name: str, traffic: Sequence[float]) -> None:
         start = self._reported.get(name, 0)
         self._reported[name] = start + len(traffic)
-        for sink in self._sinks:
-            sink.curve(f"network_by_second/{name}", [num_bytes * 8e-6 for num_bytes in traffic], start)
+        mbps = [num_bytes * 8e-6 for num_bytes in traffic]
+        self._outputs.curve(f"network_by_second/{name}", mbps, start)
 
 
 class Watch:

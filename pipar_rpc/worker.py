@@ -50,6 +50,9 @@ class InOrder:
         self._waiting[number] = call
         self._pool.submit(self._run_ready)
 
+    def leave(self) -> None:
+        """No further calls come; nothing to do, since nobody else waits for them."""
+
     def settle(self, timeout_s: float) -> None:
         """Waits until the calls that could run have run; raises TimeoutError."""
         self._pool.submit(lambda: None).result(timeout_s)
@@ -58,6 +61,23 @@ class InOrder:
         while (call := self._waiting.pop(self._next, None)) is not None:
             self._next += 1
             call()
+
+
+@contextmanager
+def repeating(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Runs `call` every `seconds` on a thread of its own; an error in it ends the repetition."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            call()
+
+    with open_pool("repeating") as pool:
+        pool.submit(run)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 # A small job: 8x8 colour images, batches of 10, two iterations on each of two devices.
@@ -22,7 +23,24 @@ SMALL = (
     *("data.val_size=10", "data.test_size=20", "batch_size=10", "epochs=1", "network=none"),
 )
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
 torch.set_num_threads(1)
+
+
+def sweep_of(directory: Path, jobs: dict[str, tuple[str, ...]]) -> list[str]:
+    """Arguments of a sweep whose jobs have nothing in common: a file of the group `method` for each.
+
+    Choices of other groups ("model=...") may only be the model's.
+    """
+    (directory / "method").mkdir()
+    for name, overrides in jobs.items():
+        groups = [option for option in overrides if option.startswith("model=")]
+        values = OmegaConf.from_dotlist([option for option in overrides if option not in groups])
+        defaults = [{"override /model": option.split("=")[1]} for option in groups]
+        text = "# @package _global_\n" + OmegaConf.to_yaml({"defaults": [*defaults, "_self_"]})
+        (directory / "method" / f"own_{name}.yaml").write_text(text + OmegaConf.to_yaml(values))
+    return [f"--config-dir={directory}", "--multirun", f"method={','.join(f'own_{name}' for name in jobs)}"]
 
 
 @dataclass
@@ -75,11 +93,20 @@ class Processes:
         return Finished(process.returncode, out, err)
 
     def start_torchrun(
-        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc"
+        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", options: tuple[str, ...] = ()
     ) -> subprocess.Popen[str]:
         """The command of the README, with its own port."""
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_ranks}"]
+        command = [*TORCHRUN, f"--nproc-per-node={num_ranks}", *options]
         return self.start([*command, f"--master-port={free_port()}", "-m", module, *overrides])
+
+    def start_hosts(self, num_ranks: int, max_restarts: int, *overrides: str) -> list[subprocess.Popen[str]]:
+        """A torchrun for each rank, as on several machines."""
+        options = [f"--nnodes={num_ranks}", "--nproc-per-node=1", f"--max-restarts={max_restarts}"]
+        options += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        return [
+            self.start([*TORCHRUN, *options, f"--node-rank={rank}", "-m", "pipar_rpc", *overrides])
+            for rank in range(num_ranks)
+        ]
 
     def torchrun(self, num_ranks: int, *overrides: str, timeout: float = 120, **options: str) -> Finished:
         return self.finish(self.start_torchrun(num_ranks, *overrides, **options), timeout)
@@ -129,19 +156,23 @@ class Processes:
                     alive.add(os.getsid(other.pid))
         return sorted(sessions & alive)
 
+    def end_all(self) -> None:
+        """Kills what is left, and waits for all."""
+        left = self.left_over()
+        for process in self.started:
+            if process.pid in left:
+                self.kill(process)
+            for stream in (process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+            process.wait()
+
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
     group = Processes(tmp_path)
     yield group
-    left = [process for process in group.started if process.pid in group.left_over()]
-    for process in left:
-        group.kill(process)
-    for process in group.started:
-        for stream in (process.stdout, process.stderr):
-            if stream:
-                stream.close()
-        process.wait()
+    group.end_all()
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +180,9 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
     """For one run that several tests of a module look at."""
     group = Processes(tmp_path_factory.mktemp("run"))
     yield group
-    assert group.left_over() == []
+    left = group.left_over()
+    group.end_all()
+    assert left == []
 
 
 @pytest.fixture

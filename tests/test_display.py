@@ -7,11 +7,16 @@ from pipar_rpc.sinks import COLUMNS, CsvSink
 
 
 def peers(*done, iterations=10):
-    return [SimpleNamespace(port=SimpleNamespace(iteration=i, loss=0.5), iterations=iterations) for i in done]
+    return [
+        SimpleNamespace(port=SimpleNamespace(iteration=i, loss=0.5), iterations=iterations, present=True)
+        for i in done
+    ]
 
 
 def test_few_devices_are_shown_one_by_one():
-    assert device_states(peers(3, 4, 10)) == "devices 3 4 done"
+    shown = peers(3, 4, 10, 7)
+    shown[3].present = False
+    assert device_states(shown) == "devices 3 4 done lost"
 
 
 def test_many_devices_are_shown_as_a_range():
@@ -39,7 +44,7 @@ def test_long_jobs_show_their_last_epochs():
 
 
 def test_csv_rows_are_on_disk_at_once(tmp_path):
-    sink = CsvSink(tmp_path / "results.csv")
+    sink = CsvSink(tmp_path / "results.csv", [])
     sink.add(row(1, device_uplink_mbps=(1.5, 2.0), uplink_bytes=12345678, efficiency=1 / 3))
     line = (tmp_path / "results.csv").read_text().splitlines()[1]
     assert "1.5;2" in line

@@ -52,12 +52,12 @@ def test_imports_only_go_down(unit):
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("torch.distributed", {"actor", "port", "exchange", "session"}),
+        ("torch.distributed", {"actor", "port", "exchange", "session", "meeting"}),
         ("hydra", {"composition"}),
         ("omegaconf", {"__main__", "composition", "config", "plan", "device_profile"}),
         ("matplotlib", {"figures", "gantt"}),
         ("threading", {"worker", "link", "session", "device", "exchange", "scout"}),
-        ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange"}),
+        ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange", "rotation"}),
         ("tqdm", {"display", "profiler"}),
         ("torch.utils.tensorboard", {"sinks"}),
     ],

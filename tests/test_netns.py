@@ -1,6 +1,7 @@
 """Several hosts: one torchrun per network namespace, links shaped by the kernel. Needs root and iproute2."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,26 @@ def test_one_torchrun_per_host_over_shaped_links(processes):
     # 2 * 20 samples of 2 KiB (32 maps of 4x4) and their labels, and the device half, at 50 Mbit/s each
     bits = 8 * (20 * (2048 + 8) + (32 * 27 + 96) * 4)
     assert float(row["epoch_time_s"]) > bits / 50e6
+
+
+@needs_namespaces
+def test_a_host_that_drops_off_the_network_leaves_the_training(processes):
+    """No connection is closed: only silence tells."""
+    fault = ("fault.deadline_factor=3", "fault.min_deadline_s=3", "node.timeout_s=20", "hydra.run.dir=job")
+    rounds = ("aggregation.every=1", "epochs=20", "batch_size=10", "data.train_size=300")
+    small = [
+        option for option in SMALL[:-1] if not option.startswith(("epochs", "batch", "data.train_size="))
+    ]
+    run = start(processes, "--devices=3", "--network=wifi", "--keep-going", "--", *small, *rounds, *fault)
+    processes.wait_for("job/checkpoints/round_00000[3-9].pt")
+    subprocess.run(["ip", "-n", f"pipar-{run.pid}-2", "link", "set", "eth0", "down"], check=True)
+    done = processes.finish(run, timeout=120)
+    assert done.code == 0, done.err
+    log = (processes.directory / "job" / "pipar_rpc.log").read_text()
+    assert re.search(r"device2 leaves (in|after) round \d+: the server waited \d+ s for device2", log), log
+    rows = rows_of(processes.directory / "job")
+    assert (len(rows), rows[-1]["devices_lost"]) == (20, "2")
+    assert own_namespaces(run.pid) == []
 
 
 @needs_namespaces

@@ -48,39 +48,6 @@ def started(processes, num_ranks, *overrides):
     return ranks
 
 
-def test_a_killed_device_ends_the_job_at_once(processes):
-    server, killed, other = started(processes, 3)
-    killed.send_signal(signal.SIGKILL)
-    code, output = end(server, timeout=20)
-    assert code == 1
-    assert re.search(r"error: lost device1: .+", output)
-    code, _ = end(other, timeout=20)
-    assert code == 0  # dismissed by the server
-
-
-def test_after_the_loss_of_a_device_the_other_jobs_of_a_sweep_end_too(processes):
-    server, killed, other = started(processes, 3, "--multirun", "seed=0,1")
-    killed.send_signal(signal.SIGKILL)
-    code, output = end(server, timeout=30)
-    assert code == 1
-    assert "error: lost device1 in an earlier job" in output
-    assert "0 jobs done, 2 failed" in output
-    assert "Traceback" not in output
-    assert end(other, timeout=20)[0] == 0
-
-
-def test_a_silent_device_ends_the_job_at_the_deadline(processes):
-    server, silent, other = started(processes, 3, "fault.timeout_s=4")
-    silent.send_signal(signal.SIGSTOP)
-    code, output = end(server, timeout=40)
-    assert code == 1
-    # Between epochs the server waits for something else than a round.
-    found = r"error: the server waited \d+ s for device1(, last heard of in iteration \d+| to .+)"
-    assert re.search(found, output), output
-    code, _ = end(other, timeout=20)
-    assert code == 0
-
-
 def test_devices_end_when_the_server_is_killed(processes):
     server, *devices = started(processes, 3)
     server.send_signal(signal.SIGKILL)
@@ -116,18 +83,6 @@ def test_one_interrupt_ends_all_ranks(processes, send):
     _, output = end(run, timeout=20)
     assert "pipar_rpc: interrupted" in output
     assert processes.left_over() == []
-
-
-def test_sockets_listen_on_loopback_only(processes):
-    _, *devices = started(processes, 3)
-    for device in devices:
-        listening = [
-            connection.laddr.ip
-            for connection in psutil.Process(device.pid).net_connections(kind="inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
-        assert listening
-        assert set(listening) <= {"127.0.0.1"}
 
 
 class SilentExchange:
@@ -276,7 +231,8 @@ def test_calls_run_in_the_order_of_their_numbers():
 
 def test_nothing_is_left_of_these_tests():
     own = psutil.Process(os.getpid())
-    assert not [child for child in own.children(recursive=True) if "pipar_rpc" in " ".join(child.cmdline())]
+    commands = [" ".join(child.cmdline()) for child in own.children(recursive=True)]
+    assert not [line for line in commands if "pipar_rpc" in line and "forkserver" not in line]
 
 
 def test_the_watchdog_ends_a_process_whose_stderr_is_closed(processes):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipar_rpc import checkpoint
 from pipar_rpc.device_profile import DeviceProfile
 from pipar_rpc.models import ModelSpec, Norm, build_meta
 from pipar_rpc.pace import UnitTimes
@@ -24,14 +25,18 @@ def write_profile(path):
     DeviceProfile(spec.name, spec.norm, 3, 8, 10, units).write(path)
 
 
+JOB = (
+    *(option for option in SMALL if not option.startswith(("epochs", "network"))),
+    *("model.norm=group", "devices.overrides.2.batch_size=4", "checkpoint.keep=20"),
+)
+
+
 @pytest.fixture(scope="module")
 def switched(module_processes):
     """On a fast link the devices train alone; on a slow one their models are too large for that."""
     write_profile(module_processes.directory / "device.yaml")
     (module_processes.directory / "drop.csv").write_text(TRACE)
-    overrides = [option for option in SMALL if not option.startswith(("epochs", "network"))]
-    overrides += [f"epochs={EPOCHS}", "model.norm=group", "devices.overrides.2.batch_size=4"]
-    overrides += ["network.trace=drop.csv", "testbed.profile=device.yaml"]
+    overrides = [*JOB, f"epochs={EPOCHS}", "network.trace=drop.csv", "testbed.profile=device.yaml"]
     overrides += ["selector.profile_iterations=1", "selector.min_gain=0", "hydra.run.dir=job"]
     done = module_processes.torchrun(3, *overrides, module="tests.float64_main", timeout=180)
     assert done.code == 0, done.err
@@ -53,6 +58,29 @@ def test_what_moves_loses_neither_weights_nor_momentum(switched):
     job, _ = switched
     reference = test_strategies.federated(EPOCHS)
     assert_close(torch.load(job / "model.pt"), reference, 1e-9)
+
+
+def test_switching_is_what_a_checkpoint_recut_and_resumed_would_be(switched, module_processes):
+    """Bit for bit, weights and momentum, in the epoch after the first change."""
+    job, _ = switched
+    points = [row["split_point"] for row in rows_of(job)]
+    last = next(epoch for epoch in range(1, EPOCHS) if points[epoch] != points[epoch - 1])
+    saved = [checkpoint.read(job / "checkpoints" / f"round_{n:06}.pt") for n in (last - 1, last, last + 1)]
+    assert saved[0].cuts != saved[1].cuts
+    cuts = [
+        f"devices.overrides.{number}.pipeline={{split_point:{p},num_micro_batches:{n}}}"
+        for number, (p, n) in enumerate(saved[1].cuts, start=1)
+    ]
+    resumed = (f"resume={job}/checkpoints/round_{last:06}.pt", f"epochs={last + 1}", "hydra.run.dir=recut")
+    done = module_processes.torchrun(3, *JOB, *cuts, *resumed, "network=none", module="tests.float64_main")
+    assert done.code == 0, done.err
+    recut = checkpoint.read(module_processes.directory / "recut" / "checkpoints" / f"round_{last + 1:06}.pt")
+    assert recut.cuts == saved[1].cuts
+    for one, two in zip(
+        [*recut.networks, *recut.momentum], [*saved[2].networks, *saved[2].momentum], strict=True
+    ):
+        assert one.keys() == two.keys()
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
 
 
 def test_the_choice_is_shown_and_predicted(switched):

@@ -1,0 +1,234 @@
+"""Kills a random process at a random moment, again and again: every training must end as it should.
+
+    python -m launch.faults --times 30
+
+Each time a strategy, a victim (the server or one of three devices), a moment and a way of starting are drawn:
+single processes, one torchrun with restarts, or one torchrun for each rank. After a killed server the
+training is resumed (by torchrun, or by the same command with resume=auto) and its weights must be those of an
+uninterrupted run, bit for bit; after a killed device those of a run in which that device was told to leave in
+the same round, unless it came back. Nothing may be left: no process and no listening port.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from launch.script import run_script
+
+ROOT = Path(__file__).parents[1]
+NUM_RANKS = 4
+PATIENCE_S = 120.0
+STARTING_S = (4.0, 13.0)  # from the start of the processes to the moment of the kill
+JOB = (
+    *("data=synthetic", "data.image_size=8", "data.train_size=300", "data.train_size_per_device=20"),
+    *("data.val_size=10", "data.test_size=20", "batch_size=10", "epochs=6", "aggregation.every=1"),
+    *("network=none", "pipeline.num_micro_batches=3", "devices.overrides.1.batch_size=4"),
+    "node.timeout_s=40",
+)
+STRATEGIES = {  # links that make a round take about 0.2 s
+    "fl": ("strategy=fl", "network.uplink_mbps=10"),
+    "sl": ("strategy=sl", "network.uplink_mbps=1"),
+    "sfl": ("strategy=sfl", "network.uplink_mbps=0.5"),
+    "pipar": ("strategy=pipar", "network.uplink_mbps=0.5"),
+}
+WAYS = ("processes", "torchrun", "hosts")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Trial:
+    """A training in a folder of its own.
+
+    Attributes:
+        folder: working directory.
+        overrides: of pipar_rpc.
+        started: all processes that were started.
+        ports: where they met.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
+
+    def start(self, way: str, *more: str) -> list[subprocess.Popen[bytes]]:
+        """Starts all ranks; returns what a kill is to hit: the processes, or their torchruns."""
+        port = free_port()
+        self.ports.append(port)
+        module = ["-m", "pipar_rpc", *self.overrides, *more]
+        torchrun = ["-m", "torch.distributed.run", "--max-restarts=3", "--master-addr=127.0.0.1"]
+        torchrun.append(f"--master-port={port}")
+        if way == "torchrun":
+            return [self._start([*torchrun, f"--nproc-per-node={NUM_RANKS}", *module])]
+        ranks = range(NUM_RANKS)
+        if way == "hosts":
+            nodes = [*torchrun, f"--nnodes={NUM_RANKS}", "--nproc-per-node=1"]
+            return [self._start([*nodes, f"--node-rank={rank}", *module]) for rank in ranks]
+        size = str(NUM_RANKS)
+        shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+        shared["MASTER_PORT"] = str(port)
+        return [self._start(module, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in ranks]
+
+    def _start(self, arguments: list[str], **environment: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / "log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        log.close()
+        self.started.append(process)
+        return process
+
+    def wait(self, processes: list[subprocess.Popen[bytes]]) -> list[int]:
+        """Their exit codes; kills everything and raises TimeoutExpired if they do not end."""
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            return [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
+        except subprocess.TimeoutExpired:
+            for process in self.started:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+    def train(self, *more: str) -> Path:
+        """A training that nobody disturbs; returns its folder."""
+        codes = self.wait(self.start("torchrun", "hydra.run.dir=run", *more))
+        assert codes == [0], self.log()
+        return self.folder / "run"
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def left_over(self) -> list[str]:
+        """Processes of these sessions that live, and ports on which somebody listens."""
+        sessions, found = {process.pid for process in self.started}, []
+        for process in psutil.process_iter(["pid", "status"]):
+            try:
+                if process.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in sessions:
+                    found.append(f"process {process.pid}")
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        listening = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        return found + [f"port {port}" for port in self.ports if port in listening]
+
+
+def victim_of(way: str, processes: list[subprocess.Popen[bytes]], rank: int) -> psutil.Process:
+    """The process of a rank."""
+    if way == "processes":
+        return psutil.Process(processes[rank].pid)
+    torchrun = processes[0 if way == "torchrun" else rank]
+    workers = sorted(psutil.Process(torchrun.pid).children(), key=lambda child: child.pid)
+    return workers[rank if way == "torchrun" else 0]
+
+
+class Chaos:
+    """Runs trials and the trainings that they are compared with, each once.
+
+    Args:
+        folder: where everything is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._references = folder, dict[tuple[str, ...], Path]()
+
+    def trial(self, number: int, strategy: str, way: str, rank: int, moment_s: float) -> str:
+        """Kills rank `rank` after `moment_s`; returns what happened."""
+        trial = Trial(self._new(f"trial{number}"), (*JOB, *STRATEGIES[strategy]))
+        processes = trial.start(way)
+        time.sleep(moment_s)
+        with suppress(psutil.NoSuchProcess, IndexError):  # it had ended before
+            victim_of(way, processes, rank).kill()
+        codes = trial.wait(processes)
+        what = "ended by itself"
+        if way == "processes" and (rank == 0 or codes[0]):
+            assert codes[0], "the server was killed and ended well"
+            assert trial.wait(trial.start("processes", "resume=auto")) == [0] * NUM_RANKS, trial.log()
+            what = "resumed"
+        elif codes[0]:
+            raise AssertionError(f"exit codes {codes}\n{trial.log()}")
+        (model,) = trial.folder.glob("outputs/*/*/model.pt")
+        said = trial.log()
+        left = re.findall(r"device(\d) leaves (in|after) round (\d+)", said)
+        if left and "resumed from" not in said:
+            device, when, round_number = left[0]
+            leaves = int(round_number) + (when == "after")
+            reference = self._reference(strategy, f"fault.leave.{device}={leaves}")
+            what = f"left in round {leaves}"
+        else:
+            reference = self._reference(strategy)
+            what = "came back" if left else what
+        same = _same(model, reference / "model.pt")
+        assert same or left, f"weights differ\n{said}"
+        assert same or what == "came back", f"weights differ from those of a planned departure\n{said}"
+        assert not trial.left_over(), trial.left_over()
+        shutil.rmtree(trial.folder)
+        return f"{what}, {'the same weights' if same else 'other weights'}"
+
+    def _new(self, name: str) -> Path:
+        folder = self._folder / name
+        folder.mkdir()
+        return folder
+
+    def _reference(self, strategy: str, *more: str) -> Path:
+        key = (strategy, *more)
+        if key not in self._references:
+            trial = Trial(self._new("_".join(key)), (*JOB, *STRATEGIES[strategy], "network.uplink_mbps=100"))
+            self._references[key] = trial.train(*more)
+        return self._references[key]
+
+
+def _same(first: Path, second: Path) -> bool:
+    one, two = torch.load(first, weights_only=True), torch.load(second, weights_only=True)
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m launch.faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=30, help="how many kills (default 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    args = parser.parse_args()
+    draw = random.Random(args.seed)
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="pipar-faults") as name:
+        chaos = Chaos(Path(name))
+        for number in range(1, args.times + 1):
+            strategy, way = draw.choice(list(STRATEGIES)), draw.choice(WAYS)
+            rank, moment_s = draw.randrange(NUM_RANKS), draw.uniform(*STARTING_S)
+            began = time.monotonic()
+            try:
+                what = chaos.trial(number, strategy, way, rank, moment_s)
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                failed, what = failed + 1, f"FAILED: {error}"
+            victim = "server" if rank == 0 else f"device{rank}"
+            seconds = time.monotonic() - began
+            who = f"{strategy:6} {way:10} {victim} killed after {moment_s:4.1f} s"
+            print(f"{number:3} {who}: {what} ({seconds:.0f} s)", flush=True)
+    print(f"{args.times} kills, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_script("launch.faults", main)

@@ -1,0 +1,55 @@
+"""What the server may ask a device about its clock, its spans and its uplink."""
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pipar_rpc.link import Link
+from pipar_rpc.probe import Probed
+from pipar_rpc.timeline import Span, Timeline, pack
+
+
+class Instrumented(Probed):
+    """The part of a device that measures; it takes no part in the training.
+
+    Args:
+        timeline: of the device.
+        uplink: of the device.
+    """
+
+    def __init__(self, timeline: Timeline, uplink: Link) -> None:
+        self._timeline, self._uplink = timeline, uplink
+        self._recording, self._recorded = False, list[Span]()
+
+    def clock(self) -> float:
+        """This process's `time.monotonic()`, to compare it with others'."""
+        return time.monotonic()
+
+    def record(self, wanted: bool) -> None:
+        """Whether `spans` will be asked for."""
+        self._recorded.clear()
+        self._recording = wanted
+
+    def spans(self) -> Tensor:
+        """What was recorded since the last call; see `timeline.pack`."""
+        packed = pack(self._recorded + self._timeline.drain())
+        self._recorded.clear()
+        return packed
+
+    def start_clock(self) -> None:
+        """Makes now the time 0 of the uplink's trace and traffic."""
+        self._uplink.start()
+
+    def drain_traffic(self) -> list[float]:
+        """What the uplink carried; see `Link.drain_traffic`."""
+        return self._uplink.drain_traffic()
+
+    def uplink_mbps(self) -> float | None:
+        """What the uplink carried lately; see `Link.recent_mbps`."""
+        return self._uplink.recent_mbps()
+
+    def _keep(self, spans: Sequence[Span]) -> None:
+        """Keeps spans that were drained, if `spans` will be asked for."""
+        if self._recording:
+            self._recorded += spans

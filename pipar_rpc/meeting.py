@@ -1,0 +1,133 @@
+"""Where the ranks of a job find each other, again and again: torchrun's own store.
+
+torchrun restarts workers (`--max-restarts`), but a torch RPC group admits nobody after it has come together.
+So every time the server starts it opens a new generation, and all ranks form a new group in it. A device
+that finds that its rank has been in the generation has come back: it says so, and waits for the next one.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.agent.server.api import _TERMINAL_STATE_SYNC_ID
+from torch.distributed.elastic.utils.store import _barrier_nonblocking
+from torch.distributed.rendezvous import register_rendezvous_handler
+
+from pipar_rpc.errors import PeerError, first_line
+
+log = logging.getLogger(__name__)
+
+SCHEME = "pipar"
+POLL_S = 0.3
+BEAT_S = 2.0
+
+
+class Meeting:
+    """torchrun's store, as one rank sees it; obtained from `from_environment`.
+
+    Args:
+        store: of torchrun's agents.
+        run_id: of this torchrun.
+        rank: of this process.
+        timeout_s: longest wait for a sign of life of the server.
+    """
+
+    def __init__(self, store: Store, run_id: str, rank: int, timeout_s: float) -> None:
+        self._agents = PrefixStore(run_id, store)
+        self._store = PrefixStore("pipar_rpc", self._agents)
+        self._rank, self._timeout_s = rank, timeout_s
+        self._generation, self._beats = 0, 0
+
+    @classmethod
+    def from_environment(cls, rank: int, timeout_s: float) -> "Meeting | None":
+        """Connects to the store; None if this process was not started by torchrun.
+
+        Raises:
+            PeerError: the store does not answer.
+        """
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return None
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        try:
+            store = TCPStore(host, port, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+        except RuntimeError as error:
+            waited = f"rank {rank} waited {timeout_s:.0f} s for torchrun's store at {host}:{port}"
+            raise PeerError(f"{waited}: {first_line(error)}") from error
+        return cls(store, os.environ["TORCHELASTIC_RUN_ID"], rank, timeout_s)
+
+    def open(self) -> None:
+        """Opens a new generation; for the server."""
+        self._generation = self._store.add("generation", 1)
+        self.beat()
+
+    def attend(self) -> bool:
+        """Waits until this rank can take part in a generation; for devices.
+
+        Returns:
+            Whether it can; otherwise the training has ended without it.
+
+        Raises:
+            PeerError: nothing was heard of the server in time.
+        """
+        known, beat, heard = 0, None, time.monotonic()
+        while time.monotonic() - heard < self._timeout_s:
+            generation = int(self._get("generation") or 0)
+            if generation != known:
+                if self._store.add(f"{generation}/rank{self._rank}", 1) == 1:
+                    self._generation = generation
+                    return True
+                known = generation
+                self._store.set(f"{generation}/returned{self._rank}", "")
+                log.info("waiting for the server to form a new group: this rank was in the last one")
+            if self._get(f"{known}/ended") is not None:
+                return False
+            if beat != (beat := self._get(f"{known}/beat")):
+                heard = time.monotonic()
+            time.sleep(POLL_S)
+        raise PeerError(f"rank {self._rank} waited {self._timeout_s:.0f} s for the server")
+
+    def beat(self) -> None:
+        """A sign of life of the server, for those who wait for the next generation."""
+        self._beats += 1
+        self._store.set(f"{self._generation}/beat", str(self._beats))
+
+    def returned(self, rank: int) -> bool:
+        """Whether a device waits for the next generation."""
+        return self._store.check([f"{self._generation}/returned{rank}"])
+
+    def end(self, lost_hosts: int) -> None:
+        """Lets go of whoever waits; for the server at the end of all training.
+
+        Args:
+            lost_hosts: hosts without a living rank. torchrun's agents wait up to 300 s for each other before
+                they end, so somebody must stand in for agents that are gone.
+        """
+        self._store.set(f"{self._generation}/ended", "")
+        hosts = int(os.environ["GROUP_WORLD_SIZE"])
+        for _ in range(lost_hosts if hosts > 1 else 0):
+            _barrier_nonblocking(self._agents, hosts, _TERMINAL_STATE_SYNC_ID)
+
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a text for the server that torchrun may start after this one."""
+        self._store.set(f"memory/{name}", value)
+
+    def recall(self, name: str) -> str | None:
+        """A text that an earlier server has left."""
+        return self._get(f"memory/{name}")
+
+    def init_method(self) -> str:
+        """What `torch.distributed.rpc` is told, so that it meets in this generation."""
+
+        def meet(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
+            own = PrefixStore(f"{self._generation}/rpc", self._store)
+            yield own, self._rank, int(os.environ["WORLD_SIZE"])
+
+        register_rendezvous_handler(SCHEME, meet)
+        return f"{SCHEME}://"
+
+    def _get(self, key: str) -> str | None:
+        return str(self._store.get(key).decode()) if self._store.check([key]) else None

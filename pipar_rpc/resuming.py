@@ -1,0 +1,118 @@
+"""From which checkpoint a job goes on, and whether it may."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipar_rpc.checkpoint import FOLDER, Checkpoint, CheckpointFolder, read
+from pipar_rpc.errors import ConfigError, UserError
+from pipar_rpc.plan import Plan
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
+MAY_DIFFER = ("model.weights", "model.strict_weights")
+OWN = ("batch_size", "data")  # of these, each device may have its own
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """What decides about weights, by configuration keys; but for P, N and the optimiser, which may change."""
+    common = _flat(dataclasses.asdict(plan.config), SAME)
+    for number, own in enumerate(plan.own, start=1):
+        single = _flat(dataclasses.asdict(own), OWN)
+        common |= {
+            f"devices.overrides.{number}.{key}": value
+            for key, value in single.items()
+            if value != common[key]
+        }
+    return common
+
+
+def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None, bool]:
+    """The checkpoint from which a job goes on.
+
+    Args:
+        plan: the job.
+        output_dir: of the job.
+        goes_on: whether the job was begun in this folder by a process that has ended.
+
+    Returns:
+        The checkpoint, None to begin anew; and whether it is from this folder.
+
+    Raises:
+        UserError: there is none where `resume` says, or it is of another job.
+    """
+    resume, own = plan.config.resume, CheckpointFolder(output_dir)
+    if goes_on or resume == AUTO:
+        checkpoint = own.latest()
+        if checkpoint is not None:
+            _check(checkpoint, plan, own.path)
+            return checkpoint, True
+    if resume in {None, AUTO}:
+        return None, False
+    return named(plan), False
+
+
+def named(plan: Plan) -> Checkpoint | None:
+    """The checkpoint at the path that `resume` names, if it names one; errors as `find`."""
+    resume = plan.config.resume
+    if resume is None or resume == AUTO:
+        return None
+    path = Path(resume).expanduser()
+    if path.is_file():
+        checkpoint: Checkpoint | None = read(path)
+    else:
+        checkpoint = CheckpointFolder(path.parent if path.name == FOLDER else path).latest()
+    if checkpoint is None:
+        raise ConfigError("resume", resume, "auto, a checkpoint, or the folder of a run that has one")
+    _check(checkpoint, plan, path)
+    return checkpoint
+
+
+def earlier_run(folder: Path, plan: Plan | None) -> Path | None:
+    """The run with the newest checkpoint among those beside `folder`.
+
+    Args:
+        folder: of the run that is about to begin; sweeps are looked for if its name ends like theirs.
+        plan: of the run; only the same training counts. None for a sweep.
+    """
+    sweep = plan is None
+    found = folder.parent.glob(f"{'*/' if sweep else ''}*/{FOLDER}/round_*.pt")
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = path.parents[1]
+        if sweep:
+            return run.parent
+        try:
+            same = read(path).settings == settings_of(plan) if plan else True
+        except UserError as error:
+            log.warning("%s", error)
+            continue
+        if same:
+            return run
+    return None
+
+
+def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
+    own, theirs = settings_of(plan), checkpoint.settings
+    for key in sorted(own.keys() | theirs.keys()):
+        if own.get(key) != theirs.get(key):
+            raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
+    split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]
+    if plan.config.resolved_strategy.shared_half and split_point != old:
+        shared = f"{old} as in the checkpoint to resume: the devices share one server half"
+        raise ConfigError("pipeline.split_point", split_point, shared)
+
+
+def _flat(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Plain values by dotted keys."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping) and value:
+            return {k: v for name, own in value.items() for k, v in walk(f"{prefix}.{name}", own).items()}
+        return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
+
+    return {key: value for name in keys for key, value in walk(name, config[name]).items()}

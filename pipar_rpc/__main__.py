@@ -151,8 +151,8 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
     with ExitStack() as stack:
         if meeting is not None:
-            meeting.open()
             meeting.remember(FOLDER, str(folder))
+            meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
         group = stack.enter_context(session.join(world.rank, world.size, local, config.timeout_s, meeting))
         group.meet()

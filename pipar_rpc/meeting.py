@@ -59,36 +59,57 @@ class Meeting:
             raise PeerError(f"{waited}: {first_line(error)}") from error
         return cls(store, os.environ["TORCHELASTIC_RUN_ID"], rank, timeout_s)
 
-    def open(self) -> None:
-        """Opens a new generation; for the server."""
-        self._generation = self._store.add("generation", 1)
-        self.beat()
+    def gather(self) -> None:
+        """Opens a generation and waits until all ranks are in it; for the server.
+
+        Raises:
+            PeerError: somebody has not come in time.
+        """
+        began, others = time.monotonic(), range(1, _world_size())
+        self._open()
+        while missing := [rank for rank in others if not self._store.check([self._place(rank)])]:
+            if time.monotonic() - began > self._timeout_s:
+                who = ", ".join(map(str, missing))
+                raise PeerError(f"the server waited {self._timeout_s:.0f} s for rank {who} to join")
+            time.sleep(POLL_S)
+            self.beat()
+            if any(map(self.returned, others)):  # it had come, but has died since
+                self._open()
+        self._store.set(f"{self._generation}/formed", "")
 
     def attend(self) -> bool:
-        """Waits until this rank can take part in a generation; for devices.
+        """Waits until all ranks, this one included, are in a generation; for devices.
 
         Returns:
-            Whether it can; otherwise the training has ended without it.
+            Whether they are; otherwise the training has ended without this one.
 
         Raises:
             PeerError: nothing was heard of the server in time.
         """
-        known, beat, heard = 0, None, time.monotonic()
+        known, joined, beat, heard = 0, False, None, time.monotonic()
         while time.monotonic() - heard < self._timeout_s:
-            generation = int(self._get("generation") or 0)
-            if generation != known:
-                if self._store.add(f"{generation}/rank{self._rank}", 1) == 1:
-                    self._generation = generation
-                    return True
-                known = generation
-                self._store.set(f"{generation}/returned{self._rank}", "")
-                log.info("waiting for the server to form a new group: this rank was in the last one")
+            self._generation = int(self._get("generation") or 0)
+            if self._generation != known:
+                known = self._generation
+                joined = self._store.add(self._place(self._rank), 1) == 1
+                if not joined:
+                    self._store.set(f"{known}/returned{self._rank}", "")
+                    log.info("waiting for the server to form a new group: this rank was in the last one")
+            if joined and self._get(f"{known}/formed") is not None:
+                return True
             if self._get(f"{known}/ended") is not None:
                 return False
             if beat != (beat := self._get(f"{known}/beat")):
                 heard = time.monotonic()
             time.sleep(POLL_S)
         raise PeerError(f"rank {self._rank} waited {self._timeout_s:.0f} s for the server")
+
+    def _open(self) -> None:
+        self._generation = self._store.add("generation", 1)
+        self.beat()
+
+    def _place(self, rank: int) -> str:
+        return f"{self._generation}/rank{rank}"
 
     def beat(self) -> None:
         """A sign of life of the server, for those who wait for the next generation."""
@@ -124,10 +145,14 @@ class Meeting:
 
         def meet(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
             own = PrefixStore(f"{self._generation}/rpc", self._store)
-            yield own, self._rank, int(os.environ["WORLD_SIZE"])
+            yield own, self._rank, _world_size()
 
         register_rendezvous_handler(SCHEME, meet)
         return f"{SCHEME}://"
 
     def _get(self, key: str) -> str | None:
         return str(self._store.get(key).decode()) if self._store.check([key]) else None
+
+
+def _world_size() -> int:
+    return int(os.environ["WORLD_SIZE"])

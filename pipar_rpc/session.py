@@ -26,6 +26,7 @@ from pipar_rpc.worker import watchdog
 SERVER = "server"
 PING_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 30.0
+MIN_JOIN_S = 10.0
 ABRUPT_LEAVE_TIMEOUT_S = 8.0
 
 
@@ -187,19 +188,21 @@ def join(
     _group = _Group()
     actor.reset(local)
     name = worker_name(rank)
+    join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
     options = rpc.TensorPipeRpcBackendOptions(
-        rpc_timeout=timeout_s,
+        rpc_timeout=join_s,
         init_method=meeting.init_method() if meeting else "env://",
         _transports=["uv"],
         _channels=["basic"],
     )
-    waited = f"rank {rank} ({name}) waited {timeout_s:.0f} s for the other {world_size - 1} ranks to join"
-    with warnings.catch_warnings(), watchdog(timeout_s + 5, f"pipar_rpc: error: {waited}"):
+    waited = f"rank {rank} ({name}) waited {join_s:.0f} s for the other {world_size - 1} ranks to join"
+    with warnings.catch_warnings(), watchdog(join_s + 5, f"pipar_rpc: error: {waited}"):
         warnings.filterwarnings("ignore", message="You are using a Backend", category=UserWarning)
         try:
             rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
         except RuntimeError as error:
             raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
+    rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
     session = Session(rank, world_size, timeout_s, meeting)
     graceful = False
     try:

@@ -2,11 +2,12 @@
 
     python -m launch.faults --times 30
 
-Each time a strategy, a victim (the server or one of three devices), a moment and a way of starting are drawn:
-single processes, one torchrun with restarts, or one torchrun for each rank. After a killed server the
-training is resumed (by torchrun, or by the same command with resume=auto) and its weights must be those of an
-uninterrupted run, bit for bit; after a killed device those of a run in which that device was told to leave in
-the same round, unless it came back. Nothing may be left: no process and no listening port.
+Each time a strategy, a victim (the server or one of three devices), a moment (while the ranks start, or after
+a round) and a way of starting are drawn: single processes, one torchrun with restarts, or one torchrun for
+each rank. After a killed server the training is resumed (by torchrun, or by the same command with
+resume=auto) and its weights must be those of an uninterrupted run, bit for bit; after a killed device those
+of a run in which that device was told to leave in the same round, unless it came back. Nothing may be left:
+no process and no listening port.
 """
 
 import argparse
@@ -32,12 +33,15 @@ from launch.script import run_script
 ROOT = Path(__file__).parents[1]
 NUM_RANKS = 4
 PATIENCE_S = 240.0
-STARTING_S = (4.0, 13.0)  # from the start of the processes to the moment of the kill
+STARTING_S = (1.0, 8.0)  # from the start of the processes to a kill while they start
+STARTING_SHARE = 0.2  # of the kills
+ROUNDS = 20
+ROUND_S = 0.3
 JOB = (
     *("data=synthetic", "data.image_size=8", "data.train_size=300", "data.train_size_per_device=20"),
     *("data.val_size=10", "data.test_size=20", "batch_size=10", "epochs=4", "aggregation.every=1"),
     *("network=none", "pipeline.num_micro_batches=3", "devices.overrides.1.batch_size=4"),
-    "node.timeout_s=40",
+    *("node.timeout_s=40", "checkpoint.keep=100"),
 )
 STRATEGIES = {  # links that make a round take about 0.2 s
     "fl": ("strategy=fl", "network.uplink_mbps=10"),
@@ -102,6 +106,12 @@ class Trial:
         self.started.append(process)
         return process
 
+    def wait_for(self, pattern: str) -> None:
+        """Waits until there is such a file, but not for ever."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(self.folder.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def wait(self, processes: list[subprocess.Popen[bytes]]) -> list[int]:
         """Their exit codes; kills everything and raises TimeoutExpired if they do not end."""
         deadline = time.monotonic() + PATIENCE_S
@@ -154,11 +164,15 @@ class Chaos:
     def __init__(self, folder: Path) -> None:
         self._folder, self._references = folder, dict[tuple[str, ...], Path]()
 
-    def trial(self, number: int, strategy: str, way: str, rank: int, moment_s: float) -> str:
-        """Kills rank `rank` after `moment_s`; returns what happened."""
+    def trial(
+        self, number: int, strategy: str, way: str, rank: int, after: int | None, delay_s: float
+    ) -> str:
+        """Kills rank `rank` `delay_s` after the start, or after round `after`; returns what happened."""
         trial = Trial(self._new(f"trial{number}"), (*JOB, *STRATEGIES[strategy]))
         processes = trial.start(way)
-        time.sleep(moment_s)
+        if after is not None:
+            trial.wait_for(f"outputs/*/*/checkpoints/round_{after:06}.pt")
+        time.sleep(delay_s)
         with suppress(psutil.NoSuchProcess, IndexError):  # it had ended before
             victim_of(way, processes, rank).kill()
         codes = trial.wait(processes)
@@ -219,15 +233,18 @@ def main() -> int:
         chaos = Chaos(Path(name))
         for number in range(1, args.times + 1):
             strategy, way = draw.choice(list(STRATEGIES)), draw.choice(WAYS)
-            rank, moment_s = draw.randrange(NUM_RANKS), draw.uniform(*STARTING_S)
+            starting, rank = draw.random() < STARTING_SHARE, draw.randrange(NUM_RANKS)
+            after = None if starting else draw.randrange(ROUNDS - 2)
+            delay_s = draw.uniform(*STARTING_S) if starting else draw.uniform(0, ROUND_S)
             began = time.monotonic()
             try:
-                what = chaos.trial(number, strategy, way, rank, moment_s)
+                what = chaos.trial(number, strategy, way, rank, after, delay_s)
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 failed, what = failed + 1, f"FAILED: {error}"
             victim = "server" if rank == 0 else f"device{rank}"
             seconds = time.monotonic() - began
-            who = f"{strategy:6} {way:10} {victim} killed after {moment_s:4.1f} s"
+            moment = "the start" if after is None else f"round {after}"
+            who = f"{strategy:6} {way:10} {victim} killed {delay_s:.2f} s after {moment}"
             print(f"{number:3} {who}: {what} ({seconds:.0f} s)", flush=True)
     print(f"{args.times} kills, {failed} failed")
     return 1 if failed else 0

@@ -41,6 +41,7 @@ log = logging.getLogger("pipar_rpc")
 DEFAULT_NUM_DEVICES = 4
 REGROUP_CODE = 75  # torchrun starts all ranks again
 FOLDER = "folder"
+FOLDER_KEYS = ("hydra.run.dir=", "hydra.sweep.dir=")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _serve(arguments: Sequence[str], world: World) -> int:
         resuming.named(plan)  # refused before anything is started
     listening, port = _bind(config, world), os.environ["MASTER_PORT"]
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
-    folder, goes_on = _folder(arguments, raw, plan, meeting)
+    folder, goes_on = _folder(arguments, raw, multirun, world, meeting)
     check_room(folder, needed_bytes(plan) if plan else 0)
     sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
     with ExitStack() as stack:
@@ -163,7 +164,7 @@ def _serve(arguments: Sequence[str], world: World) -> int:
 
 
 def _folder(
-    arguments: Sequence[str], raw: DictConfig, plan: Plan | None, meeting: Meeting | None
+    arguments: Sequence[str], raw: DictConfig, multirun: bool, world: World, meeting: Meeting | None
 ) -> tuple[Path, bool]:
     """Where results go, and whether an earlier run or sweep goes on there."""
     folder = meeting.recall(FOLDER) if meeting else None
@@ -172,7 +173,8 @@ def _folder(
     new = composition.run_folder(arguments)
     if raw.resume != resuming.AUTO:
         return new, False
-    earlier = resuming.earlier_run(new, plan)
+    chosen = any(argument.lstrip("+").startswith(FOLDER_KEYS) for argument in arguments)
+    earlier = resuming.earlier_run(new, _resolved(raw, world), multirun, chosen)
     if earlier is None:
         log.info("resume=auto: nothing to resume in %s", new.parent)
     return earlier or new, earlier is not None
@@ -208,14 +210,13 @@ class _Jobs:
             log.info(self._sockets)
         try:
             plan = make_plan(raw, self._world.size, self._local.data_root, self._world.one_machine)
-            _save_config(raw, plan, output_dir / "config.yaml")
-            rows = experiment.run(plan, self._local, output_dir, number, self._goes_on, self._group)
+            rows = self._run(raw, plan, output_dir, number)
         except RegroupError as error:
             log.warning("%s", error)
             self._regroups = True
         except KeyboardInterrupt:
-            hint = "the same command with resume=auto goes on from the last checkpoint"
-            raise KeyboardInterrupt(f"interrupted; {hint}") from None
+            hint = "; the same command with resume=auto goes on from the last checkpoint"
+            raise KeyboardInterrupt(f"interrupted{hint if raw.checkpoint.every else ''}") from None
         except (UserError, PeerError) as error:
             log.error("pipar_rpc: error: %s", error)
             self._failed[output_dir.name] = error
@@ -226,6 +227,16 @@ class _Jobs:
             print(f"\n{summary_table(rows)}\n\nresults:     {output_dir}", flush=True)
             print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n", flush=True)
             self._done[output_dir.name] = rows[-1]
+
+    def _run(self, raw: DictConfig, plan: Plan, output_dir: Path, number: int) -> list[Row]:
+        config = _resolved(raw, self._world)
+        different = resuming.difference(config, output_dir) if self._goes_on else None
+        if different not in {None, resuming.CONFIG} and raw.resume == resuming.AUTO:
+            raise UserError(f"resume=auto: another training is in {output_dir}: {different} differs")
+        return experiment.run(
+            *(plan, self._local, output_dir, number, self._goes_on and different is None, self._group),
+            on_begin=lambda: OmegaConf.save(config, output_dir / resuming.CONFIG),
+        )
 
     def finish(self) -> int:
         """Sums up a sweep and returns the exit code."""
@@ -242,9 +253,12 @@ class _Jobs:
         return 2 if all(isinstance(error, UserError) for error in self._failed.values()) else 1
 
 
-def _save_config(raw: DictConfig, plan: Plan, path: Path) -> None:
-    resolved = OmegaConf.merge(raw, {"num_devices": plan.config.num_devices})
-    OmegaConf.save(resolved, path, resolve=True)
+def _resolved(raw: DictConfig, world: World) -> DictConfig:
+    """The whole configuration, as config.yaml has it."""
+    config = OmegaConf.merge(raw, {"num_devices": raw.num_devices or world.size - 1})
+    OmegaConf.resolve(config)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ Random numbers are not in it: every random choice has a generator named after wh
 import logging
 import os
 import pickle
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipar_rpc.errors import UserError, first_line
 from pipar_rpc.fedavg import State
@@ -63,11 +65,13 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     try:
         with partial.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save({"format": FORMAT, "digest": _digest(content), **content}, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except RuntimeError as error:  # torch's own words for a disk that is full
+    except RuntimeError as error:  # torch's own words for a disk that is full, or for Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         raise OSError(first_line(error)) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -82,10 +86,27 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a whole checkpoint: {first_line(error)}") from error
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version of pipar_rpc")
-    try:
-        return Checkpoint(**{key: value for key, value in content.items() if key != "format"})
-    except TypeError as error:
-        raise UserError(f"{path}: not a whole checkpoint: {error}") from error
+    own = {key: value for key, value in content.items() if key not in {"format", "digest"}}
+    if _digest(own) != content.get("digest"):
+        raise UserError(f"{path}: not a whole checkpoint: its content has changed")
+    return Checkpoint(**own)
+
+
+def _digest(value: Any, before: int = 0) -> int:
+    """A CRC-32 of everything in a checkpoint: files may be damaged where torch does not notice it."""
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        numbers: Any = flat.view(torch.uint8).numpy()
+        return zlib.crc32(numbers, before)
+    if isinstance(value, Mapping):
+        for key, own in value.items():
+            before = _digest(own, zlib.crc32(repr(key).encode(), before))
+        return before
+    if isinstance(value, list | tuple):
+        for own in value:
+            before = _digest(own, before)
+        return before
+    return zlib.crc32(repr(value).encode(), before)
 
 
 class CheckpointFolder:
@@ -94,18 +115,21 @@ class CheckpointFolder:
     Args:
         output_dir: of the job.
         keep: how many.
+        in_place: whether those that are there are of this job; otherwise its first one replaces them.
     """
 
-    def __init__(self, output_dir: Path, keep: int = 1) -> None:
-        self.path, self._keep = output_dir / FOLDER, keep
+    def __init__(self, output_dir: Path, keep: int = 1, in_place: bool = True) -> None:
+        self.path, self._keep, self._in_place = output_dir / FOLDER, keep, in_place
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Adds one and removes those that are too old; raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f"round_{checkpoint.round:06}.pt"
         write(checkpoint, path)
-        for old in self.files()[self._keep :]:
-            old.unlink(missing_ok=True)
+        for old in self.files()[self._keep :] if self._in_place else self.files():
+            if old != path:
+                old.unlink(missing_ok=True)
+        self._in_place = True
         return path
 
     def files(self) -> list[Path]:

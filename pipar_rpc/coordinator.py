@@ -39,13 +39,13 @@ class Coordinator:
         self._roster, self._every, self._in_turn = roster, every, in_turn
         self._on_aggregated = on_aggregated
         self._handed_on: State | None = None
-        self._keep_networks, self._device_networks = keep_networks, list[State]()
+        self._keep_networks, self._device_networks = keep_networks, dict[Peer, State]()
         self._timeline = Timeline()
 
     def train_epoch(
         self, epoch: int, start: int = 0, on_round: Callable[[int, int, State | None], None] | None = None
-    ) -> EpochResult:
-        """Trains an epoch on all devices.
+    ) -> EpochResult | None:
+        """Trains an epoch on all devices; None if those that are left had nothing to train.
 
         Args:
             epoch: from 1.
@@ -59,6 +59,7 @@ class Coordinator:
         """
         sums, network = EpochSums(self._roster.everyone), None
         began, paused = time.monotonic(), 0.0
+        self._device_networks = {}
         play = self._relay if self._in_turn else self._round
         while start < (length := max(peer.iterations for peer in self._roster.peers)):
             stop = start + (self._every if self._every > 0 else length)
@@ -72,7 +73,8 @@ class Coordinator:
                 on_round(epoch, start, network)
                 paused += time.monotonic() - pause
         seconds = time.monotonic() - began - paused
-        return sums.result(began, seconds, self._timeline, network, self._device_networks)
+        own = [self._device_networks.get(peer) for peer in self._roster.everyone]
+        return sums.result(began, seconds, self._timeline, network, own) if sums.samples else None
 
     def gather(self) -> State:
         """The average of the networks as they are, without changing them or paying for a transfer."""
@@ -154,9 +156,9 @@ class Coordinator:
         network = average(list(networks.values()), samples, self._timeline)
         self._roster.counts = True
         if self._keep_networks:
-            self._device_networks = [
-                {key: tensor.clone() for key, tensor in own.items()} for own in networks.values()
-            ]
+            self._device_networks = {
+                peer: {key: tensor.clone() for key, tensor in own.items()} for peer, own in networks.items()
+            }
         self._roster.collect(distribute(states, network), "load")
         return network
 

@@ -28,7 +28,8 @@ class EpochResult:
         server_spans: of each device's server half and downlink.
         aggregation_spans: averages of the networks.
         network: the global network at the end; None if nothing was aggregated.
-        device_networks: each device's own network before the last average, if they are kept.
+        device_networks: each device's own network before the last average, if they are kept; None for those
+            that were not in it.
         lost: numbers of the devices that have left so far.
     """
 
@@ -44,7 +45,7 @@ class EpochResult:
     server_spans: list[list[Span]]
     aggregation_spans: list[Span]
     network: State | None
-    device_networks: list[State]
+    device_networks: list[State | None]
     lost: list[int]
 
 
@@ -78,6 +79,11 @@ class EpochSums:
         sums.server_spans += peer.timeline.drain()
         sums.links_timed &= peer.links_timed  # as it was in this round
 
+    @property
+    def samples(self) -> int:
+        """Samples that were trained so far."""
+        return sum(report.samples for sums in self._usage.values() for report in sums.reports)
+
     def uploaded(self, peer: Peer, num_bytes: int) -> None:
         """Adds a model that a device has sent."""
         self._usage[peer].model_bytes += num_bytes
@@ -88,7 +94,7 @@ class EpochSums:
         seconds: float,
         aggregation: Timeline,
         network: State | None,
-        device_networks: list[State],
+        device_networks: list[State | None],
     ) -> EpochResult:
         """The figures of the epoch, which took `seconds` from `began` on."""
         usage, merging = self._usage, aggregation.drain()
@@ -97,7 +103,7 @@ class EpochSums:
         spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
         devices = [_device_usage(sums, peer.port.downlink.num_bytes) for peer, sums in usage.items()]
         reports = [report for sums in usage.values() for report in sums.reports]
-        samples = sum(report.samples for report in reports)
+        samples = self.samples
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
             losses=_mean_losses(usage),

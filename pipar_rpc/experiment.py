@@ -1,6 +1,7 @@
 """One job, from its plan to its results: places the halves, trains, evaluates, writes."""
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,11 +33,20 @@ from pipar_rpc.saving import Saver
 from pipar_rpc.selection import Selection, select
 from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
+from pipar_rpc.storage import alone_in
 
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, node: Node, output_dir: Path, job: int, goes_on: bool, group: Session) -> list[Row]:
+def run(
+    plan: Plan,
+    node: Node,
+    output_dir: Path,
+    job: int,
+    goes_on: bool,
+    group: Session,
+    on_begin: Callable[[], None],
+) -> list[Row]:
     """Runs a job and returns its rows, one per epoch.
 
     Args:
@@ -46,27 +56,33 @@ def run(plan: Plan, node: Node, output_dir: Path, job: int, goes_on: bool, group
         job: number within a multirun.
         goes_on: whether the job was begun in this folder by a process that has ended.
         group: of all ranks.
+        on_begin: called when it is certain that the job may write into its folder.
 
     Raises:
         RegroupError: a lost device has come back; the job goes on when torchrun has started all ranks again.
         UserError: a device cannot do its part, for a reason the user can mend.
         PeerError: a process failed, or too few devices are left.
     """
-    checkpoint, in_place = find(plan, output_dir, goes_on)
-    rows: list[Row] = list(checkpoint.rows) if checkpoint else []
     with ExitStack() as stack:
+        stack.enter_context(alone_in(output_dir))
+        checkpoint, in_place = find(plan, output_dir, goes_on)
+        on_begin()
+        rows: list[Row] = list(checkpoint.rows) if checkpoint else []
         outputs = Outputs(output_dir, rows, in_place)
         stack.callback(outputs.close)
-        if checkpoint:
-            outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
-        else:
+        if checkpoint is None:
             CheckpointFolder(output_dir).clear()
-        if checkpoint and checkpoint.epoch > plan.config.epochs and len(checkpoint.networks) == 1:
-            log.info("nothing is left to train")
-            network = checkpoint.networks[0]
         else:
-            network = _train(_Job(plan, node, output_dir, job, outputs, rows, group), checkpoint, stack)
-        torch.save(published(network, plan.devices[0].model), output_dir / "model.pt")
+            outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
+        if checkpoint and not in_place and plan.config.checkpoint.every:
+            CheckpointFolder(output_dir, in_place=False).save(checkpoint)
+        model = output_dir / "model.pt"
+        if checkpoint and checkpoint.epoch > plan.config.epochs:
+            log.info("nothing is left to train")
+            if in_place and model.exists():
+                return rows
+        network = _train(_Job(plan, node, output_dir, job, outputs, rows, group), checkpoint, stack)
+        torch.save(published(network, plan.devices[0].model), model)
     return rows
 
 
@@ -97,12 +113,11 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
     saver = _saver(job, coordinator, roster, adapter)
     evaluator = _evaluator(plan, job.node, network, progress)
-    recorded, time_scale = config.timeline, config.testbed.time_scale
-    observer = stack.enter_context(
-        observing(roster, outputs, job.output_dir, recorded.epochs, recorded.iteration, time_scale)
-    )
     first, start = (checkpoint.epoch, checkpoint.iteration) if checkpoint else (1, 0)
-    observer.skip(sum(row["iterations"] for row in job.rows) + start)
+    done = (first - 1) * max(peer.iterations for peer in roster.everyone) + start
+    recorded, time_scale = config.timeline, config.testbed.time_scale
+    timeline = (recorded.epochs, recorded.iteration, time_scale, first, done)
+    observer = stack.enter_context(observing(roster, outputs, job.output_dir, *timeline))
     if not checkpoint:
         saver.save(first, start, network.state_dict())
     result = None
@@ -113,6 +128,8 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         progress.start(epoch)
         result = coordinator.train_epoch(epoch, start if epoch == first else 0, saver.after_round)
         progress.stop()
+        if result is None:
+            continue
         averaged = result.network
         if averaged is None and epoch == config.epochs:
             result.network = coordinator.gather()
@@ -124,7 +141,9 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         outputs.add(row)
         log.info(epoch_line(row, config.epochs))
         observer.warn(result, row)
-    return result.network if result and result.network else coordinator.gather()
+    if result and result.network:
+        return result.network
+    return checkpoint.networks[0] if checkpoint and len(checkpoint.networks) == 1 else coordinator.gather()
 
 
 def _select(job: _Job, checkpoint: Checkpoint | None) -> Selection:
@@ -206,6 +225,6 @@ def _evaluate(
         f"{name}_accuracy": evaluator.measure(state, name) if state and name in names else None
         for name in ("val", "test")
     }
-    by_device = tuple(evaluator.measure(network, "val") for network in own)
+    by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
     progress.stop()
-    return {**accuracies, "device_val_accuracy": None if None in by_device else by_device or None}
+    return {**accuracies, "device_val_accuracy": by_device if any(by_device) else None}

@@ -27,6 +27,7 @@ class Observer:
         iteration: of the first epoch, from 1, whose picture is drawn; the last one if there are fewer.
         time_scale: emulated seconds in a real one.
         trace: receives recorded epochs; None if none is.
+        done: iterations that were trained before.
     """
 
     def __init__(
@@ -37,16 +38,13 @@ class Observer:
         iteration: int,
         time_scale: float,
         trace: TraceFile | None,
+        done: int,
     ) -> None:
         self._outputs, self._iteration, self._scale, self._trace = outputs, iteration, time_scale, trace
         self._recorder = Recorder(roster, recorded_epochs)
         self._throughput = Throughput(roster, outputs)
         self._watch = Watch(time_scale)
-        self._num_iterations = 0
-
-    def skip(self, iterations: int) -> None:
-        """The job goes on after so many iterations."""
-        self._num_iterations = iterations
+        self._num_iterations = done
 
     def begin(self, epoch: int) -> None:
         """To be called before an epoch (from 1)."""
@@ -55,14 +53,14 @@ class Observer:
     def observe(self, epoch: int, result: EpochResult) -> dict[str, Any]:
         """Shows the epoch that has just ended; returns the columns that come of its recording."""
         self._outputs.curve("train/loss_by_iteration", result.losses, start=self._num_iterations + 1)
-        self._num_iterations += len(result.losses)
+        start, self._num_iterations = self._num_iterations, self._num_iterations + len(result.losses)
         self._throughput.report()
         recording = self._recorder.finish(epoch, result)
         if recording is None or self._trace is None:
             return {"overlap": None}
         self._trace.add(recording)
         if epoch == 1:
-            self._draw(recording, min(self._iteration, len(result.losses)))
+            self._draw(recording, max(start + 1, min(self._iteration, self._num_iterations)))
         return {"overlap": recording.overlap()}
 
     def warn(self, result: EpochResult, row: Row) -> None:
@@ -82,11 +80,13 @@ def observing(
     recorded_epochs: int,
     iteration: int,
     time_scale: float,
+    first_epoch: int,
+    done: int,
 ) -> Iterator[Observer]:
-    """An `Observer` that writes trace.json if epochs are recorded."""
-    trace = TraceFile(output_dir / TRACE_FILE, time_scale) if recorded_epochs else None
+    """An `Observer` that writes trace.json if epochs are recorded, from `first_epoch` on."""
+    trace = TraceFile(output_dir / TRACE_FILE, time_scale) if first_epoch <= recorded_epochs else None
     try:
-        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace)
+        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace, done)
     finally:
         if trace is not None:
             trace.close()

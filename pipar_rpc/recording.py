@@ -45,9 +45,10 @@ class Recording:
         means = []
         for device, server in zip(self.devices, self.servers, strict=True):
             spans = [*device, *server]
-            busy = sum(span.end - span.start for span in spans)
-            means.append(busy / union_seconds(spans) if busy else 1.0)
-        return sum(means) / len(means)
+            if device:  # it has not left
+                busy = sum(span.end - span.start for span in spans)
+                means.append(busy / union_seconds(spans) if busy else 1.0)
+        return sum(means) / len(means) if means else 1.0
 
 
 class Recorder:

@@ -4,8 +4,12 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from pipar_rpc.checkpoint import FOLDER, Checkpoint, CheckpointFolder, read
 from pipar_rpc.errors import ConfigError, UserError
@@ -17,6 +21,8 @@ AUTO = "auto"
 SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
 MAY_DIFFER = ("model.weights", "model.strict_weights")
 OWN = ("batch_size", "data")  # of these, each device may have its own
+CONFIG = "config.yaml"
+UNIMPORTANT = ("node", "resume", "fault", "checkpoint", "epochs", "experiment_name")  # to what is trained
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None
         UserError: there is none where `resume` says, or it is of another job.
     """
     resume, own = plan.config.resume, CheckpointFolder(output_dir)
-    if goes_on or resume == AUTO:
+    if goes_on:
         checkpoint = own.latest()
         if checkpoint is not None:
             _check(checkpoint, plan, own.path)
@@ -73,27 +79,49 @@ def named(plan: Plan) -> Checkpoint | None:
     return checkpoint
 
 
-def earlier_run(folder: Path, plan: Plan | None) -> Path | None:
-    """The run with the newest checkpoint among those beside `folder`.
+def earlier_run(new: Path, config: DictConfig, sweep: bool, chosen: bool) -> Path | None:
+    """The folder of the newest run, or sweep, that was begun with the same configuration.
 
     Args:
-        folder: of the run that is about to begin; sweeps are looked for if its name ends like theirs.
-        plan: of the run; only the same training counts. None for a sweep.
+        new: the folder that would be begun now; others are looked for beside it.
+        config: of the job, or of the sweep's first job.
+        sweep: whether it is a sweep.
+        chosen: whether the user has named the folder: then it is this one or none.
+
+    Raises:
+        UserError: another training is in the folder that the user has named.
     """
-    sweep = plan is None
-    found = folder.parent.glob(f"{'*/' if sweep else ''}*/{FOLDER}/round_*.pt")
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        run = path.parents[1]
-        if sweep:
-            return run.parent
-        try:
-            same = read(path).settings == settings_of(plan) if plan else True
-        except UserError as error:
-            log.warning("%s", error)
-            continue
-        if same:
+    runs = [new] if chosen else [path for path in new.parent.glob("*") if path.is_dir()]
+    for run in sorted(runs, key=_last_saved, reverse=True):
+        jobs = [path.parent for path in run.glob(f"*/{FOLDER}" if sweep else FOLDER)]
+        different = [difference(config, job) for job in jobs]
+        if None in different:
             return run
+        if chosen and jobs:
+            raise UserError(f"resume=auto: another training is in {new}: {different[0]} differs")
     return None
+
+
+def difference(config: DictConfig, folder: Path) -> str | None:
+    """The first key in which a job differs from the one that was begun in a folder; None if there is none."""
+    new: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    try:
+        old: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
+    except (OSError, ValueError, YAMLError):
+        return CONFIG
+    keys = tuple(key for key in new.keys() | old.keys() if key not in UNIMPORTANT)
+    if any(key not in new or key not in old for key in keys):
+        return CONFIG
+    now, then = _flat(new, keys), _flat(old, keys)
+    return next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
+
+
+def _last_saved(run: Path) -> float:
+    times = [0.0]
+    for path in (*run.glob(f"{FOLDER}/*.pt"), *run.glob(f"*/{FOLDER}/*.pt")):
+        with suppress(FileNotFoundError):  # a run that goes on has just removed it
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:

@@ -16,6 +16,7 @@ from pipar_rpc.peer import TRAIN, Peer
 
 log = logging.getLogger(__name__)
 
+STALL_S = 2.0
 POLL_S = 0.2  # how often displays are refreshed and deadlines checked while waiting
 
 
@@ -78,7 +79,8 @@ class Roster:
             PeerError: a device or its server half failed, or too few devices are left.
             UserError: a device cannot do it, for a reason the user can mend.
         """
-        began, pending, results = time.monotonic(), dict(calls), dict[Peer, Any]()
+        began = looked = time.monotonic()
+        pending, results = dict(calls), dict[Peer, Any]()
         while pending := {peer: call for peer, call in pending.items() if peer.present}:
             done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
             for peer in [peer for peer, call in pending.items() if call in done]:
@@ -86,6 +88,11 @@ class Roster:
                     if (call := pending.pop(peer)).exception():
                         peer.port.check()  # the cause, rather than that the device waited for it
                     results[peer] = call.result()
+            if time.monotonic() - looked > STALL_S:  # this process itself was stopped: nobody else was silent
+                began = time.monotonic()
+                for peer in pending:
+                    peer.port.listen()
+            looked = time.monotonic()
             for peer in pending:
                 with self.watching(peer):
                     _check_alive(peer, method, time.monotonic() - began)

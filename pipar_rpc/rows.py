@@ -54,7 +54,8 @@ def epoch_line(row: Row, epochs: int) -> str:
         if row[f"{name}_accuracy"] is not None
     )
     if row["device_val_accuracy"] is not None:
-        accuracies += f", devices' own val {' '.join(f'{value:.4f}' for value in row['device_val_accuracy'])}"
+        own = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
+        accuracies += f", devices' own val {' '.join(own)}"
     predicted = row.get("predicted_iteration_s")
     iterations = (
         ""

@@ -102,12 +102,13 @@ class Saver:
         momentum = self._coordinator.momentum() if self._roster.round else {}
         networks = [network] if network is not None else self._own_networks()
         plan = self._plan()
+        shared = plan.config.resolved_strategy.shared_half  # it is also the half of those that have left
         return Checkpoint(
             round=self._roster.round,
             epoch=epoch,
             iteration=iteration,
             networks=networks,
-            momentum=[momentum.get(peer, {}) for peer in everyone],
+            momentum=[momentum.get(peer) or (peer.half.momentum() if shared else {}) for peer in everyone],
             cuts=[(job.split_point, job.num_micro_batches) for job in plan.devices],
             settings=settings_of(plan),
             rows=[{key: _plain(value) for key, value in row.items()} for row in self._rows],

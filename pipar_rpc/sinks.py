@@ -165,7 +165,8 @@ class TensorBoardSink:
             value = row.get(key)
             if isinstance(value, tuple):
                 for device, part in enumerate(value, start=1):
-                    self._scalar(f"{tag}/device{device}", part, row["epoch"])
+                    if part is not None:  # of one that has left
+                        self._scalar(f"{tag}/device{device}", part, row["epoch"])
             elif value is not None:
                 self._scalar(tag, value, row["epoch"])
         self._writer.flush()
@@ -232,7 +233,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
-        return ";".join(str(_cell(part)) for part in value)
+        return ";".join("" if part is None else str(_cell(part)) for part in value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else value

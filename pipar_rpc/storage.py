@@ -2,11 +2,25 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pipar_rpc.errors import UserError
 
 MARGIN_BYTES = 20_000_000  # for logs, tables and pictures
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else writes into the folder meanwhile; raises UserError if somebody does."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"hydra.run.dir={folder}: another run is writing there") from error
 
 
 def check_room(folder: Path, num_bytes: int) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from pipar_rpc import checkpoint, composition
 from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
 from pipar_rpc.errors import UserError
+from pipar_rpc.storage import alone_in
 
 from .conftest import SMALL, sweep_of
 from .test_rpc import rows_of
@@ -22,8 +23,8 @@ BASE = (
 )
 JOBS = {
     "fl": ("strategy=fl", "network.uplink_mbps=20"),
-    "sl": ("strategy=sl",),
-    "shared": ("strategy=sfl", "sfl.server=shared"),
+    "sl": ("strategy=sl", "fault.leave.1=4"),
+    "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
     "never_averaged": ("aggregation.every=0",),
 }
@@ -102,9 +103,12 @@ def test_nothing_is_left_of_a_run_that_has_ended(processes):
     assert "nothing is left to train" in done.out
     (path,) = processes.directory.glob("outputs/*/*")
     assert len(rows_of(path)) == EPOCHS
-    done = run(processes, *BASE, "resume=auto", "seed=1")  # another training: it begins anew
+    done = run(processes, *BASE, "resume=auto", "optimizer.lr=0.05")  # another training: it begins anew
     assert "resume=auto: nothing to resume in outputs/pipar" in done.out + done.err
     assert len(list(processes.directory.glob("outputs/*/*"))) == 2
+    chosen = processes.torchrun(3, *BASE, "resume=auto", "optimizer.lr=0.1", f"hydra.run.dir={path}")
+    assert chosen.code == 1
+    assert f"error: resume=auto: another training is in {path}: optimizer.lr differs" in chosen.err
 
 
 def make(number=3, value=1.0):
@@ -123,6 +127,24 @@ def test_what_is_written_is_read(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "c.pt"]
 
 
+def test_those_of_another_run_go_with_the_first_that_is_written(tmp_path):
+    """Their rounds may be larger."""
+    for number in (8, 9):
+        CheckpointFolder(tmp_path, keep=2).save(make(number))
+    folder = CheckpointFolder(tmp_path, keep=2, in_place=False)
+    folder.save(make(4))
+    folder.save(make(5))
+    assert [path.name for path in folder.files()] == ["round_000005.pt", "round_000004.pt"]
+
+
+def test_a_folder_is_for_one_run_at_a_time(tmp_path):
+    refused = pytest.raises(UserError, match="another run is writing there")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
+
+
 def test_the_last_ones_are_kept(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     for number in range(5):
@@ -130,7 +152,7 @@ def test_the_last_ones_are_kept(tmp_path):
     assert [path.name for path in folder.files()] == ["round_000004.pt", "round_000003.pt"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "code"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "code", "bit"])
 def test_a_damaged_one_is_one_line_and_the_one_before_it_is_used(tmp_path, caplog, damage):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(make(1))
@@ -140,6 +162,9 @@ def test_a_damaged_one_is_one_line_and_the_one_before_it_is_used(tmp_path, caplo
         torch.save({"epoch": 3, "state_dict": {}}, path)
     elif damage == "code":
         torch.save({"format": checkpoint.FORMAT, "round": print}, path)
+    elif damage == "bit":
+        place = content.index(b"\x00\x00\x80\x3f" * 100) + 200  # inside a tensor of ones
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not one\n"}[damage])
     with pytest.raises(UserError) as error:

@@ -227,4 +227,5 @@ def _evaluate(
     }
     by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
     progress.stop()
-    return {**accuracies, "device_val_accuracy": by_device if any(by_device) else None}
+    measured = any(value is not None for value in by_device)
+    return {**accuracies, "device_val_accuracy": by_device if measured else None}

@@ -127,10 +127,12 @@ class Coordinator:
         report = collect({peer: trained}, TRAIN).get(peer)
         sums.training_s += time.monotonic() - began
         state = collect({peer: uploaded}, "upload").get(peer)
-        if report is None or state is None or not self._healthy(join({peer: state})):
+        if report is None or state is None:
             return False
-        sums.note(peer, report)
+        sums.note(peer, report)  # waits for the server half
         sums.uploaded(peer, num_bytes(state))
+        if not self._healthy(join({peer: state})):
+            return False
         self._handed_on = state
         return True
 

@@ -16,7 +16,7 @@ from pipar_rpc.peer import TRAIN, Peer
 
 log = logging.getLogger(__name__)
 
-STALL_S = 2.0
+STALL_S = 10.0  # between two looks; under load they may be seconds apart
 POLL_S = 0.2  # how often displays are refreshed and deadlines checked while waiting
 
 

@@ -143,11 +143,11 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     config = configuration.node_of(raw)
     local = _prepare(config, world)
     plan = None if multirun else make_plan(raw, world.size, local.data_root, world.one_machine)
-    if plan is not None:
-        resuming.named(plan)  # refused before anything is started
     listening, port = _bind(config, world), os.environ["MASTER_PORT"]
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
     folder, goes_on = _folder(arguments, raw, multirun, world, meeting)
+    if plan is not None and not goes_on:
+        resuming.named(plan)  # refused before anything is started
     check_room(folder, needed_bytes(plan) if plan else 0)
     sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
     with ExitStack() as stack:

@@ -111,19 +111,18 @@ class Remote:
         self._actor = actor
         self._numbers = itertools.count()
 
-    def call(self, method: str, *args: Any, timeout_s: float = 0) -> Future[Any]:
+    def call(self, method: str, *args: Any) -> Future[Any]:
         """Runs a method of the object after those called before; returns at once.
 
         Args:
             method: name of the method.
             args: its arguments.
-            timeout_s: seconds after which the future fails; 0 for no limit (the caller watches it).
 
         Returns:
-            A future with the method's result. It fails with PeerError if the method or the connection
+            A future with the method's result; it has no time limit. It fails with PeerError if the method
             failed, LostError if the connection did, and with UserError if the user can mend it.
         """
-        return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s)
+        return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s=0)
 
     def wait(self, future: Future[T], timeout_s: float, to_do: str) -> T:
         """The result of a call; raises LostError if it does not come in time."""

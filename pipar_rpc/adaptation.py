@@ -19,7 +19,7 @@ from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Slot
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.peer import Peer
-from pipar_rpc.placement import DeviceJob, links_timed
+from pipar_rpc.placement import DeviceJob, fill, links_timed
 from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.roster import Roster
@@ -151,7 +151,6 @@ class Adapter:
         return {peer: num_bytes(given_up) for peer, given_up in returned.items()}
 
     def _recut_half(self, peer: Peer, job: DeviceJob, state: State, momentum: State) -> None:
-        layers = copy.deepcopy(self._network[job.split_point :])
-        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+        layers = fill(copy.deepcopy(self._network[job.split_point :]), state)
         dropout = DropoutStreams(layers, job.seed, job.rank)
         peer.half.recut(layers, dropout, momentum)

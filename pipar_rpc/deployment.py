@@ -15,7 +15,7 @@ from pipar_rpc.models import DropoutStreams
 from pipar_rpc.node import Node
 from pipar_rpc.patience import Patience
 from pipar_rpc.peer import Peer
-from pipar_rpc.placement import DeviceJob, build_device, build_server_half, links_timed
+from pipar_rpc.placement import DeviceJob, build_device, build_server_half, fill, links_timed
 from pipar_rpc.port import Port
 from pipar_rpc.rotation import Rotation
 from pipar_rpc.seeds import generator
@@ -92,8 +92,7 @@ def _server_halves(
             dropout = DropoutStreams(layers, device.seed, device.rank)
             half = halves[0][0].for_device(dropout, timeline)
         else:
-            layers = copy.deepcopy(network[device.split_point :])
-            layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+            layers = fill(copy.deepcopy(network[device.split_point :]), state)
             half = build_server_half(layers, device, node, timeline, momentum)
         halves.append((half, timeline))
     return halves

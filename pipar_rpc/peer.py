@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pipar_rpc.actor import Remote
 from pipar_rpc.patience import Patience
@@ -11,7 +11,6 @@ from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.timeline import Timeline
 
-T = TypeVar("T")
 TRAIN = "train"  # the one method in which a device gives signs of life before it has ended
 
 

@@ -82,6 +82,12 @@ def links_timed(job: DeviceJob) -> bool:
     return emulated or job.split_point == job.num_units
 
 
+def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
+    """Loads what `state`, of a whole network, has of these layers; returns them."""
+    layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+    return layers
+
+
 def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
     """Creates a device with its own data and its half of the network.
 
@@ -104,7 +110,7 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
             layers = build_part(job.model, job.split_point)
-        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+        fill(layers, state)
         exchange: Exchange
         if job.split_point == job.num_units:
             exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from pipar_rpc.aggregator import average
 from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
@@ -55,6 +54,7 @@ class Saver:
         self._folder, self._every = folder, every
         self._coordinator, self._roster, self._plan, self._rows = coordinator, roster, plan, rows
         self._group, self._told = group, False
+        self._settings = settings_of(plan())  # P and N, which may change, are not in it
 
     def after_round(self, epoch: int, iteration: int, network: State | None, last: bool = False) -> None:
         """Writes one if it is due; arguments as `save`, and whether the training ends.
@@ -110,8 +110,8 @@ class Saver:
             networks=networks,
             momentum=[momentum.get(peer) or (peer.half.momentum() if shared else {}) for peer in everyone],
             cuts=[(job.split_point, job.num_micro_batches) for job in plan.devices],
-            settings=settings_of(plan),
-            rows=[{key: _plain(value) for key, value in row.items()} for row in self._rows],
+            settings=self._settings,
+            rows=self._rows,
         )
 
     def _own_networks(self) -> list[State]:
@@ -121,8 +121,3 @@ class Saver:
             mean = average(list(own.values()), [1] * len(own), Timeline())
             return [own.get(peer, mean) for peer in self._roster.everyone]
         return list(own.values())
-
-
-def _plain(value: Any) -> Any:
-    """Python's own number for one of NumPy's, which a checkpoint cannot hold."""
-    return value.item() if hasattr(value, "item") else value

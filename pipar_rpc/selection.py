@@ -71,7 +71,7 @@ class Selection:
     def predicted_s(self) -> float:
         """Real seconds of an iteration, as `EpochMetrics.iteration_time_s`: mean over the devices."""
         chosen = [ranking[0].iteration_s for ranking in self.rankings]
-        return sum(chosen) / len(chosen)
+        return float(sum(chosen) / len(chosen))
 
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""

@@ -21,6 +21,15 @@ def rank(store, number, timeout_s=10.0):
     return Meeting(store, "run", number, timeout_s)
 
 
+def form(store, pool):
+    """A group of all ranks; returns the server."""
+    attending = [pool.submit(rank(store, number).attend) for number in (1, 2, 3)]
+    server = rank(store, 0)
+    server.gather()
+    assert [future.result(5) for future in attending] == [True] * 3
+    return server
+
+
 def test_all_who_come_are_in_one_generation(store):
     with open_pool("ranks", 4) as pool:
         devices = [rank(store, number) for number in (1, 2, 3)]
@@ -51,10 +60,7 @@ def test_a_device_that_dies_while_the_others_join_keeps_nobody_waiting(store):
 
 def test_after_a_restart_all_are_in_the_next_generation(store):
     with open_pool("ranks", 4) as pool:
-        attending = [pool.submit(rank(store, number).attend) for number in (1, 2, 3)]
-        server = rank(store, 0)
-        server.gather()
-        [future.result(5) for future in attending]
+        server = form(store, pool)
         back = pool.submit(rank(store, 2).attend)
         time.sleep(1)
         assert [server.returned(number) for number in (1, 2, 3)] == [False, True, False]
@@ -66,10 +72,7 @@ def test_after_a_restart_all_are_in_the_next_generation(store):
 
 def test_who_comes_back_too_late_is_let_go(store):
     with open_pool("ranks", 4) as pool:
-        attending = [pool.submit(rank(store, number).attend) for number in (1, 2, 3)]
-        server = rank(store, 0)
-        server.gather()
-        [future.result(5) for future in attending]
+        server = form(store, pool)
         late = pool.submit(rank(store, 3).attend)
         server.end(lost_hosts=0)
         assert late.result(5) is False

@@ -18,6 +18,7 @@ from pipar_rpc.aggregator import reserve_download
 from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Slot
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.passage import carried
 from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob, fill, links_timed
 from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
@@ -52,6 +53,7 @@ class Adapter:
         min_gain: float,
     ) -> None:
         self.selection = selection
+        self._chosen_with = list(selection.facts.devices)
         self._roster, self._peers = roster, roster.everyone
         self._network, self._epochs, self._min_gain = network, epochs, min_gain
 
@@ -70,7 +72,7 @@ class Adapter:
         if self._min_gain >= 1 or not remaining:
             return {}
         facts, old = self.selection.facts, self.selection.plan.devices
-        devices = [self._with_rates(*own) for own in zip(self._peers, old, facts.devices, strict=True)]
+        devices = self._look(old)
         cuts = [(device.split_point, device.num_micro_batches) for device in old]
         now = predict(devices, facts.server, facts.sizes, cuts)
         rankings = [
@@ -81,24 +83,34 @@ class Adapter:
                 now, self.selection.again(devices), devices, self._peers, strict=True
             )
         ]
-        if all(ranking[0] is stay for ranking, stay in zip(rankings, now, strict=True)):
-            return {}
-        self.selection = self.selection.with_choice(devices, rankings)
-        self._tell(epoch, facts.devices, now, rankings)
+        self.selection = self.selection.with_choice(devices, rankings)  # the rates, even if nothing changes
+        self._tell(epoch, now, rankings)
         return self._switch(old, self.selection.plan.devices, state)
 
-    def _with_rates(self, peer: Peer, job: DeviceJob, facts: DeviceFacts) -> DeviceFacts:
-        """What is known of a device, with the rates at which its links carried their last messages."""
+    def _look(self, jobs: Sequence[DeviceJob]) -> list[DeviceFacts]:
+        """What is known of the devices, with the rates at which their links carried their last messages."""
+        real = [peer for peer, job in zip(self._peers, jobs, strict=True) if not job.links_emulated]
+        measured = self._measured([peer for peer in real if peer.present])
+        uplinks = self._roster.ask("uplink_mbps")
+        found = list(self.selection.facts.devices)
+        for index, (peer, job, facts) in enumerate(zip(self._peers, jobs, found, strict=True)):
+            if peer in uplinks and (peer in measured or peer not in real):
+                down = peer.port.downlink.recent_mbps()
+                last = (uplinks[peer] or facts.uplink_mbps, down or facts.downlink_mbps)
+                rates = link_rates(job.uplink, job.downlink, last, measured.get(peer))
+                found[index] = replace(facts, **rates._asdict())
+        return found
 
-        def measure() -> LinkRates:
-            return measure_rates(peer.ask)
-
-        if peer.present:
+    def _measured(self, peers: Sequence[Peer]) -> dict[Peer, LinkRates]:
+        """Of real links; transfers are timed, in turn, only where nothing has crossed that would tell."""
+        asked = {peer: peer.call("passages") for peer in peers}
+        passed, took = self._roster.collect(asked, "passages"), self._roster.ping(peers)
+        found: dict[Peer, LinkRates] = {}
+        for peer in [peer for peer in passed if peer in took]:
             with self._roster.watching(peer):
-                up = peer.ask("uplink_mbps")
-                carried = (up or facts.uplink_mbps, peer.port.downlink.recent_mbps() or facts.downlink_mbps)
-                return replace(facts, **link_rates(job.uplink, job.downlink, carried, measure)._asdict())
-        return facts
+                told = carried(peer.port.passed, passed[peer], took[peer])
+                found[peer] = measure_rates(peer.ask, took[peer], told)
+        return found
 
     def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:
         """Whether a change saves enough of each iteration, and in all more than the move takes."""
@@ -111,15 +123,17 @@ class Adapter:
     def _tell(
         self,
         epoch: int,
-        before: Sequence[DeviceFacts],
         now: Sequence[Candidate],
         rankings: Sequence[Sequence[Candidate]],
     ) -> None:
+        """Logs every change, with the rates that were known when the device's P and N were chosen before."""
         scale = self.selection.plan.config.testbed.time_scale
         after = self.selection.facts.devices
-        for peer, old, new, stay, (best, *_) in zip(self._peers, before, after, now, rankings, strict=True):
+        for index, (stay, (best, *_)) in enumerate(zip(now, rankings, strict=True)):
             if best is stay:
                 continue
+            peer, old, new = self._peers[index], self._chosen_with[index], after[index]
+            self._chosen_with[index] = new
             log.info(
                 "selector: after epoch %d, %s: links %.3g -> %.3g Mbit/s up, %.3g -> %.3g down; "
                 "P=%d N=%d -> P=%d N=%d, predicted %.3f -> %.3f s for each iteration",

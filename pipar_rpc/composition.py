@@ -38,6 +38,12 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
+def cut_name(split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
+    """Where a job cuts, for its folder's name: P and N, or that they are still to be chosen."""
+    return "selected" if profile_iterations else f"P{split_point}_N{num_micro_batches}"
+
+
+OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:P,N,profile_iterations}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 
 

@@ -22,6 +22,7 @@ from pipar_rpc.memory import peak_rss_mb
 from pipar_rpc.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.momentum import make_sgd, momentum_of
+from pipar_rpc.passage import Passages
 from pipar_rpc.port import Result
 from pipar_rpc.round_report import RoundReport
 from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
@@ -75,6 +76,7 @@ class Device(Instrumented):
         make_cut: a cut from what `recut` is told to do, and the states of its layers.
         momentum: of the layers' parameters.
         on_patience: told the seconds of silence after which the server is lost.
+        passed: where the exchange notes what it sends and receives.
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class Device(Instrumented):
         make_cut: Callable[[Any, State], Cut] | None = None,
         momentum: State | None = None,
         on_patience: Callable[[float], None] = lambda seconds: None,
+        passed: Passages | None = None,
     ) -> None:
-        super().__init__(timeline, uplink)
+        super().__init__(timeline, uplink, passed or Passages())
         self._name, self._options = name, optimizer
         self._batches, self._report = batches, report
         self._smallest, self._device = smallest, device

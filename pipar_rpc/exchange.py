@@ -29,6 +29,7 @@ from torch.distributed import rpc
 from pipar_rpc.errors import Failure
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
+from pipar_rpc.passage import Passages
 from pipar_rpc.port import Process, Result, deliver, report
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import open_pool
@@ -87,6 +88,7 @@ class RpcExchange:
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
         timeout_s: longest wait for the answer to one micro-batch after it was sent.
         numbers: of the micro-batches that the port receives, from 0.
+        passed: notes when activations leave and gradients arrive.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class RpcExchange:
         max_in_flight: int,
         timeout_s: float,
         numbers: Iterator[int],
+        passed: Passages,
     ) -> None:
         self._port, self._uplink, self._timeline, self._timeout_s = port, uplink, timeline, timeout_s
-        self._numbers = numbers
+        self._numbers, self._passed = numbers, passed
         self._previous_sent = threading.Event()
         self._previous_sent.set()
         self._stack = ExitStack()
@@ -132,10 +135,12 @@ class RpcExchange:
         previous_sent, sent = order
         with dist_autograd.context() as context_id:
             leaf = activation.requires_grad_()
+            leaf.register_hook(lambda gradient: self._passed.down.note(number))
             # Without an emulated link to space them, the threads would race, and a late micro-batch that
             # overtakes an earlier one makes the server wait with both.
             previous_sent.wait(self._timeout_s)
             try:
+                self._passed.up.note(number)
                 arguments = (self._port, number, part, context_id, leaf, labels)
                 pending = rpc.rpc_async(self._port.owner(), deliver, args=arguments, timeout=self._timeout_s)
             finally:

@@ -135,7 +135,8 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
             result.network = coordinator.gather()
         measured = _evaluate(plan, epoch, result, evaluator, progress)
         row = make_row(plan, job.number, epoch, result) | measured | observer.observe(epoch, result)
-        row["predicted_iteration_s"] = selection and selection.predicted_s * time_scale
+        if selection:
+            row |= selection.link_mbps | {"predicted_iteration_s": selection.predicted_s * time_scale}
         job.rows.append(row)
         saver.after_round(epoch + 1, 0, averaged, last=epoch == config.epochs)
         outputs.add(row)

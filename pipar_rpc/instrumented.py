@@ -1,11 +1,11 @@
-"""What the server may ask a device about its clock, its spans and its uplink."""
+"""What the server may ask a device about its clock, its spans and its links."""
 
-import time
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from pipar_rpc.link import Link
+from pipar_rpc.passage import Passages
 from pipar_rpc.probe import Probed
 from pipar_rpc.timeline import Span, Timeline, pack
 
@@ -16,15 +16,12 @@ class Instrumented(Probed):
     Args:
         timeline: of the device.
         uplink: of the device.
+        passed: what left on the uplink and arrived on the downlink.
     """
 
-    def __init__(self, timeline: Timeline, uplink: Link) -> None:
-        self._timeline, self._uplink = timeline, uplink
+    def __init__(self, timeline: Timeline, uplink: Link, passed: Passages) -> None:
+        self._timeline, self._uplink, self._passed = timeline, uplink, passed
         self._recording, self._recorded = False, list[Span]()
-
-    def clock(self) -> float:
-        """This process's `time.monotonic()`, to compare it with others'."""
-        return time.monotonic()
 
     def record(self, wanted: bool) -> None:
         """Whether `spans` will be asked for."""
@@ -48,6 +45,10 @@ class Instrumented(Probed):
     def uplink_mbps(self) -> float | None:
         """What the uplink carried lately; see `Link.recent_mbps`."""
         return self._uplink.recent_mbps()
+
+    def passages(self) -> tuple[dict[int, float], dict[int, float]]:
+        """When micro-batches left and gradients arrived since the last call; see `Passages.drain_times`."""
+        return self._passed.drain_times()
 
     def _keep(self, spans: Sequence[Span]) -> None:
         """Keeps spans that were drained, if `spans` will be asked for."""

@@ -15,6 +15,7 @@ from pipar_rpc.link import LinkSpec
 from pipar_rpc.memory import reset_peak_rss
 from pipar_rpc.models import DropoutStreams, ModelSpec, build_part
 from pipar_rpc.node import Node
+from pipar_rpc.passage import Passages
 from pipar_rpc.patience import Deadlines
 from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
@@ -71,6 +72,11 @@ class DeviceJob:
         return worker_name(self.rank)
 
     @property
+    def links_emulated(self) -> bool:
+        """Whether the rates of both links are known."""
+        return self.uplink.rate.limited and self.downlink.rate.limited
+
+    @property
     def timeout_s(self) -> float:
         """Longest silence of the other side before anything has been measured."""
         return self.deadlines.ceiling_s + self.emulated_s
@@ -78,8 +84,7 @@ class DeviceJob:
 
 def links_timed(job: DeviceJob) -> bool:
     """Whether the links' times are known: they are emulated, or unused."""
-    emulated = job.uplink.rate.limited and job.downlink.rate.limited
-    return emulated or job.split_point == job.num_units
+    return job.links_emulated or job.split_point == job.num_units
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
@@ -105,7 +110,8 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices)
     timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank))
-    numbers = itertools.count()  # of micro-batches, on through all cuts: the port puts them in order
+    # Micro-batches are numbered on through all cuts: the port puts them in order.
+    numbers, passed = itertools.count(), Passages()
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
@@ -116,7 +122,7 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
             exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
         else:
             parts = job.num_micro_batches
-            exchange = RpcExchange(port, uplink, timeline, parts, job.timeout_s, numbers)
+            exchange = RpcExchange(port, uplink, timeline, parts, job.timeout_s, numbers, passed)
         dropout = DropoutStreams(layers, job.seed, job.rank)
         return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed, job.timeout_s)
 
@@ -133,6 +139,7 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
         make_cut=make_cut,
         momentum=momentum,
         on_patience=expect,
+        passed=passed,
     )
 
 

@@ -16,6 +16,7 @@ from torch.distributed import rpc
 from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
+from pipar_rpc.passage import Passages
 from pipar_rpc.rotation import Order
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import InOrder, open_pool, start_pool
@@ -55,6 +56,7 @@ class Port:
         iteration: iterations of the epoch that the device has reported as done.
         loss: mean loss of the last of them.
         slowest_s: longest time of an iteration so far; None before the first one.
+        passed: when activations arrived and gradients left.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Port:
         order: Order | None = None,
     ) -> None:
         self.name = name
-        self.downlink = downlink
+        self.downlink, self.passed = downlink, Passages()
         self.iteration, self.loss = 0, float("nan")
         self.slowest_s: float | None = None
         self._last_heard = self._iteration_began = time.monotonic()
@@ -112,10 +114,11 @@ class Port:
             A future of (loss, correct), or of a Failure.
         """
         self.heard()
+        self.passed.up.note(number, activation.nbytes + labels.nbytes)
         answer: torch.futures.Future[Any] = torch.futures.Future()
         self._unanswered.add(answer)
         self._to_compute.add(answer)
-        self._order.submit(number, lambda: self._run(part, context_id, activation, labels, answer))
+        self._order.submit(number, lambda: self._run(number, part, context_id, activation, labels, answer))
         return answer
 
     def check(self) -> None:
@@ -172,6 +175,7 @@ class Port:
 
     def _run(
         self,
+        number: int,
         part: Part,
         context_id: int,
         activation: Tensor,
@@ -185,7 +189,7 @@ class Port:
             replied = True
             slot = self.downlink.reserve(result.gradient.nbytes)
             self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
-            self._pacer.submit(self._pace, slot, context_id, activation, result, answer)
+            self._pacer.submit(self._pace, slot, number, context_id, activation, result, answer)
 
         if self._failure is None:
             try:
@@ -205,6 +209,7 @@ class Port:
 
     def _send(
         self,
+        number: int,
         context_id: int,
         activation: Tensor,
         result: Result,
@@ -214,6 +219,7 @@ class Port:
         try:
             # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
             root = torch.dot(activation.flatten(), result.gradient.flatten())
+            self.passed.down.note(number, result.gradient.nbytes)
             dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
         except RuntimeError as error:
             value = Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))

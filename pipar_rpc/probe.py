@@ -1,4 +1,4 @@
-"""Timed transfers between the server and a device, over links that are not emulated."""
+"""How fast the links to a device are: known if emulated, else told by the traffic or by timed transfers."""
 
 import math
 import time
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pipar_rpc.link import LinkSpec
+from pipar_rpc.passage import Ping
 
 PROBE_BYTES = (1 << 16, 1 << 20, 1 << 24)  # the next one if the last one was too short to be timed
 LONG_ENOUGH_S = 0.2
-PINGS = 5
 
 
 class LinkRates(NamedTuple):
@@ -28,7 +28,7 @@ def link_rates(
     up: LinkSpec,
     down: LinkSpec,
     carried: tuple[float | None, float | None],
-    measure: Callable[[], LinkRates],
+    real: LinkRates | None,
 ) -> LinkRates:
     """Rates and latencies of a device's links: emulated ones as they are, the others as measured.
 
@@ -36,11 +36,9 @@ def link_rates(
         up: the emulated uplink.
         down: the emulated downlink.
         carried: Mbit/s of what the emulated ones carried last; None for what they carry at their beginning.
-        measure: called if one of them is not limited; emulated latencies add to what it finds.
+        real: as measured, if one of them is not limited; emulated latencies add to it.
     """
-    real = LinkRates(math.inf, math.inf, 0.0, 0.0)
-    if not (up.rate.limited and down.rate.limited):
-        real = measure()
+    real = real or LinkRates(math.inf, math.inf, 0.0, 0.0)
 
     def rate(link: LinkSpec, last: float | None, measured: float) -> float:
         if not link.rate.limited:
@@ -58,7 +56,11 @@ def link_rates(
 
 
 class Probed:
-    """The device's end of timed transfers."""
+    """The device's end of pings and timed transfers."""
+
+    def clock(self) -> float:
+        """This process's `time.monotonic()`, to compare it with others'."""
+        return time.monotonic()
 
     def give(self, num_bytes: int) -> Tensor:
         """A message of that size, over the uplink."""
@@ -68,11 +70,15 @@ class Probed:
         """Receives a message, over the downlink."""
 
 
-def measure_rates(call: Callable[..., Any]) -> LinkRates:
-    """Times transfers; takes about half a second.
+def measure_rates(
+    call: Callable[..., Any], took: Ping, carried: tuple[float | None, float | None] = (None, None)
+) -> LinkRates:
+    """Rates as their traffic told; where it did not, transfers are timed for half a second.
 
     Args:
         call: runs a method of `Probed` on the device and waits for it.
+        took: between the two.
+        carried: Mbit/s, up and down, of the traffic.
     """
 
     def seconds(method: str, num_bytes: int) -> float:
@@ -84,11 +90,11 @@ def measure_rates(call: Callable[..., Any]) -> LinkRates:
     def rate(method: str) -> float:
         mbps = math.inf
         for num_bytes in PROBE_BYTES:
-            lasting = seconds(method, num_bytes) - round_trip
+            lasting = seconds(method, num_bytes) - took.round_trip_s
             mbps = num_bytes * 8e-6 / max(lasting, 1e-6)
             if lasting >= LONG_ENOUGH_S:
                 break
         return mbps
 
-    round_trip = min(seconds("give", 0) for _ in range(PINGS))
-    return LinkRates(rate("give"), rate("take"), round_trip / 2, round_trip / 2)
+    one_way_s = took.round_trip_s / 2
+    return LinkRates(carried[0] or rate("give"), carried[1] or rate("take"), one_way_s, one_way_s)

@@ -1,14 +1,10 @@
 """All spans of an epoch, from all ranks, on rank 0's clock."""
 
-import time
 from dataclasses import dataclass
 
 from pipar_rpc.epoch_result import EpochResult
-from pipar_rpc.peer import Peer
 from pipar_rpc.roster import Roster
 from pipar_rpc.timeline import Span, union_seconds, unpack
-
-PINGS = 7
 
 
 @dataclass(frozen=True)
@@ -74,20 +70,8 @@ class Recorder:
         """The spans of the epoch that has just ended, if it was recorded."""
         if not self._recording:
             return None
-        spans: dict[Peer, list[Span]] = {}
-        for peer, packed in self._roster.ask("spans").items():
-            with self._roster.watching(peer):
-                spans[peer] = unpack(packed, clock_offset(peer))
+        packed = self._roster.ask("spans")
+        clocks = self._roster.ping(list(packed))
+        spans = {peer: unpack(packed[peer], took.clock_offset_s) for peer, took in clocks.items()}
         devices = [spans.get(peer, []) for peer in self._roster.everyone]
         return Recording(epoch, result.began, devices, result.server_spans, result.aggregation_spans)
-
-
-def clock_offset(peer: Peer) -> float:
-    """Seconds by which a device's clock is ahead of this one, from the ping with the shortest way."""
-    found = []
-    for _ in range(PINGS):
-        before = time.monotonic()
-        theirs: float = peer.ask("clock")
-        after = time.monotonic()
-        found.append((after - before, theirs - (before + after) / 2))
-    return min(found)[1]

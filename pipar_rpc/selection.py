@@ -73,6 +73,15 @@ class Selection:
         chosen = [ranking[0].iteration_s for ranking in self.rankings]
         return float(sum(chosen) / len(chosen))
 
+    @property
+    def link_mbps(self) -> dict[str, tuple[float, ...]]:
+        """Columns of the results: with which rates the links of each device were reckoned."""
+        scale = self.plan.config.testbed.time_scale
+        return {
+            "link_uplink_mbps": tuple(device.uplink_mbps / scale for device in self.facts.devices),
+            "link_downlink_mbps": tuple(device.downlink_mbps / scale for device in self.facts.devices),
+        }
+
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""
         facts, scale = self.facts, self.plan.config.testbed.time_scale

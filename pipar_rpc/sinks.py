@@ -20,6 +20,7 @@ device_val_accuracy     with each device's own network, before the average; `;`-
 training_time_s         of the epoch time, until the last device has trained; in the rest models are moved
 model_bytes             of the models that all devices uploaded; they are in uplink_bytes too
 predicted_iteration_s   what the selector predicted for iteration_time_s
+link_uplink_mbps, link_downlink_mbps    of each device's links, with which it reckoned; `;`-joined
 overlap                 see `pipar_rpc.recording.Recording`; of recorded epochs only
 server_peak_rss_mb      largest resident memory of rank 0 in this job so far, 10^6 bytes
 device_peak_rss_mb      the same, of the device with the most
@@ -45,7 +46,8 @@ SETTINGS = (
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 OUTCOMES = (
     *("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "device_val_accuracy"),
-    *("overlap", "training_time_s", "model_bytes", "predicted_iteration_s"),
+    *("overlap", "training_time_s", "model_bytes"),
+    *("predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps"),
     *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive", "devices_lost"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
@@ -67,6 +69,8 @@ TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "downlink_bytes": "network/downlink_bytes",
     "device_uplink_mbps": "network_per_device/uplink_mbps",
     "device_downlink_mbps": "network_per_device/downlink_mbps",
+    "link_uplink_mbps": "links/uplink_mbps",
+    "link_downlink_mbps": "links/downlink_mbps",
     "train_loss": "train/loss",
     "train_accuracy": "accuracy/train",
     "val_accuracy": "accuracy/val",

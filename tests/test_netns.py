@@ -124,3 +124,21 @@ def test_without_root_one_clear_line(monkeypatch, script):
     monkeypatch.setattr(sys, "argv", [script.__name__])
     with pytest.raises(UserError, match="network namespaces need root"):
         script.main()
+
+
+@needs_namespaces
+def test_the_rates_of_real_links_are_told_by_their_traffic(processes):
+    """The selector's rates follow the uplink, which falls from 50 to 10 Mbit/s. (Headers are 4.6 %.)"""
+    images = ("data=synthetic", "data.train_size=200", "data.train_size_per_device=200", "data.val_size=10")
+    options = (*images, "data.test_size=20", "batch_size=50", "epochs=6", "hydra.run.dir=job")
+    selector = ("selector.profile_iterations=1", "selector.split_points=[1]", "selector.min_gain=0")
+    run = start(processes, "--devices=1", "--network=wifi", "--", *options, *selector)
+    processes.wait_for("job/checkpoints/round_000002.pt")
+    uplink = ("qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "10mbit", *netns.TBF)
+    subprocess.run(["tc", "-n", f"pipar-{run.pid}-1", *uplink], check=True)
+    done = processes.finish(run, timeout=120)
+    assert done.code == 0, done.err
+    rates = [float(row["link_uplink_mbps"]) for row in rows_of(processes.directory / "job")]
+    assert rates[0] == pytest.approx(47.7, rel=0.1)  # timed transfers
+    assert rates[1] == pytest.approx(47.7, rel=0.3)
+    assert rates[-1] == pytest.approx(9.5, rel=0.15)

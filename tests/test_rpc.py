@@ -162,7 +162,8 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     per_device = {tag for tag in sinks.TAGS.values() if "_per_device/" in tag}
-    not_asked_for = {sinks.TAGS[key] for key in ("overlap", "predicted_iteration_s")}
+    of_the_selector = ("predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps")
+    not_asked_for = {sinks.TAGS[key] for key in ("overlap", *of_the_selector)}
     assert set(sinks.TAGS.values()) - per_device - not_asked_for <= tags
     per_device.remove(sinks.TAGS["device_val_accuracy"])  # not asked for
     assert {f"{tag}/device{k}" for tag in per_device for k in (1, 2, 3)} <= tags

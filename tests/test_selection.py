@@ -97,7 +97,10 @@ def test_profiling_leaves_the_job_as_it_would_be_without(module_processes):
     overrides += ["pipeline.num_micro_batches=1"]  # as is chosen: batch norm needs 2 samples here
     done = module_processes.torchrun(3, *overrides, "--multirun", "selector.profile_iterations=0,2")
     assert done.code == 0, done.err
-    given, chosen = (torch.load(path / "model.pt") for _, path in sorted(job_dirs(module_processes).items()))
+    folders = [path for _, path in sorted(job_dirs(module_processes).items())]
+    assert folders[0].name.endswith("_P2_N1")
+    assert folders[1].name.endswith("_selected")
+    given, chosen = (torch.load(path / "model.pt") for path in folders)
     assert [key for key in given if not torch.equal(given[key], chosen[key])] == []
 
 

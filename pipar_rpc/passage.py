@@ -1,0 +1,152 @@
+"""How fast a real line carries what crosses it anyway, from when messages left and when they arrived.
+
+Both ends note the times of the micro-batches; nothing further is sent but a few pings, for the clocks. An
+emulated link needs none of this: it knows its rate (`Link.recent_mbps`).
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+RECENT = 512  # messages that are remembered
+WINDOW_S = 1.0  # of the line's work that an estimate rests on, the latest
+ENOUGH_S = 0.05  # less does not tell a rate
+# RPC adds about 1 KB to a message, and its handling some 0.5 ms, more or less: with small or fast messages,
+# these are what would be measured.
+MESSAGE_BYTES, MESSAGE_S = 1 << 15, 0.005
+PINGS = 7
+
+
+class Passage(NamedTuple):
+    """A message at one end of a line.
+
+    Attributes:
+        number: the same at both ends.
+        num_bytes: of its tensors.
+        time_s: of this process's `time.monotonic()`.
+    """
+
+    number: int
+    num_bytes: int
+    time_s: float
+
+
+class Recent:
+    """The last messages that passed one end of one line; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._recent: deque[Passage] = deque(maxlen=RECENT)
+
+    def note(self, number: int, num_bytes: int = 0) -> None:
+        """Message `number` passes now."""
+        self._recent.append(Passage(number, num_bytes, time.monotonic()))
+
+    def drain(self) -> list[Passage]:
+        """Hands over what has passed since the last call, the first one first, and starts empty."""
+        recent, self._recent = self._recent, deque(maxlen=RECENT)
+        return list(recent)
+
+
+@dataclass(frozen=True)
+class Passages:
+    """What passed one end of a device's two lines: leaves here, or arrives."""
+
+    up: Recent = field(default_factory=Recent)
+    down: Recent = field(default_factory=Recent)
+
+    def drain_times(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Up and down: number -> when it passed, since the last call."""
+        return _times(self.up.drain()), _times(self.down.drain())
+
+
+class Ping(NamedTuple):
+    """What an empty message takes; the smallest is the best.
+
+    Attributes:
+        round_trip_s: there and back.
+        down_s: from this process's clock to the device's; their difference is part of it.
+        up_s: from the device's clock to this process's.
+    """
+
+    round_trip_s: float
+    down_s: float
+    up_s: float
+
+    @classmethod
+    def of(cls, before: float, theirs: float, after: float) -> "Ping":
+        """From when it was sent and when the answer came, and the device's time, which is the answer."""
+        return cls(after - before, theirs - before, after - theirs)
+
+    @property
+    def clock_offset_s(self) -> float:
+        """How much the device's clock is ahead, if both ways take the same time."""
+        return (self.down_s - self.up_s) / 2
+
+
+def ping(call: Callable[[str], Any]) -> Ping:
+    """The fastest of a few pings.
+
+    Args:
+        call: runs a method of the device and waits for its answer; `clock` is its `time.monotonic()`.
+    """
+
+    def once() -> Ping:
+        return Ping.of(time.monotonic(), call("clock"), time.monotonic())
+
+    return min(once() for _ in range(PINGS))
+
+
+def carried(
+    here: Passages, there: tuple[Mapping[int, float], Mapping[int, float]], took: Ping
+) -> tuple[float | None, float | None]:
+    """What a device's uplink and downlink carried since the last call; see `carried_mbps`.
+
+    Args:
+        here: what the server noted; starts empty then.
+        there: `Passages.drain_times` of the device.
+        took: between the two.
+    """
+    up, down = here.up.drain(), here.down.drain()
+    return (
+        carried_mbps(up, there[0], _times(up), took.up_s),
+        carried_mbps(down, _times(down), there[1], took.down_s),
+    )
+
+
+def _times(passages: Iterable[Passage]) -> dict[int, float]:
+    return {passage.number: passage.time_s for passage in passages}
+
+
+def carried_mbps(
+    messages: Iterable[Passage], left: Mapping[int, float], arrived: Mapping[int, float], delay_s: float
+) -> float | None:
+    """Mbit/s (10^6 bit/s) at which a line carried its last messages; None if they do not tell.
+
+    A message holds the line from when it has left and the one before has arrived, until it has arrived:
+
+        seconds_i = arrived_i - max(left_i + delay, arrived_{i-1})
+        rate = sum of bytes_i * 8 / sum of seconds_i
+
+    over the last messages that took a second; they do not tell if they are small or short on average. Headers
+    count as time: this is the rate at which the next message will be carried, not the line's nominal one.
+
+    Args:
+        messages: with their bytes, from either end.
+        left: number -> when it left, in the sender's clock.
+        arrived: number -> when it arrived, in the receiver's clock.
+        delay_s: what an empty message takes from the one clock to the other.
+    """
+    known = [own for own in messages if own.number in left and own.number in arrived]
+    lasting, free_at = list[tuple[int, float]](), float("-inf")
+    for own in sorted(known, key=lambda own: arrived[own.number]):
+        end = arrived[own.number]
+        lasting.append((own.num_bytes, max(0.0, end - max(left[own.number] + delay_s, free_at))))
+        free_at = end
+    num_bytes, seconds, count = 0, 0.0, 0
+    while lasting and seconds < WINDOW_S:
+        size, held = lasting.pop()
+        num_bytes, seconds, count = num_bytes + size, seconds + held, count + 1
+    tells = seconds >= max(ENOUGH_S, count * MESSAGE_S) and num_bytes >= count * MESSAGE_BYTES
+    return num_bytes * 8e-6 / seconds if tells else None

@@ -1,0 +1,133 @@
+"""What real lines carry, told from when messages left and arrived: against lines whose rate is known."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipar_rpc.passage import (
+    ENOUGH_S,
+    MESSAGE_BYTES,
+    MESSAGE_S,
+    RECENT,
+    Passage,
+    Passages,
+    Ping,
+    Recent,
+    carried,
+    ping,
+)
+from pipar_rpc.probe import measure_rates
+
+AHEAD_S = 1000.0  # the device's clock
+
+
+class Line:
+    """A FIFO queue with a rate and a latency, like a shaped interface."""
+
+    def __init__(self, mbps, latency_s):
+        self.mbps, self.latency_s, self.free_at = mbps, latency_s, 0.0
+
+    def carry(self, num_bytes, now):
+        self.free_at = max(self.free_at, now) + num_bytes * 8e-6 / self.mbps
+        return self.free_at + self.latency_s
+
+
+def noted(passages):
+    recent = Recent()
+    recent._recent.extend(passages)
+    return recent
+
+
+@given(
+    st.floats(0.5, 1000),
+    st.floats(0.5, 1000),
+    st.floats(0, 0.2),
+    st.integers(MESSAGE_BYTES - 1000, 400_000),
+    st.lists(st.floats(0, 0.3), min_size=1, max_size=200),
+    st.randoms(),
+)
+def test_the_rate_of_a_line_is_found(up_mbps, down_mbps, latency_s, num_bytes, pauses, random):
+    """Whether messages queue or not, in whatever order they are noted, with clocks that differ."""
+    up, down = Line(up_mbps, latency_s), Line(down_mbps, latency_s)
+    there, here = ({}, {}), ([], [])
+    now = 0.0
+    for number, pause_s in enumerate(pauses):
+        now += pause_s
+        there[0][number] = now + AHEAD_S
+        arrived = up.carry(num_bytes, now)
+        here[0].append(Passage(number, num_bytes, arrived))
+        here[1].append(Passage(number, num_bytes, arrived))  # goes back at once
+        there[1][number] = down.carry(num_bytes, arrived) + AHEAD_S
+    for passages in here:
+        random.shuffle(passages)
+    took = Ping(2 * latency_s, latency_s + AHEAD_S, latency_s - AHEAD_S)
+    found = carried(Passages(*map(noted, here)), there, took)
+    for mbps, told in zip((up_mbps, down_mbps), found, strict=True):
+        each_s = num_bytes * 8e-6 / mbps
+        enough = min(len(pauses) * each_s / ENOUGH_S, each_s / MESSAGE_S)
+        if enough > 1.01 and num_bytes >= MESSAGE_BYTES:
+            assert told == pytest.approx(mbps, rel=1e-3)
+        elif enough < 0.99 or num_bytes < MESSAGE_BYTES:
+            assert told is None
+
+
+def test_only_the_last_second_counts():
+    slow, fast = Line(2.0, 0.0), Line(20.0, 0.0)
+    left, here = {}, []
+    for number in range(100):
+        line = slow if number < 50 else fast
+        fast.free_at = max(slow.free_at, fast.free_at)
+        left[number] = 0.0
+        here.append(Passage(number, 100_000, line.carry(100_000, 0.0)))
+    assert carried(Passages(up=noted(here)), (left, {}), Ping(0, 0, 0))[0] == pytest.approx(20.0)
+
+
+def test_messages_that_one_end_has_forgotten_do_not_count():
+    passages = [Passage(0, 10**6, 1.0), Passage(1, 10**6, 2.0)]
+    took = Ping(0, 0, 0)
+    assert carried(Passages(up=noted(passages)), ({1: 1.0}, {}), took)[0] == pytest.approx(8.0)
+    assert carried(Passages(up=noted(passages)), ({}, {}), took) == (None, None)
+    recent = Recent()
+    for number in range(RECENT + 1):
+        recent.note(number)
+    assert [passage.number for passage in recent.drain()] == list(range(1, RECENT + 1))
+    assert recent.drain() == []
+
+
+def test_the_clocks_are_compared_by_the_fastest_ping():
+    delays = iter([0.05, 0.0, 0.05, 0.05, 0.05, 0.05, 0.05])
+
+    def call(method):
+        assert method == "clock"
+        time.sleep(next(delays))
+        return time.monotonic() + AHEAD_S
+
+    took = ping(call)
+    assert took.clock_offset_s == pytest.approx(AHEAD_S, abs=0.01)
+    assert took.round_trip_s < 0.04
+
+
+class Asked:
+    """A device, asked directly."""
+
+    def __init__(self, passages):
+        self.passages, self.asked = passages, []
+
+    def __call__(self, method, *args):
+        self.asked.append(method)
+        return time.monotonic() if method == "clock" else None
+
+
+def test_transfers_are_timed_only_where_traffic_does_not_tell():
+    now = time.monotonic()
+    here = Passages(up=noted([Passage(0, 10**6, now + 1.0)]), down=noted([Passage(0, 10**6, now)]))
+    device = Asked(({0: now}, {0: now + 2.0}))
+    told = carried(here, device.passages, ping(device))
+    found = measure_rates(device, ping(device), told)
+    assert found[:2] == pytest.approx((8.0, 4.0), rel=0.05)
+    assert set(device.asked) == {"clock"}
+    assert carried(here, device.passages, ping(device)) == (None, None)  # all is used up
+    assert measure_rates(device, ping(device)).uplink_mbps > 100  # these transfers take no time
+    assert {"give", "take"} <= set(device.asked)

@@ -37,6 +37,7 @@ class Checkpoint:
         cuts: P and N of each device.
         settings: what must be the same for training to go on, by configuration keys.
         rows: of the epochs that have ended; see `pipar_rpc.sinks`.
+        elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
     """
 
     round: int
@@ -47,6 +48,7 @@ class Checkpoint:
     cuts: list[tuple[int, int]]
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    elapsed_s: float = 0.0
 
     def beginning(self, device: int) -> tuple[State, State]:
         """Weights and momentum of device `device` (from 0)."""
@@ -124,6 +126,8 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Adds one and removes those that are too old; raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for killed in self.path.glob("*.partial"):
+            killed.unlink(missing_ok=True)
         path = self.path / f"round_{checkpoint.round:06}.pt"
         write(checkpoint, path)
         for old in self.files()[self._keep :] if self._in_place else self.files():

@@ -111,12 +111,13 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     adapter = _adapter(selection, roster, network) if selection else None
     strategy, every = config.resolved_strategy, config.aggregation.every
     coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
-    saver = _saver(job, coordinator, roster, adapter)
+    recorded, time_scale = config.timeline, config.testbed.time_scale
+    elapsed_s = checkpoint.elapsed_s / time_scale if checkpoint else 0.0
+    saver = _saver(job, coordinator, roster, adapter, elapsed_s)
     evaluator = _evaluator(plan, job.node, network, progress)
     first, start = (checkpoint.epoch, checkpoint.iteration) if checkpoint else (1, 0)
     done = (first - 1) * max(peer.iterations for peer in roster.everyone) + start
-    recorded, time_scale = config.timeline, config.testbed.time_scale
-    timeline = (recorded.epochs, recorded.iteration, time_scale, first, done)
+    timeline = (recorded.epochs, recorded.iteration, time_scale, first, done, elapsed_s)
     observer = stack.enter_context(observing(roster, outputs, job.output_dir, *timeline))
     if not checkpoint:
         saver.save(first, start, network.state_dict())
@@ -181,14 +182,16 @@ def _deploy(
     return roster, progress
 
 
-def _saver(job: _Job, coordinator: Coordinator, roster: Roster, adapter: Adapter | None) -> Saver:
+def _saver(
+    job: _Job, coordinator: Coordinator, roster: Roster, adapter: Adapter | None, elapsed_s: float
+) -> Saver:
     config = job.plan.config.checkpoint
     folder = CheckpointFolder(job.output_dir, config.keep)
 
     def plan() -> Plan:
         return adapter.selection.plan if adapter else job.plan
 
-    return Saver(folder, config.every, coordinator, roster, plan, job.rows, job.group)
+    return Saver(folder, config.every, coordinator, roster, plan, job.rows, job.group, elapsed_s)
 
 
 def _network(plan: Plan) -> nn.Sequential:

@@ -34,9 +34,9 @@ class Instrumented(Probed):
         self._recorded.clear()
         return packed
 
-    def start_clock(self) -> None:
-        """Makes now the time 0 of the uplink's trace and traffic."""
-        self._uplink.start()
+    def start_clock(self, elapsed_s: float) -> None:
+        """Makes now the time `elapsed_s` of the uplink's trace and traffic."""
+        self._uplink.start(elapsed_s)
 
     def drain_traffic(self) -> list[float]:
         """What the uplink carried; see `Link.drain_traffic`."""

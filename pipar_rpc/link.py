@@ -130,12 +130,12 @@ class Link:
         """Bytes of all messages so far."""
         return self._num_bytes
 
-    def start(self) -> None:
-        """Makes now the time 0 of the trace and of the traffic."""
+    def start(self, elapsed_s: float = 0.0) -> None:
+        """Makes now the time `elapsed_s` of the trace and of the traffic."""
         with self._lock:
-            self._started = self._clock()
+            self._started = self._clock() - elapsed_s
             self._traffic.clear()
-            self._drained = 0
+            self._drained = int(elapsed_s // self._bin_s)
 
     def reserve(self, num_bytes: int) -> Slot:
         """Queues a message of `num_bytes` behind those already queued; returns at once."""

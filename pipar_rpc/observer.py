@@ -28,6 +28,7 @@ class Observer:
         time_scale: emulated seconds in a real one.
         trace: receives recorded epochs; None if none is.
         done: iterations that were trained before.
+        elapsed_s: real seconds that this took.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Observer:
         time_scale: float,
         trace: TraceFile | None,
         done: int,
+        elapsed_s: float,
     ) -> None:
         self._outputs, self._iteration, self._scale, self._trace = outputs, iteration, time_scale, trace
         self._recorder = Recorder(roster, recorded_epochs)
-        self._throughput = Throughput(roster, outputs)
+        self._throughput = Throughput(roster, outputs, elapsed_s, time_scale)
         self._watch = Watch(time_scale)
         self._num_iterations = done
 
@@ -82,11 +84,12 @@ def observing(
     time_scale: float,
     first_epoch: int,
     done: int,
+    elapsed_s: float,
 ) -> Iterator[Observer]:
     """An `Observer` that writes trace.json if epochs are recorded, from `first_epoch` on."""
     trace = TraceFile(output_dir / TRACE_FILE, time_scale) if first_epoch <= recorded_epochs else None
     try:
-        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace, done)
+        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace, done, elapsed_s)
     finally:
         if trace is not None:
             trace.close()

@@ -1,6 +1,7 @@
 """Checkpoints of a running job."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from pipar_rpc.aggregator import average
@@ -39,6 +40,7 @@ class Saver:
         plan: of the job, as it is at the moment.
         rows: of the epochs that have ended; grows meanwhile.
         group: tells which lost devices have come back.
+        elapsed_s: real seconds that were trained before.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Saver:
         plan: Callable[[], Plan],
         rows: list[Row],
         group: Session,
+        elapsed_s: float,
     ) -> None:
         self._folder, self._every = folder, every
         self._coordinator, self._roster, self._plan, self._rows = coordinator, roster, plan, rows
         self._group, self._told = group, False
+        self._began = time.monotonic() - elapsed_s
         self._settings = settings_of(plan())  # P and N, which may change, are not in it
 
     def after_round(self, epoch: int, iteration: int, network: State | None, last: bool = False) -> None:
@@ -112,6 +116,7 @@ class Saver:
             cuts=[(job.split_point, job.num_micro_batches) for job in plan.devices],
             settings=self._settings,
             rows=self._rows,
+            elapsed_s=(time.monotonic() - self._began) * plan.config.testbed.time_scale,
         )
 
     def _own_networks(self) -> list[State]:

@@ -1,6 +1,7 @@
 """Rank 0's part of the emulated testbed: calibration, what the links carried, whether times are true."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 
 from pipar_rpc.epoch_result import EpochResult
@@ -42,14 +43,16 @@ class Throughput:
     Args:
         roster: the devices.
         outputs: receive the curves.
+        elapsed_s: of the training, before; real seconds.
+        time_scale: emulated seconds in a real one.
     """
 
-    def __init__(self, roster: Roster, outputs: Outputs) -> None:
+    def __init__(self, roster: Roster, outputs: Outputs, elapsed_s: float, time_scale: float) -> None:
         self._roster, self._outputs = roster, outputs
-        self._reported: dict[str, int] = {}
+        self._reported: dict[str, int] = defaultdict(lambda: int(elapsed_s * time_scale))
         for peer in roster.peers:
-            peer.port.downlink.start()
-        roster.ask("start_clock")
+            peer.port.downlink.start(elapsed_s)
+        roster.ask("start_clock", elapsed_s)
 
     def report(self) -> None:
         """Hands over the seconds that have ended since the last call."""
@@ -58,7 +61,7 @@ class Throughput:
             self._add(f"downlink_mbps/{peer.name}", peer.port.downlink.drain_traffic())
 
     def _add(self, name: str, traffic: Sequence[float]) -> None:
-        start = self._reported.get(name, 0)
+        start = self._reported[name]
         self._reported[name] = start + len(traffic)
         mbps = [num_bytes * 8e-6 for num_bytes in traffic]
         self._outputs.curve(f"network_by_second/{name}", mbps, start)

@@ -108,6 +108,16 @@ def test_the_trace_begins_when_the_clock_is_started():
     assert link.reserve(1_000_000).end == pytest.approx(311)
 
 
+def test_a_trace_goes_on_where_it_was():
+    clock = Clock()
+    link = make_link(RateTrace((0, 7), (8, 80)), clock)
+    link.start(elapsed_s=5.5)
+    assert link.reserve(1_500_000).end == pytest.approx(101.5)
+    assert link.reserve(1_000_000).end == pytest.approx(101.6)
+    clock.now = 102  # 7.5 s: of the 6th second and the 7th
+    assert link.drain_traffic() == pytest.approx([500_000, 1_000_000])
+
+
 def test_a_looping_trace():
     clock = Clock()
     link = make_link(RateTrace((0, 1), (8, 16), period=2), clock)  # 3 MB in each period of 2 s

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc import checkpoint, composition
 from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
@@ -84,14 +85,21 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
 
 
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):
-    """The checkpoint stays as it is; and where the network is cut does not matter to the weights."""
-    more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1")
+    """The checkpoint stays as it is; and where the network is cut does not matter to the weights.
+
+    The emulated network's time goes on, too.
+    """
+    more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1", "network.uplink_mbps=0.25")
     run(processes, *more, "--multirun", "epochs=1,3", "hydra.sweep.dir=first", "hydra.sweep.subdir=${epochs}")
     first, whole = (processes.directory / "first" / name for name in "13")
     run(processes, *more, "hydra.run.dir=second", f"resume={first}", "pipeline.split_point=3")
     second = processes.directory / "second"
     assert [row["split_point"] for row in rows_of(second)] == ["1", "3", "3"]
     assert len(rows_of(first)) == 1
+    saved = CheckpointFolder(first).latest()
+    events = EventAccumulator(str(second / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("network_by_second/uplink_mbps/device1")[0].step == int(saved.elapsed_s) > 0
     one, two = (torch.load(path / "model.pt") for path in (second, whole))
     for key in one:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5)
@@ -125,6 +133,14 @@ def test_what_is_written_is_read(tmp_path):
     for name in ("round", "epoch", "iteration", "cuts", "settings", "rows"):
         assert getattr(found, name) == getattr(make(), name)
     assert list(tmp_path.iterdir()) == [tmp_path / "c.pt"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    folder.save(make(4))
+    (folder.path / "round_000005.partial").write_bytes(b"half")
+    folder.save(make(6))
+    assert [path.name for path in sorted(folder.path.iterdir())] == ["round_000004.pt", "round_000006.pt"]
 
 
 def test_those_of_another_run_go_with_the_first_that_is_written(tmp_path):

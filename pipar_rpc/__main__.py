@@ -105,6 +105,8 @@ def _run(arguments: Sequence[str]) -> int:
         return _start_torchrun(arguments)
     world = World.from_environment() if "RANK" in os.environ else World(0, 1, 0, 1)
     if informs:
+        if set(arguments) & set(composition.MULTIRUN_FLAGS):
+            raise UserError("--multirun: leave it out to be shown something")
         if world.rank == 0:
             composition.run_jobs(lambda raw, output_dir, number: None)
         return 0

@@ -131,9 +131,11 @@ def _compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
     multirun = bool(args.multirun) or composed.hydra.mode == RunMode.MULTIRUN
-    swept = [values for values in choices if len(values) > 1]
-    if swept and not multirun:
-        raise UserError(f"{swept[0][0].split('=')[0]}: several values need --multirun")
+    for key in [values[0].split("=")[0] for values in choices if len(values) > 1]:
+        if not multirun:
+            raise UserError(f"{key}: several values need --multirun")
+        if key.startswith("hydra."):
+            raise UserError(f"{key}: must be one value; if there is a comma in it, write \"{key}='A,B'\"")
     return composed, multirun
 
 

@@ -42,6 +42,14 @@ BAD = {  # what is wrong: arguments, what the line must say
         "testbed.profile=no.yaml: must be a",
     ),
     "several values without a sweep": (["seed=1,2"], "seed: several values need --multirun"),
+    "a folder for each job": (
+        ["--multirun", "seed=1,2", "hydra.sweep.dir=a,b"],
+        """hydra.sweep.dir: must be one value; if there is a comma in it, write "hydra.sweep.dir='A,B'\"""",
+    ),
+    "a sweep to look at": (
+        ["--multirun", "seed=1,2", "--cfg", "job"],
+        "--multirun: leave it out to be shown",
+    ),
     "too many to be kept": (
         ["fault.min_devices=9"],
         "fault.min_devices=9: must be 1..4, the number",

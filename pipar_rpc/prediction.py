@@ -8,7 +8,7 @@ models. What moving models costs is spread over the iterations between two aggre
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -46,6 +46,7 @@ class DeviceFacts:
         smallest: samples that a micro-batch has at least.
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
+        num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
     """
 
     units: Sequence[UnitTimes]
@@ -57,6 +58,7 @@ class DeviceFacts:
     smallest: int
     iterations: float
     memory_bytes: float = math.inf
+    num_samples: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,20 @@ def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, a
     """
     mbit = sum(unit.state_bytes for unit in sizes[min(before, after) : max(before, after)]) * 8e-6
     return 2 * mbit / device.downlink_mbps if after > before else mbit / device.uplink_mbps
+
+
+def mean_iteration_s(
+    device: DeviceFacts, server: ServerFacts, sizes: Sequence[UnitSizes], halves: int, chosen: Candidate
+) -> float:
+    """Seconds of an iteration, mean over an epoch; the last mini-batch may be smaller than the others."""
+    last = int(device.num_samples % device.batch_size) if math.isfinite(device.num_samples) else 0
+    if not last:
+        return chosen.iteration_s
+    smaller = Predictor(replace(device, batch_size=last), server, sizes, halves)
+    parts = min(chosen.num_micro_batches, smaller.most_micro_batches)
+    last_s = smaller.candidate(chosen.split_point, parts).iteration_s
+    others = device.num_samples // device.batch_size
+    return float((others * chosen.iteration_s + last_s) / (others + 1))
 
 
 def fitting(sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float) -> list[bool]:

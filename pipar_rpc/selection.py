@@ -10,7 +10,7 @@ from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
-from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes
+from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes, mean_iteration_s
 from pipar_rpc.selector import best_of_each, choose, predict
 from pipar_rpc.survey import survey_devices, survey_server, unit_sizes
 from pipar_rpc.unit_timer import sizes_to_time
@@ -70,8 +70,17 @@ class Selection:
     @property
     def predicted_s(self) -> float:
         """Real seconds of an iteration, as `EpochMetrics.iteration_time_s`: mean over the devices."""
-        chosen = [ranking[0].iteration_s for ranking in self.rankings]
-        return float(sum(chosen) / len(chosen))
+        devices, server, sizes = self.facts.devices, self.facts.server, self.facts.sizes
+        chosen = [
+            mean_iteration_s(device, server, sizes, self._halves, ranking[0])
+            for device, ranking in zip(devices, self.rankings, strict=True)
+        ]
+        return sum(chosen) / len(chosen)
+
+    @property
+    def _halves(self) -> int:
+        """How many devices use the server."""
+        return sum(ranking[0].split_point < len(self.facts.sizes) for ranking in self.rankings)
 
     @property
     def link_mbps(self) -> dict[str, tuple[float, ...]]:
@@ -85,9 +94,8 @@ class Selection:
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""
         facts, scale = self.facts, self.plan.config.testbed.time_scale
-        halves = sum(ranking[0].split_point < len(facts.sizes) for ranking in self.rankings)
         method = self.plan.config.selector.method
-        found = best_of_each(facts.devices, facts.server, facts.sizes, method, halves)
+        found = best_of_each(facts.devices, facts.server, facts.sizes, method, self._halves)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(

@@ -75,6 +75,7 @@ def survey_devices(
             smallest=job.smallest,
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
+            num_samples=samples[index],
         )
         for index, job in enumerate(jobs)
     ]

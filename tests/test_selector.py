@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from pipar_rpc.link import LinkSpec, RateTrace
 from pipar_rpc.pace import UnitTimes, interpolate
-from pipar_rpc.prediction import LABEL_BYTES, DeviceFacts, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.prediction import (
+    LABEL_BYTES,
+    DeviceFacts,
+    ServerFacts,
+    UnitSizes,
+    mean_iteration_s,
+    move_seconds,
+)
 from pipar_rpc.probe import LinkRates, link_rates
-from pipar_rpc.selector import choose
+from pipar_rpc.selector import choose, predict
 from pipar_rpc.strategies import Method
 
 from .test_pure import StageTimes, simulate
@@ -191,6 +198,21 @@ def test_emulated_links_are_known_and_real_ones_measured(up, down, carried, expe
 def test_a_trace_that_begins_without_a_link_counts_by_its_first_rate():
     down = LinkSpec(RateTrace((0.0, 5.0), (0.0, 7.0)))
     assert link_rates(down, down, (None, None), None)[:2] == (7, 7)
+
+
+def test_the_last_mini_batch_of_an_epoch_may_be_smaller():
+    """25 samples in batches of 10: two whole ones, and one of 5."""
+    device = replace(DEVICE, num_samples=25)
+    for place in ((1, 4), (1, 10), (2, 1)):
+        (chosen,) = predict([device], FAST, SIZES, [place])
+        halves = int(place[0] == 1)
+        small = replace(device, batch_size=5)
+        last = brute_force(small, FAST, SIZES, halves, place[0], min(place[1], 5))
+        mean = mean_iteration_s(device, FAST, SIZES, halves, chosen)
+        assert mean == pytest.approx((2 * chosen.iteration_s + last) / 3)
+        whole = replace(device, num_samples=30)
+        assert mean_iteration_s(whole, FAST, SIZES, halves, chosen) == chosen.iteration_s
+    assert mean_iteration_s(DEVICE, FAST, SIZES, halves, chosen) == chosen.iteration_s
 
 
 def test_moving_layers_costs_weights_and_momentum_down_and_momentum_up():

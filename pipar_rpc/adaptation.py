@@ -6,8 +6,7 @@ training goes on as if the network had been cut there from the beginning.
 """
 
 import copy
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -27,8 +26,6 @@ from pipar_rpc.roster import Roster
 from pipar_rpc.selection import Selection
 from pipar_rpc.selector import predict
 
-log = logging.getLogger(__name__)
-
 
 class Adapter:
     """Chooses again and moves layers; to be called between rounds.
@@ -39,6 +36,7 @@ class Adapter:
         network: the uncut network, as a pattern.
         epochs: of the training; nothing is moved at its end.
         min_gain: share of the predicted time that must be saved for a change.
+        on_change: told what changed, a line for each device, and after which round.
 
     Attributes:
         selection: what the devices do now.
@@ -51,8 +49,9 @@ class Adapter:
         network: nn.Sequential,
         epochs: int,
         min_gain: float,
+        on_change: Callable[[str, int], None],
     ) -> None:
-        self.selection = selection
+        self.selection, self._on_change = selection, on_change
         self._chosen_with = list(selection.facts.devices)
         self._roster, self._peers = roster, roster.everyone
         self._network, self._epochs, self._min_gain = network, epochs, min_gain
@@ -126,7 +125,8 @@ class Adapter:
         now: Sequence[Candidate],
         rankings: Sequence[Sequence[Candidate]],
     ) -> None:
-        """Logs every change, with the rates that were known when the device's P and N were chosen before."""
+        """Tells every change, with the rates that were known when the device's P and N were chosen before."""
+        lines = []
         scale = self.selection.plan.config.testbed.time_scale
         after = self.selection.facts.devices
         for index, (stay, (best, *_)) in enumerate(zip(now, rankings, strict=True)):
@@ -134,14 +134,17 @@ class Adapter:
                 continue
             peer, old, new = self._peers[index], self._chosen_with[index], after[index]
             self._chosen_with[index] = new
-            log.info(
-                "selector: after epoch %d, %s: links %.3g -> %.3g Mbit/s up, %.3g -> %.3g down; "
-                "P=%d N=%d -> P=%d N=%d, predicted %.3f -> %.3f s for each iteration",
-                *(epoch, peer.name, old.uplink_mbps / scale, new.uplink_mbps / scale),
-                *(old.downlink_mbps / scale, new.downlink_mbps / scale),
-                *(*stay.place, *best.place),
-                *(stay.total_s * scale, best.total_s * scale),
+            links = ((old.uplink_mbps, new.uplink_mbps), (old.downlink_mbps, new.downlink_mbps))
+            up, down = (f"{first / scale:.3g} -> {then / scale:.3g}" for first, then in links)
+            cuts = " -> ".join(f"P={own.split_point} N={own.num_micro_batches}" for own in (stay, best))
+            seconds = " -> ".join(f"{own.total_s * scale:.3f}" for own in (stay, best))
+            when = f"after round {self._roster.round} (epoch {epoch})"
+            lines.append(
+                f"selector: {when}, {peer.name}: links {up} Mbit/s up, {down} down; "
+                f"{cuts}, predicted {seconds} s for each iteration"
             )
+        if lines:
+            self._on_change("\n".join(lines), self._roster.round)
 
     def _switch(self, old: Sequence[DeviceJob], new: Sequence[DeviceJob], state: State) -> dict[Peer, int]:
         """Has devices and server halves hold what `new` says; all links work at the same time."""

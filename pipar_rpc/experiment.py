@@ -108,7 +108,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     plan, config, outputs = job.plan, job.plan.config, job.outputs
     network = _network(plan)
     roster, progress = _deploy(job, network, checkpoint, stack)
-    adapter = _adapter(selection, roster, network) if selection else None
+    adapter = _adapter(job, selection, roster, network) if selection else None
     strategy, every = config.resolved_strategy, config.aggregation.every
     coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
     recorded, time_scale = config.timeline, config.testbed.time_scale
@@ -158,10 +158,12 @@ def _select(job: _Job, checkpoint: Checkpoint | None) -> Selection:
     return selection
 
 
-def _adapter(selection: Selection, roster: Roster, network: nn.Sequential) -> Adapter:
+def _adapter(job: _Job, selection: Selection, roster: Roster, network: nn.Sequential) -> Adapter:
     """What selects again in the course of the training."""
     config = selection.plan.config
-    return Adapter(selection, roster, network, config.epochs, config.selector.min_gain)
+    return Adapter(
+        selection, roster, network, config.epochs, config.selector.min_gain, job.outputs.selected_again
+    )
 
 
 def _deploy(

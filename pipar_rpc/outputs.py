@@ -51,6 +51,11 @@ class Outputs:
         log.warning(line)
         self.text("devices/events", line, step)
 
+    def selected_again(self, lines: str, step: int) -> None:
+        """The selector has changed P and N after round `step`: in the log, too."""
+        log.info(lines)
+        self.text("selector/changes", lines, step)
+
     def close(self) -> None:
         """Closes all."""
         for sink in self._sinks:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc import checkpoint
 from pipar_rpc.device_profile import DeviceProfile
@@ -51,6 +52,13 @@ def test_layers_move_to_and_fro_with_the_bandwidth(switched):
     assert "1" in points
     assert "P=5 N=1 -> P=1" in log
     assert "-> P=5 N=1" in log
+    events = EventAccumulator(str(job / "tensorboard"))
+    events.Reload()
+    changes = events.Tensors("selector/changes/text_summary")
+    assert [change.step for change in changes] == [
+        number for number in range(1, EPOCHS) if points[number] != points[number - 1]
+    ]
+    assert b"P=5 N=1 -> P=1" in changes[0].tensor_proto.string_val[0]
 
 
 @pytest.mark.usefixtures("double_precision")

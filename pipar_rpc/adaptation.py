@@ -18,7 +18,7 @@ from pipar_rpc.fedavg import State, num_bytes
 from pipar_rpc.link import Slot
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.passage import carried
-from pipar_rpc.peer import Peer
+from pipar_rpc.peer import LOAD, UPLOAD, Peer
 from pipar_rpc.placement import DeviceJob, fill, links_timed
 from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
@@ -101,13 +101,16 @@ class Adapter:
         return found
 
     def _measured(self, peers: Sequence[Peer]) -> dict[Peer, LinkRates]:
-        """Of real links; transfers are timed, in turn, only where nothing has crossed that would tell."""
+        """Of real links, as micro-batches or models tell; if they do not, transfers are timed, in turn."""
         asked = {peer: peer.call("passages") for peer in peers}
         passed, took = self._roster.collect(asked, "passages"), self._roster.ping(peers)
         found: dict[Peer, LinkRates] = {}
         for peer in [peer for peer in passed if peer in took]:
             with self._roster.watching(peer):
-                told = carried(peer.port.passed, passed[peer], took[peer])
+                facts = self.selection.facts.devices[self._peers.index(peer)]
+                known = facts.uplink_mbps, facts.downlink_mbps
+                up, down = carried(peer.port.passed, passed[peer], took[peer], known)
+                told = up or peer.model_mbps(UPLOAD), down or peer.model_mbps(LOAD, took[peer].round_trip_s)
                 found[peer] = measure_rates(peer.ask, took[peer], told)
         return found
 

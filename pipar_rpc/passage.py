@@ -99,7 +99,10 @@ def ping(call: Callable[[str], Any]) -> Ping:
 
 
 def carried(
-    here: Passages, there: tuple[Mapping[int, float], Mapping[int, float]], took: Ping
+    here: Passages,
+    there: tuple[Mapping[int, float], Mapping[int, float]],
+    took: Ping,
+    known_mbps: tuple[float, float],
 ) -> tuple[float | None, float | None]:
     """What a device's uplink and downlink carried since the last call; see `carried_mbps`.
 
@@ -107,11 +110,12 @@ def carried(
         here: what the server noted; starts empty then.
         there: `Passages.drain_times` of the device.
         took: between the two.
+        known_mbps: their rates as they were known before.
     """
     up, down = here.up.drain(), here.down.drain()
     return (
-        carried_mbps(up, there[0], _times(up), took.up_s),
-        carried_mbps(down, _times(down), there[1], took.down_s),
+        carried_mbps(up, there[0], _times(up), took.up_s, known_mbps[0]),
+        carried_mbps(down, _times(down), there[1], took.down_s, known_mbps[1]),
     )
 
 
@@ -120,23 +124,31 @@ def _times(passages: Iterable[Passage]) -> dict[int, float]:
 
 
 def carried_mbps(
-    messages: Iterable[Passage], left: Mapping[int, float], arrived: Mapping[int, float], delay_s: float
+    messages: Iterable[Passage],
+    left: Mapping[int, float],
+    arrived: Mapping[int, float],
+    delay_s: float,
+    known_mbps: float,
 ) -> float | None:
-    """Mbit/s (10^6 bit/s) at which a line carried its last messages; None if they do not tell.
+    """Mbit/s (10^6 bit/s) at which a line carried its last messages.
+
+    None if there were too few, or if they are too small. If they were too short, the line is at least as fast
+    as it would have been had they been just long enough, or as it is known to be.
 
     A message holds the line from when it has left and the one before has arrived, until it has arrived:
 
         seconds_i = arrived_i - max(left_i + delay, arrived_{i-1})
         rate = sum of bytes_i * 8 / sum of seconds_i
 
-    over the last messages that took a second; they do not tell if they are small or short on average. Headers
-    count as time: this is the rate at which the next message will be carried, not the line's nominal one.
+    over the last messages that took a second. Headers count as time: this is the rate at which the next
+    message will be carried, not the line's nominal one.
 
     Args:
         messages: with their bytes, from either end.
         left: number -> when it left, in the sender's clock.
         arrived: number -> when it arrived, in the receiver's clock.
         delay_s: what an empty message takes from the one clock to the other.
+        known_mbps: the line's rate as it was known before.
     """
     known = [own for own in messages if own.number in left and own.number in arrived]
     lasting, free_at = list[tuple[int, float]](), float("-inf")
@@ -148,5 +160,8 @@ def carried_mbps(
     while lasting and seconds < WINDOW_S:
         size, held = lasting.pop()
         num_bytes, seconds, count = num_bytes + size, seconds + held, count + 1
-    tells = seconds >= max(ENOUGH_S, count * MESSAGE_S) and num_bytes >= count * MESSAGE_BYTES
-    return num_bytes * 8e-6 / seconds if tells else None
+    if not count or num_bytes < count * MESSAGE_BYTES:
+        return None
+    if seconds < count * MESSAGE_S:
+        return max(known_mbps, num_bytes / count * 8e-6 / MESSAGE_S)
+    return num_bytes * 8e-6 / seconds if seconds >= ENOUGH_S else None

@@ -2,15 +2,18 @@
 
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipar_rpc.actor import Remote
+from pipar_rpc.fedavg import num_bytes
+from pipar_rpc.passage import ENOUGH_S
 from pipar_rpc.patience import Patience
 from pipar_rpc.port import Port
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.timeline import Timeline
 
+UPLOAD, LOAD = MODELS = ("upload", "load")  # methods with which models move
 TRAIN = "train"  # the one method in which a device gives signs of life before it has ended
 
 
@@ -29,6 +32,7 @@ class Peer:
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
         present: whether it takes part; see `pipar_rpc.roster`.
+        moved: bytes and seconds of the last model that went up (`upload`), and of the last one down (`load`).
     """
 
     name: str
@@ -41,6 +45,7 @@ class Peer:
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
     present: bool = True
+    moved: dict[str, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
 
     def expect(self, emulated_s: float, links_timed: bool) -> None:
@@ -56,6 +61,9 @@ class Peer:
             began, self._last_reply = max(asked, self._last_reply), time.monotonic()
             if answer.exception() is None:
                 self.patience.note(method, self._last_reply - began)
+                if method in MODELS:
+                    model = args[0] if method == LOAD else answer.result()
+                    self.moved[method] = (num_bytes(model), self._last_reply - began)
                 self.port.heard()
 
         answer = self.remote.call(method, *args)
@@ -70,6 +78,16 @@ class Peer:
     def limit_s(self, method: str) -> float:
         """The longest silence of the device while it does `method`."""
         return self.patience.limit_s(method, self.port.slowest_s if method == TRAIN else None)
+
+    def model_mbps(self, method: str, answer_s: float = 0.0) -> float | None:
+        """Mbit/s at which the last model moved; None if none did since the last call, or in no time.
+
+        Args:
+            method: `UPLOAD` or `LOAD`.
+            answer_s: of its time, what an empty message would have taken.
+        """
+        size, seconds = self.moved.pop(method, (0, 0.0))
+        return size * 8e-6 / (seconds - answer_s) if seconds - answer_s >= ENOUGH_S else None
 
     @property
     def num_samples(self) -> int:

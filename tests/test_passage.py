@@ -1,11 +1,14 @@
 """What real lines carry, told from when messages left and arrived: against lines whose rate is known."""
 
 import time
+from concurrent.futures import Future
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipar_rpc.link import Link
 from pipar_rpc.passage import (
     ENOUGH_S,
     MESSAGE_BYTES,
@@ -18,9 +21,25 @@ from pipar_rpc.passage import (
     carried,
     ping,
 )
+from pipar_rpc.patience import Deadlines, Patience
+from pipar_rpc.peer import LOAD, UPLOAD, Peer
+from pipar_rpc.port import Port
 from pipar_rpc.probe import measure_rates
+from pipar_rpc.timeline import Timeline
+
+from .clock import Clock
 
 AHEAD_S = 1000.0  # the device's clock
+KNOWN = 123.0  # Mbit/s, before
+PAIR = (KNOWN, KNOWN)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes only when it is told to."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
 class Line:
@@ -63,14 +82,17 @@ def test_the_rate_of_a_line_is_found(up_mbps, down_mbps, latency_s, num_bytes, p
     for passages in here:
         random.shuffle(passages)
     took = Ping(2 * latency_s, latency_s + AHEAD_S, latency_s - AHEAD_S)
-    found = carried(Passages(*map(noted, here)), there, took)
+    found = carried(Passages(*map(noted, here)), there, took, PAIR)
     for mbps, told in zip((up_mbps, down_mbps), found, strict=True):
         each_s = num_bytes * 8e-6 / mbps
-        enough = min(len(pauses) * each_s / ENOUGH_S, each_s / MESSAGE_S)
-        if enough > 1.01 and num_bytes >= MESSAGE_BYTES:
-            assert told == pytest.approx(mbps, rel=1e-3)
-        elif enough < 0.99 or num_bytes < MESSAGE_BYTES:
+        if num_bytes < MESSAGE_BYTES or (
+            each_s > 1.01 * MESSAGE_S and len(pauses) * each_s < 0.99 * ENOUGH_S
+        ):
             assert told is None
+        elif each_s < 0.99 * MESSAGE_S:
+            assert told == pytest.approx(max(KNOWN, num_bytes * 8e-6 / MESSAGE_S))
+        elif each_s > 1.01 * MESSAGE_S and len(pauses) * each_s > 1.01 * ENOUGH_S:
+            assert told == pytest.approx(mbps, rel=1e-3)
 
 
 def test_only_the_last_second_counts():
@@ -81,14 +103,14 @@ def test_only_the_last_second_counts():
         fast.free_at = max(slow.free_at, fast.free_at)
         left[number] = 0.0
         here.append(Passage(number, 100_000, line.carry(100_000, 0.0)))
-    assert carried(Passages(up=noted(here)), (left, {}), Ping(0, 0, 0))[0] == pytest.approx(20.0)
+    assert carried(Passages(up=noted(here)), (left, {}), Ping(0, 0, 0), PAIR)[0] == pytest.approx(20.0)
 
 
 def test_messages_that_one_end_has_forgotten_do_not_count():
     passages = [Passage(0, 10**6, 1.0), Passage(1, 10**6, 2.0)]
     took = Ping(0, 0, 0)
-    assert carried(Passages(up=noted(passages)), ({1: 1.0}, {}), took)[0] == pytest.approx(8.0)
-    assert carried(Passages(up=noted(passages)), ({}, {}), took) == (None, None)
+    assert carried(Passages(up=noted(passages)), ({1: 1.0}, {}), took, PAIR)[0] == pytest.approx(8.0)
+    assert carried(Passages(up=noted(passages)), ({}, {}), took, PAIR) == (None, None)
     recent = Recent()
     for number in range(RECENT + 1):
         recent.note(number)
@@ -96,17 +118,17 @@ def test_messages_that_one_end_has_forgotten_do_not_count():
     assert recent.drain() == []
 
 
-def test_the_clocks_are_compared_by_the_fastest_ping():
-    delays = iter([0.05, 0.0, 0.05, 0.05, 0.05, 0.05, 0.05])
+def test_the_clocks_are_compared_by_the_fastest_ping(clock):
+    ways = iter([(0.5, 0.1), (0.02, 0.03), *[(0.1, 0.1)] * 5])
 
     def call(method):
         assert method == "clock"
-        time.sleep(next(delays))
-        return time.monotonic() + AHEAD_S
+        down_s, up_s = next(ways)
+        clock.now += down_s + up_s
+        return clock.now - up_s + AHEAD_S
 
-    took = ping(call)
-    assert took.clock_offset_s == pytest.approx(AHEAD_S, abs=0.01)
-    assert took.round_trip_s < 0.04
+    assert ping(call) == pytest.approx((0.05, 0.02 + AHEAD_S, 0.03 - AHEAD_S))
+    assert next(ways, None) is None
 
 
 class Asked:
@@ -124,10 +146,37 @@ def test_transfers_are_timed_only_where_traffic_does_not_tell():
     now = time.monotonic()
     here = Passages(up=noted([Passage(0, 10**6, now + 1.0)]), down=noted([Passage(0, 10**6, now)]))
     device = Asked(({0: now}, {0: now + 2.0}))
-    told = carried(here, device.passages, ping(device))
+    told = carried(here, device.passages, ping(device), PAIR)
     found = measure_rates(device, ping(device), told)
     assert found[:2] == pytest.approx((8.0, 4.0), rel=0.05)
     assert set(device.asked) == {"clock"}
-    assert carried(here, device.passages, ping(device)) == (None, None)  # all is used up
+    assert carried(here, device.passages, ping(device), PAIR) == (None, None)  # all is used up
     assert measure_rates(device, ping(device)).uplink_mbps > 100  # these transfers take no time
     assert {"give", "take"} <= set(device.asked)
+
+
+class Moves:
+    """A remote object whose calls take a tenth of a second."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def call(self, method, *args):
+        self.clock.now += 0.1
+        done = Future()
+        done.set_result({"w": torch.zeros(25_000)} if method == "upload" else None)  # 100 KB
+        return done
+
+
+def test_models_that_move_tell_a_rate_too(clock):
+    port = Port("device1", lambda *args: None, Link(), Timeline())
+    peer = Peer("device1", Moves(clock), port, None, Timeline(), Patience(Deadlines(1, 1, 1), 0.0), False)
+    assert peer.model_mbps(UPLOAD) is None
+    peer.call(UPLOAD)
+    peer.call(LOAD, {"w": torch.zeros(50_000)})
+    assert peer.model_mbps(UPLOAD) == pytest.approx(8.0)
+    assert peer.model_mbps(UPLOAD) is None  # told once
+    assert peer.model_mbps(LOAD, answer_s=0.06) is None  # too short, without what an answer takes
+    peer.call(LOAD, {"w": torch.zeros(50_000)})
+    assert peer.model_mbps(LOAD, answer_s=0.02) == pytest.approx(20.0)
+    port.close()

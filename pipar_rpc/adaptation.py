@@ -6,7 +6,7 @@ training goes on as if the network had been cut there from the beginning.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,6 @@ from pipar_rpc.prediction import Candidate, DeviceFacts, move_seconds
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.roster import Roster
 from pipar_rpc.selection import Selection
-from pipar_rpc.selector import predict
 
 
 class Adapter:
@@ -68,50 +67,57 @@ class Adapter:
             Bytes that devices sent for it.
         """
         remaining = self._epochs - epoch + (0 if last_round else 0.5)
-        if self._min_gain >= 1 or not remaining:
+        looks, old = bool(remaining) and self._min_gain < 1, self.selection.plan.devices
+        devices = self._look(old) if looks else self.selection.facts.devices
+        self.selection = self.selection.knowing(devices, [peer.present for peer in self._peers])
+        if not looks:
             return {}
-        facts, old = self.selection.facts, self.selection.plan.devices
-        devices = self._look(old)
-        cuts = [(device.split_point, device.num_micro_batches) for device in old]
-        now = predict(devices, facts.server, facts.sizes, cuts)
+        now = [ranking[0] for ranking in self.selection.rankings]
         rankings = [
-            best
-            if peer.present and self._worth(stay, best[0], device, remaining * peer.iterations)
-            else [stay]
+            best if self._worth(stay, best[0], device, remaining * peer.iterations) else [stay]
             for stay, best, device, peer in zip(
-                now, self.selection.again(devices), devices, self._peers, strict=True
+                now, self.selection.again(), devices, self._peers, strict=True
             )
         ]
-        self.selection = self.selection.with_choice(devices, rankings)  # the rates, even if nothing changes
+        self.selection = self.selection.with_choice(rankings)
+        sent = self._switch(old, self.selection.plan.devices, state)
         self._tell(epoch, now, rankings)
-        return self._switch(old, self.selection.plan.devices, state)
+        return sent
 
     def _look(self, jobs: Sequence[DeviceJob]) -> list[DeviceFacts]:
         """What is known of the devices, with the rates at which their links carried their last messages."""
-        real = [peer for peer, job in zip(self._peers, jobs, strict=True) if not job.links_emulated]
-        measured = self._measured([peer for peer in real if peer.present])
-        uplinks = self._roster.ask("uplink_mbps")
-        found = list(self.selection.facts.devices)
-        for index, (peer, job, facts) in enumerate(zip(self._peers, jobs, found, strict=True)):
-            if peer in uplinks and (peer in measured or peer not in real):
-                down = peer.port.downlink.recent_mbps()
-                last = (uplinks[peer] or facts.uplink_mbps, down or facts.downlink_mbps)
-                rates = link_rates(job.uplink, job.downlink, last, measured.get(peer))
-                found[index] = replace(facts, **rates._asdict())
+        real = {peer: job for peer, job in zip(self._peers, jobs, strict=True) if not job.links_emulated}
+        uplinks, found = self._roster.ask("uplink_mbps"), list(self.selection.facts.devices)
+        known = {
+            peer: (
+                uplinks.get(peer) or facts.uplink_mbps,
+                peer.port.downlink.recent_mbps() or facts.downlink_mbps,
+            )
+            for peer, facts in zip(self._peers, found, strict=True)
+        }
+        measured = self._measured({peer: job for peer, job in real.items() if peer.present}, known)
+        for index, (peer, job) in enumerate(zip(self._peers, jobs, strict=True)):
+            if peer.present and (peer in measured or peer not in real):
+                rates = link_rates(job.uplink, job.downlink, known[peer], measured.get(peer))
+                found[index] = replace(found[index], **rates._asdict())
         return found
 
-    def _measured(self, peers: Sequence[Peer]) -> dict[Peer, LinkRates]:
+    def _measured(
+        self, jobs: Mapping[Peer, DeviceJob], known: Mapping[Peer, tuple[float, float]]
+    ) -> dict[Peer, LinkRates]:
         """Of real links, as micro-batches or models tell; if they do not, transfers are timed, in turn."""
-        asked = {peer: peer.call("passages") for peer in peers}
-        passed, took = self._roster.collect(asked, "passages"), self._roster.ping(peers)
+        passed = self._roster.collect({peer: peer.call("passages") for peer in jobs}, "passages")
+        took = self._roster.ping(list(passed))
         found: dict[Peer, LinkRates] = {}
-        for peer in [peer for peer in passed if peer in took]:
+        for peer, ping in took.items():
+            up, down = carried(peer.port.passed, passed[peer], ping, known[peer])
+            up, down = up or peer.model_mbps(UPLOAD), down or peer.model_mbps(LOAD, ping.round_trip_s)
+            if jobs[peer].uplink.rate.limited:
+                up = known[peer][0]
+            if jobs[peer].downlink.rate.limited:
+                down = known[peer][1]
             with self._roster.watching(peer):
-                facts = self.selection.facts.devices[self._peers.index(peer)]
-                known = facts.uplink_mbps, facts.downlink_mbps
-                up, down = carried(peer.port.passed, passed[peer], took[peer], known)
-                told = up or peer.model_mbps(UPLOAD), down or peer.model_mbps(LOAD, took[peer].round_trip_s)
-                found[peer] = measure_rates(peer.ask, took[peer], told)
+                found[peer] = measure_rates(peer.ask, ping, up, down)
         return found
 
     def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:
@@ -133,9 +139,9 @@ class Adapter:
         scale = self.selection.plan.config.testbed.time_scale
         after = self.selection.facts.devices
         for index, (stay, (best, *_)) in enumerate(zip(now, rankings, strict=True)):
-            if best is stay:
-                continue
             peer, old, new = self._peers[index], self._chosen_with[index], after[index]
+            if best is stay or not peer.present:
+                continue
             self._chosen_with[index] = new
             links = ((old.uplink_mbps, new.uplink_mbps), (old.downlink_mbps, new.downlink_mbps))
             up, down = (f"{first / scale:.3g} -> {then / scale:.3g}" for first, then in links)

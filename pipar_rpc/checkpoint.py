@@ -91,7 +91,10 @@ def read(path: Path) -> Checkpoint:
     own = {key: value for key, value in content.items() if key not in {"format", "digest"}}
     if _digest(own) != content.get("digest"):
         raise UserError(f"{path}: not a whole checkpoint: its content has changed")
-    return Checkpoint(**own)
+    try:
+        return Checkpoint(**own)
+    except TypeError as error:  # of a later version
+        raise UserError(f"{path}: not a checkpoint of this version of pipar_rpc") from error
 
 
 def _digest(value: Any, before: int = 0) -> int:

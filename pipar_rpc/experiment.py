@@ -112,13 +112,13 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     strategy, every = config.resolved_strategy, config.aggregation.every
     coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
     recorded, time_scale = config.timeline, config.testbed.time_scale
-    elapsed_s = checkpoint.elapsed_s / time_scale if checkpoint else 0.0
-    saver = _saver(job, coordinator, roster, adapter, elapsed_s)
+    elapsed_s = _elapsed_s(plan, checkpoint)
     evaluator = _evaluator(plan, job.node, network, progress)
     first, start = (checkpoint.epoch, checkpoint.iteration) if checkpoint else (1, 0)
     done = (first - 1) * max(peer.iterations for peer in roster.everyone) + start
     timeline = (recorded.epochs, recorded.iteration, time_scale, first, done, elapsed_s)
     observer = stack.enter_context(observing(roster, outputs, job.output_dir, *timeline))
+    saver = _saver(job, coordinator, roster, adapter, elapsed_s)
     if not checkpoint:
         saver.save(first, start, network.state_dict())
     result = None
@@ -150,12 +150,17 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
 
 def _select(job: _Job, checkpoint: Checkpoint | None) -> Selection:
     """Chooses P and N, or keeps those of a checkpoint, and shows it."""
-    selection = select(job.plan, job.node)
+    selection = select(job.plan, job.node, _elapsed_s(job.plan, checkpoint))
     if checkpoint:
         selection = selection.keep(checkpoint.cuts)
     selection.write(job.output_dir / "selection.csv")
     job.outputs.text("selector/candidates", selection.text())
     return selection
+
+
+def _elapsed_s(plan: Plan, checkpoint: Checkpoint | None) -> float:
+    """Real seconds that were trained before."""
+    return checkpoint.elapsed_s / plan.config.testbed.time_scale if checkpoint else 0.0
 
 
 def _adapter(job: _Job, selection: Selection, roster: Roster, network: nn.Sequential) -> Adapter:

@@ -37,6 +37,10 @@ class RateTrace:
         """Whether a message takes any time."""
         return any(math.isfinite(rate) for rate in self.mbps)
 
+    def after(self, time_s: float) -> float:
+        """Mbit/s at a time, or when the link is up again; infinite for no limit."""
+        return next(rate for _, _, rate in self._from(time_s) if rate)
+
     def scaled(self, factor: float) -> "RateTrace":
         """The same trace `factor` times as fast: rates and the passing of time."""
         times = tuple(time / factor for time in self.times)

@@ -53,7 +53,8 @@ class Outputs:
 
     def selected_again(self, lines: str, step: int) -> None:
         """The selector has changed P and N after round `step`: in the log, too."""
-        log.info(lines)
+        for line in lines.splitlines():
+            log.info(line)
         self.text("selector/changes", lines, step)
 
     def close(self) -> None:

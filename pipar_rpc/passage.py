@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 RECENT = 512  # messages that are remembered
 WINDOW_S = 1.0  # of the line's work that an estimate rests on, the latest
 ENOUGH_S = 0.05  # less does not tell a rate
-# RPC adds about 1 KB to a message, and its handling some 0.5 ms, more or less: with small or fast messages,
-# these are what would be measured.
-MESSAGE_BYTES, MESSAGE_S = 1 << 15, 0.005
+# RPC adds about 1 KB to a message: with small ones, this is what would be measured.
+MESSAGE_BYTES = 1 << 15
+# So are the threads that wake up for it, 0.5 to 5 ms, if the line is busy for shorter times than this.
+RUN_S = 0.02
 PINGS = 7
 
 
@@ -132,8 +133,8 @@ def carried_mbps(
 ) -> float | None:
     """Mbit/s (10^6 bit/s) at which a line carried its last messages.
 
-    None if there were too few, or if they are too small. If they were too short, the line is at least as fast
-    as it would have been had they been just long enough, or as it is known to be.
+    None if there were too few, or if they are too small. If the line was never busy for long, it is at least
+    as fast as it would have been had that been just long enough, or as it is known to be.
 
     A message holds the line from when it has left and the one before has arrived, until it has arrived:
 
@@ -151,17 +152,18 @@ def carried_mbps(
         known_mbps: the line's rate as it was known before.
     """
     known = [own for own in messages if own.number in left and own.number in arrived]
-    lasting, free_at = list[tuple[int, float]](), float("-inf")
+    held, free_at = list[tuple[int, float, bool]](), float("-inf")
     for own in sorted(known, key=lambda own: arrived[own.number]):
-        end = arrived[own.number]
-        lasting.append((own.num_bytes, max(0.0, end - max(left[own.number] + delay_s, free_at))))
+        start, end = left[own.number] + delay_s, arrived[own.number]
+        held.append((own.num_bytes, max(0.0, end - max(start, free_at)), start >= free_at))
         free_at = end
-    num_bytes, seconds, count = 0, 0.0, 0
-    while lasting and seconds < WINDOW_S:
-        size, held = lasting.pop()
-        num_bytes, seconds, count = num_bytes + size, seconds + held, count + 1
+    num_bytes, seconds, count, runs = 0, 0.0, 0, 0
+    while held and seconds < WINDOW_S:
+        size, lasting, found_free = held.pop()
+        num_bytes, seconds, count, runs = num_bytes + size, seconds + lasting, count + 1, runs + found_free
+    runs = max(1, runs)
     if not count or num_bytes < count * MESSAGE_BYTES:
         return None
-    if seconds < count * MESSAGE_S:
-        return max(known_mbps, num_bytes / count * 8e-6 / MESSAGE_S)
+    if seconds < runs * RUN_S:
+        return max(known_mbps, num_bytes / runs * 8e-6 / RUN_S)
     return num_bytes * 8e-6 / seconds if seconds >= ENOUGH_S else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipar_rpc.link import LinkSpec
 from pipar_rpc.passage import Ping
 
-PROBE_BYTES = (1 << 16, 1 << 20, 1 << 24)  # the next one if the last one was too short to be timed
+FIRST_BYTES, MOST_BYTES = 1 << 16, 1 << 24
 LONG_ENOUGH_S = 0.2
 
 
@@ -27,7 +27,7 @@ class LinkRates(NamedTuple):
 def link_rates(
     up: LinkSpec,
     down: LinkSpec,
-    carried: tuple[float | None, float | None],
+    known: tuple[float, float],
     real: LinkRates | None,
 ) -> LinkRates:
     """Rates and latencies of a device's links: emulated ones as they are, the others as measured.
@@ -35,23 +35,20 @@ def link_rates(
     Args:
         up: the emulated uplink.
         down: the emulated downlink.
-        carried: Mbit/s of what the emulated ones carried last; None for what they carry at their beginning.
+        known: Mbit/s of the emulated ones, as they are at the moment.
         real: as measured, if one of them is not limited; emulated latencies add to it.
     """
     real = real or LinkRates(math.inf, math.inf, 0.0, 0.0)
-
-    def rate(link: LinkSpec, last: float | None, measured: float) -> float:
-        if not link.rate.limited:
-            return measured
-        return last or next(mbps for mbps in link.rate.mbps if mbps)
 
     def latency(link: LinkSpec, measured: float) -> float:
         own = link.latency_s + link.jitter_s / 2
         return own if link.rate.limited else own + measured
 
     return LinkRates(
-        *(rate(up, carried[0], real.uplink_mbps), rate(down, carried[1], real.downlink_mbps)),
-        *(latency(up, real.uplink_latency_s), latency(down, real.downlink_latency_s)),
+        known[0] if up.rate.limited else real.uplink_mbps,
+        known[1] if down.rate.limited else real.downlink_mbps,
+        latency(up, real.uplink_latency_s),
+        latency(down, real.downlink_latency_s),
     )
 
 
@@ -71,14 +68,15 @@ class Probed:
 
 
 def measure_rates(
-    call: Callable[..., Any], took: Ping, carried: tuple[float | None, float | None] = (None, None)
+    call: Callable[..., Any], took: Ping, uplink_mbps: float | None, downlink_mbps: float | None
 ) -> LinkRates:
-    """Rates as their traffic told; where it did not, transfers are timed for half a second.
+    """Rates that are known; where one is not, transfers are timed, some tenths of a second.
 
     Args:
         call: runs a method of `Probed` on the device and waits for it.
         took: between the two.
-        carried: Mbit/s, up and down, of the traffic.
+        uplink_mbps: Mbit/s, if known.
+        downlink_mbps: Mbit/s, if known.
     """
 
     def seconds(method: str, num_bytes: int) -> float:
@@ -88,13 +86,13 @@ def measure_rates(
         return time.monotonic() - began
 
     def rate(method: str) -> float:
-        mbps = math.inf
-        for num_bytes in PROBE_BYTES:
-            lasting = seconds(method, num_bytes) - took.round_trip_s
-            mbps = num_bytes * 8e-6 / max(lasting, 1e-6)
-            if lasting >= LONG_ENOUGH_S:
-                break
-        return mbps
+        num_bytes = FIRST_BYTES
+        while True:
+            lasting = max(1e-6, seconds(method, num_bytes) - took.round_trip_s)
+            if lasting >= LONG_ENOUGH_S or num_bytes == MOST_BYTES:
+                return num_bytes * 8e-6 / lasting
+            wanted = int(num_bytes * 1.2 * LONG_ENOUGH_S / lasting)
+            num_bytes = min(MOST_BYTES, max(2 * num_bytes, wanted))
 
     one_way_s = took.round_trip_s / 2
-    return LinkRates(carried[0] or rate("give"), carried[1] or rate("take"), one_way_s, one_way_s)
+    return LinkRates(uplink_mbps or rate("give"), downlink_mbps or rate("take"), one_way_s, one_way_s)

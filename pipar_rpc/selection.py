@@ -4,18 +4,21 @@ import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
+from typing import TypeVar
 
 from pipar_rpc.display import table
 from pipar_rpc.errors import UserError
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
-from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes, mean_iteration_s
+from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes, fitting, mean_iteration_s
 from pipar_rpc.selector import best_of_each, choose, predict
 from pipar_rpc.survey import survey_devices, survey_server, unit_sizes
 from pipar_rpc.unit_timer import sizes_to_time
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SHOWN = 10
 STAGES = {
@@ -45,51 +48,80 @@ class Selection:
         plan: the job with the chosen P and N.
         rankings: of each device, the fastest candidates, the chosen one first. Real seconds.
         facts: what it rests on.
+        present: whether each device takes part; those that have left use neither server nor time.
     """
 
     plan: Plan
     rankings: Sequence[Sequence[Candidate]]
     facts: Facts
+    present: tuple[bool, ...]
 
-    def again(self, devices: Sequence[DeviceFacts]) -> list[list[Candidate]]:
-        """The rankings if this is what is known of the devices."""
-        return _choose(self.plan, replace(self.facts, devices=devices))
+    def knowing(self, devices: Sequence[DeviceFacts], present: Sequence[bool]) -> "Selection":
+        """The same P and N, with what is known of the devices now."""
+        new = replace(self, facts=replace(self.facts, devices=devices), present=tuple(present))
+        cuts = [ranking[0].place for ranking in new._here(self.rankings)]
+        stay = predict(new._here(devices), new.facts.server, new.facts.sizes, cuts)
+        return replace(new, rankings=new._everyone([[candidate] for candidate in stay]))
 
-    def with_choice(
-        self, devices: Sequence[DeviceFacts], rankings: Sequence[Sequence[Candidate]]
-    ) -> "Selection":
+    def again(self) -> list[Sequence[Candidate]]:
+        """The rankings with what is known now; devices that have left do what they did."""
+        facts = replace(self.facts, devices=self._here(self.facts.devices))
+        return self._everyone(_choose(self.plan, facts))
+
+    def with_choice(self, rankings: Sequence[Sequence[Candidate]]) -> "Selection":
         """The selection in which the first of each ranking is chosen."""
-        return _selection(self.plan, replace(self.facts, devices=devices), rankings)
+        plan = self.plan.recut([ranking[0].place for ranking in rankings])
+        return replace(self, plan=plan, rankings=rankings)
 
     def keep(self, cuts: Sequence[tuple[int, int]]) -> "Selection":
-        """The selection in which these P and N are chosen, a pair for each device."""
-        facts = self.facts
-        chosen = predict(facts.devices, facts.server, facts.sizes, cuts)
-        return self.with_choice(facts.devices, [[candidate] for candidate in chosen])
+        """The selection in which these P and N are chosen, a pair for each device, if its memory allows."""
+        facts, kept = self.facts, list[tuple[int, int]]()
+        for device, job, cut, ranking in zip(
+            facts.devices, self.plan.devices, cuts, self.rankings, strict=True
+        ):
+            fits = fitting(facts.sizes, device.batch_size, device.memory_bytes)[cut[0] - 1]
+            kept.append(cut if fits else ranking[0].place)
+            log.info(
+                "selector: %s goes on with P=%d N=%d%s",
+                *(job.name, *kept[-1]),
+                "" if fits else f": P={cut[0]} does not fit into node.memory_limit",
+            )
+        chosen = predict(facts.devices, facts.server, facts.sizes, kept)
+        return self.with_choice([[candidate] for candidate in chosen])
 
     @property
     def predicted_s(self) -> float:
         """Real seconds of an iteration, as `EpochMetrics.iteration_time_s`: mean over the devices."""
-        devices, server, sizes = self.facts.devices, self.facts.server, self.facts.sizes
+        server, sizes = self.facts.server, self.facts.sizes
         chosen = [
             mean_iteration_s(device, server, sizes, self._halves, ranking[0])
-            for device, ranking in zip(devices, self.rankings, strict=True)
+            for device, ranking in zip(self._here(self.facts.devices), self._here(self.rankings), strict=True)
         ]
         return sum(chosen) / len(chosen)
 
     @property
     def _halves(self) -> int:
         """How many devices use the server."""
-        return sum(ranking[0].split_point < len(self.facts.sizes) for ranking in self.rankings)
+        return sum(ranking[0].split_point < len(self.facts.sizes) for ranking in self._here(self.rankings))
 
     @property
-    def link_mbps(self) -> dict[str, tuple[float, ...]]:
+    def link_mbps(self) -> dict[str, tuple[float | None, ...]]:
         """Columns of the results: with which rates the links of each device were reckoned."""
         scale = self.plan.config.testbed.time_scale
+        known = [*zip(self.facts.devices, self.present, strict=True)]
         return {
-            "link_uplink_mbps": tuple(device.uplink_mbps / scale for device in self.facts.devices),
-            "link_downlink_mbps": tuple(device.downlink_mbps / scale for device in self.facts.devices),
+            "link_uplink_mbps": tuple(own.uplink_mbps / scale if here else None for own, here in known),
+            "link_downlink_mbps": tuple(own.downlink_mbps / scale if here else None for own, here in known),
         }
+
+    def _here(self, each: Sequence[T]) -> list[T]:
+        """Of those who take part."""
+        return list(compress(each, self.present))
+
+    def _everyone(self, here: Sequence[Sequence[Candidate]]) -> list[Sequence[Candidate]]:
+        """Rankings of those who take part, and what the others did."""
+        own = iter(here)
+        return [next(own) if there else old for there, old in zip(self.present, self.rankings, strict=True)]
 
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""
@@ -121,8 +153,13 @@ class Selection:
         return "\n\n".join(f"{', '.join(names)}:\n{lines}" for lines, names in groups.items()) + f"\n{legend}"
 
 
-def select(plan: Plan, node: Node) -> Selection:
+def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     """Measures devices, links and server, and chooses.
+
+    Args:
+        plan: of the job.
+        node: this machine.
+        elapsed_s: where bandwidth traces go on; real seconds.
 
     Raises:
         UserError: no split point fits into a device's memory, or its data is missing.
@@ -133,12 +170,14 @@ def select(plan: Plan, node: Node) -> Selection:
     whole = plan.recut([(num_units, 1)] * len(plan.devices))
     spec = plan.devices[0].model
     unit = unit_sizes(spec)
-    devices = survey_devices(whole.devices, unit, runs, plan.config.aggregation.every)
+    devices = survey_devices(whole.devices, unit, runs, plan.config.aggregation.every, elapsed_s)
     largest = max(device.batch_size for device in plan.devices)
     sizes = sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
     facts = Facts(devices, server, unit)
-    selection = _selection(plan, facts, _choose(plan, facts))
+    rankings = _choose(plan, facts)
+    chosen = plan.recut([ranking[0].place for ranking in rankings])
+    selection = Selection(chosen, rankings, facts, (True,) * len(devices))
     log.info("selector: the server computes %.2f halves at a time", server.halves_at_once)
     log.info("selector: the best P and N of\n%s", selection.text())
     return selection
@@ -150,10 +189,6 @@ def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:
         return choose(facts.devices, facts.server, facts.sizes, config.method, config.split_points, SHOWN)
     except ValueError as error:
         raise UserError(f"node.memory_limit: {error}") from error
-
-
-def _selection(plan: Plan, facts: Facts, rankings: Sequence[Sequence[Candidate]]) -> Selection:
-    return Selection(plan.recut([ranking[0].place for ranking in rankings]), rankings, facts)
 
 
 def _stages(candidate: Candidate) -> list[float]:

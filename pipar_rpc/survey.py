@@ -46,7 +46,7 @@ class _Asked:
 
 
 def survey_devices(
-    jobs: Sequence[DeviceJob], sizes: Sequence[UnitSizes], runs: int, every: int
+    jobs: Sequence[DeviceJob], sizes: Sequence[UnitSizes], runs: int, every: int, elapsed_s: float
 ) -> list[DeviceFacts]:
     """Asks all devices; they hold nothing yet.
 
@@ -55,6 +55,7 @@ def survey_devices(
         sizes: of each unit.
         runs: of the whole network for each batch size, where the device's speed is not emulated.
         every: iterations between two aggregations; -1: one epoch, 0: never.
+        elapsed_s: where bandwidth traces go on; real seconds.
 
     Raises:
         UserError: a device lacks its data.
@@ -66,7 +67,7 @@ def survey_devices(
         free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
-        links = [_links(device) for device in devices]
+        links = [_links(device, elapsed_s) for device in devices]
     return [
         DeviceFacts(
             units=times[index],
@@ -148,12 +149,15 @@ def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
     return units + [UnitTimes("", nothing, nothing, 0.0)] * (job.num_units - len(units))
 
 
-def _links(device: _Asked) -> LinkRates:
+def _links(device: _Asked, elapsed_s: float) -> LinkRates:
     def call(*asked: Any) -> Any:
         return device.call("answer a timed transfer", *asked)
 
-    real = None if device.job.links_emulated else measure_rates(call, ping(call))
-    return link_rates(device.job.uplink, device.job.downlink, (None, None), real)
+    up, down = device.job.uplink, device.job.downlink
+    known = up.rate.after(elapsed_s), down.rate.after(elapsed_s)
+    emulated = [mbps if link.rate.limited else None for link, mbps in zip((up, down), known, strict=True)]
+    real = None if all(emulated) else measure_rates(call, ping(call), *emulated)
+    return link_rates(up, down, known, real)
 
 
 def survey_server(

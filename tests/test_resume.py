@@ -135,6 +135,21 @@ def test_what_is_written_is_read(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "c.pt"]
 
 
+def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
+    """One without the elapsed time is from before; one with more in it is from later."""
+    path = tmp_path / "c.pt"
+    checkpoint.write(make(), path)
+    content = torch.load(path)
+    for changed in ({"elapsed_s": None}, {"spin": 0.5}):
+        own = {key: value for key, value in (content | changed).items() if value is not None}
+        of = {key: value for key, value in own.items() if key not in {"format", "digest"}}
+        torch.save(own | {"digest": checkpoint._digest(of)}, path)
+        if "spin" not in own:
+            assert checkpoint.read(path).elapsed_s == 0
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        checkpoint.read(path)
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(make(4))

@@ -116,3 +116,20 @@ def test_a_device_without_memory_is_one_line(processes):
     done = processes.torchrun(2, *SMALL, "selector.profile_iterations=1", "node.memory_limit=10")
     assert done.code != 0
     assert "node.memory_limit: device 1: P = 1 needs" in done.err
+
+
+def test_who_has_left_does_not_count_and_a_resumed_trace_goes_on(processes):
+    (processes.directory / "drop.csv").write_text("time_s,uplink_mbps,downlink_mbps\n0,50,50\n0.3,10,20\n")
+    (processes.directory / "slow.csv").write_text("time_s,uplink_mbps,downlink_mbps\n0,0.2,0.2\n")
+    overrides = [*JOB, "network.trace=drop.csv", "devices.overrides.2.network.trace=slow.csv"]
+    overrides += ["selector.profile_iterations=1", "selector.split_points=[1]", "fault.leave.2=2"]
+    for epochs in (3, 4):
+        more = (f"epochs={epochs}", "hydra.run.dir=job", "resume=auto")
+        done = processes.torchrun(3, *overrides, *more)
+        assert done.code == 0, done.err
+    rows = rows_of(processes.directory / "job")
+    predicted = [float(row["predicted_iteration_s"]) for row in rows]
+    links = [row["link_uplink_mbps"] for row in rows]
+    assert (links[0], links[2]) == ("50;0.2", "10;")
+    assert predicted[0] > 2 * predicted[2]  # device 2 took most of the time
+    assert links[3] == "10;0.2"  # when the run went on, before device 2 left again

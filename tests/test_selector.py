@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipar_rpc.prediction import (
     move_seconds,
 )
 from pipar_rpc.probe import LinkRates, link_rates
+from pipar_rpc.selection import Facts, Selection
 from pipar_rpc.selector import choose, predict
 from pipar_rpc.strategies import Method
 
@@ -151,6 +153,17 @@ def test_memory_limits_the_split_point():
         best(DEVICE, replace(weak, memory_bytes=3499), sizes=sizes)
 
 
+def test_cuts_of_a_checkpoint_are_kept_if_they_fit():
+    sizes = [UnitSizes(10_000, 1000, 50), UnitSizes(0, 1000, 50)]
+    devices = [DEVICE, replace(DEVICE, memory_bytes=6999)]
+    rankings = choose(devices, FAST, sizes)
+    jobs = [SimpleNamespace(name=f"device{number}") for number in (1, 2)]
+    plan = SimpleNamespace(devices=jobs, recut=lambda cuts: cuts)
+    kept = Selection(plan, rankings, Facts(devices, FAST, sizes), (True, True)).keep([(2, 1), (2, 1)])
+    assert kept.plan == [(2, 1), rankings[1][0].place]
+    assert rankings[1][0].split_point == 1
+
+
 def test_fewer_halves_share_the_server_if_some_devices_train_alone():
     """Two of three train alone, so the third has the server to itself."""
     alone = replace(DEVICE, units=[UNIT.scaled(1e-4)] * 2)
@@ -183,11 +196,10 @@ FOUND = LinkRates(500.0, 600.0, 0.001, 0.002)
 @pytest.mark.parametrize(
     ("up", "down", "carried", "expected"),
     [
-        ((8, 0.1), (16, 0.2), (None, None), (8, 16, 0.1, 0.2)),
         ((8, 0.1), (16, 0.2), (3, 4), (3, 4, 0.1, 0.2)),
-        ((8, 0.1), (None, 0.2), (3, None), (3, 600, 0.1, 0.202)),
-        ((None, 0.1), (16, 0.0), (None, None), (500, 16, 0.101, 0.0)),
-        ((None, 0.0), (None, 0.0), (None, None), FOUND),
+        ((8, 0.1), (None, 0.2), (3, 1), (3, 600, 0.1, 0.202)),
+        ((None, 0.1), (16, 0.0), (1, 16), (500, 16, 0.101, 0.0)),
+        ((None, 0.0), (None, 0.0), (1, 1), FOUND),
     ],
 )
 def test_emulated_links_are_known_and_real_ones_measured(up, down, carried, expected):
@@ -195,9 +207,12 @@ def test_emulated_links_are_known_and_real_ones_measured(up, down, carried, expe
     assert link_rates(*specs, carried, FOUND) == pytest.approx(expected)
 
 
-def test_a_trace_that_begins_without_a_link_counts_by_its_first_rate():
-    down = LinkSpec(RateTrace((0.0, 5.0), (0.0, 7.0)))
-    assert link_rates(down, down, (None, None), None)[:2] == (7, 7)
+def test_a_trace_counts_by_its_rate_at_the_time_or_when_the_link_is_up_again():
+    trace = RateTrace((0.0, 5.0, 8.0), (0.0, 7.0, 3.0))
+    assert [trace.after(time_s) for time_s in (0.0, 4.0, 5.0, 7.9, 8.0, 100.0)] == [7, 7, 7, 7, 3, 3]
+    looping = RateTrace((0.0, 5.0), (2.0, 0.0), period=10.0)
+    assert [looping.after(time_s) for time_s in (0.0, 6.0, 12.0)] == [2, 2, 2]
+    assert RateTrace.constant(None).after(3.0) == math.inf
 
 
 def test_the_last_mini_batch_of_an_epoch_may_be_smaller():

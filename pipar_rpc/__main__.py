@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipar_rpc import composition, experiment, interface, resuming, session
 from pipar_rpc import config as configuration
 from pipar_rpc.display import summary_table, sweep_table
-from pipar_rpc.errors import PeerError, RegroupError, UserError, first_line
+from pipar_rpc.errors import ConfigError, PeerError, RegroupError, UserError, first_line
 from pipar_rpc.meeting import BEAT_S, Meeting
 from pipar_rpc.node import Node, prepare
 from pipar_rpc.plan import Plan, make_plan
@@ -201,8 +201,8 @@ class _Jobs:
         self._local, self._world, self._goes_on, self._group = local, world, goes_on, group
         self._sockets = sockets
         self._regroups = False
-        self._done: dict[str, Row] = {}
-        self._failed: dict[str, Exception] = {}
+        self._done: dict[Path, Row] = {}
+        self._failed: dict[Path, Exception] = {}
 
     def run(self, raw: DictConfig, output_dir: Path, number: int) -> None:
         """One job; a failure is shown and remembered, so that it does not stop the others of a sweep."""
@@ -211,6 +211,9 @@ class _Jobs:
         if not self._done and not self._failed:
             log.info(self._sockets)
         try:
+            if output_dir in self._done or output_dir in self._failed:
+                taken, output_dir = output_dir, output_dir / f"job {number}"
+                raise ConfigError("hydra.sweep.subdir", taken.name, "another folder for each job")
             plan = make_plan(raw, self._world.size, self._local.data_root, self._world.one_machine)
             rows = self._run(raw, plan, output_dir, number)
         except RegroupError as error:
@@ -221,14 +224,14 @@ class _Jobs:
             raise KeyboardInterrupt(f"interrupted{hint if raw.checkpoint.every else ''}") from None
         except (UserError, PeerError) as error:
             log.error("pipar_rpc: error: %s", error)
-            self._failed[output_dir.name] = error
+            self._failed[output_dir] = error
         except Exception as error:
             log.exception("pipar_rpc: job failed")
-            self._failed[output_dir.name] = error
+            self._failed[output_dir] = error
         else:
             print(f"\n{summary_table(rows)}\n\nresults:     {output_dir}", flush=True)
             print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n", flush=True)
-            self._done[output_dir.name] = rows[-1]
+            self._done[output_dir] = rows[-1]
 
     def _run(self, raw: DictConfig, plan: Plan, output_dir: Path, number: int) -> list[Row]:
         config = _resolved(raw, self._world)
@@ -245,13 +248,16 @@ class _Jobs:
         if self._regroups:
             return REGROUP_CODE
         if len(self._done) + len(self._failed) > 1:
-            print(*sweep_table(self._done), sep="\n")
-            for name, error in self._failed.items():
-                print(f"failed: {name}: {first_line(error)}")
+            root = Path(os.path.commonpath([*self._done, *self._failed]))
+            print(
+                *sweep_table({str(path.relative_to(root)): row for path, row in self._done.items()}), sep="\n"
+            )
+            for path, error in self._failed.items():
+                print(f"failed: {path.relative_to(root)}: {first_line(error)}")
             print(f"{len(self._done)} jobs done, {len(self._failed)} failed", flush=True)
         if not self._failed:
             return 0
-        _tell_torchrun("\n".join(f"{name}: {error}" for name, error in self._failed.items()))
+        _tell_torchrun("\n".join(f"{path.name}: {error}" for path, error in self._failed.items()))
         return 2 if all(isinstance(error, UserError) for error in self._failed.values()) else 1
 
 

@@ -89,10 +89,15 @@ def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(proces
 
     The emulated network's time goes on, too.
     """
-    more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1", "network.uplink_mbps=0.25")
-    run(processes, *more, "--multirun", "epochs=1,3", "hydra.sweep.dir=first", "hydra.sweep.subdir=${epochs}")
-    first, whole = (processes.directory / "first" / name for name in "13")
-    run(processes, *more, "hydra.run.dir=second", f"resume={first}", "pipeline.split_point=3")
+    more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1", "network.uplink_mbps=0.4")
+    sweep = ("--multirun", "epochs=1,3,3", "hydra.sweep.dir=first", "hydra.sweep.subdir=${epochs}/job")
+    done = processes.torchrun(3, *more, *sweep)
+    assert done.code == 1
+    assert "2 jobs done, 1 failed" in done.out
+    assert "failed: 3/job/job 2: hydra.sweep.subdir=job: must be another folder for each job" in done.out
+    first, whole = (processes.directory / "first" / name / "job" for name in "13")
+    other = ("pipeline.split_point=3", "network.uplink_mbps=2")
+    run(processes, *more, *other, "hydra.run.dir=second", f"resume={first}")
     second = processes.directory / "second"
     assert [row["split_point"] for row in rows_of(second)] == ["1", "3", "3"]
     assert len(rows_of(first)) == 1

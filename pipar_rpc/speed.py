@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -173,6 +173,27 @@ def calibrate(
     if machine is None:
         machine = measure(spec, device)
     return host, machine
+
+
+def calibrate_all(
+    specs: Sequence[SpeedSpec],
+    asks: Sequence[Callable[[Mapping[str, MachineSpeed]], tuple[str, MachineSpeed]]],
+) -> list[tuple[str, MachineSpeed] | None]:
+    """Name and speed of each device's machine; None where the device's speed does not derive from it.
+
+    One after the other, and one for each machine, so that they do not disturb each other.
+
+    Args:
+        specs: of each device.
+        asks: of each device, runs `calibrate` there with the machines that are known.
+    """
+    known: dict[str, MachineSpeed] = {}
+    found: list[tuple[str, MachineSpeed] | None] = []
+    for spec, ask in zip(specs, asks, strict=True):
+        machine = ask(known) if spec.calibrated else None
+        known |= [machine] if machine else []
+        found.append(machine)
+    return found
 
 
 @cache

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from pipar_rpc.placement import DeviceJob
 from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.scout import Scout
-from pipar_rpc.speed import MachineSpeed
+from pipar_rpc.speed import calibrate_all
 from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, time_units, timers
 from pipar_rpc.worker import open_pool
 
@@ -114,14 +115,11 @@ def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> li
 
     Only as many units are measured as a device can hold; the others cannot be chosen and count as nothing.
     """
-    known: dict[str, MachineSpeed] = {}
+    speeds = [device.job.speed for device in devices]
+    asks = [partial(device.call, "measure its machine's speed", "calibrate") for device in devices]
     found: dict[int, list[UnitTimes]] = {}
-    for index, device in enumerate(devices):
-        machine = None
-        if device.job.speed.calibrated:  # in turn, so that they do not disturb each other
-            host, machine = device.call("measure its machine's speed", "calibrate", known)
-            known[host] = machine
-        units = device.job.speed.unit_times(machine)
+    for index, (speed, machine) in enumerate(zip(speeds, calibrate_all(speeds, asks), strict=True)):
+        units = speed.unit_times(machine and machine[1])
         if units is not None:
             found[index] = units
     native = [index for index in range(len(devices)) if index not in found]

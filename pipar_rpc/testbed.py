@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from pipar_rpc.epoch_result import EpochResult
 from pipar_rpc.outputs import Outputs
@@ -10,7 +11,7 @@ from pipar_rpc.peer import Peer
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.roster import Roster
 from pipar_rpc.sinks import Row
-from pipar_rpc.speed import MachineSpeed
+from pipar_rpc.speed import calibrate_all
 
 log = logging.getLogger(__name__)
 
@@ -18,23 +19,21 @@ TOLERANCE = 0.05  # share of the time that may be wrong before the user is told
 
 
 def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
-    """Has each device know its machine's speed, if its own is derived from it.
-
-    One device after the other, and one for each machine, so that they do not disturb each other.
-    """
-    known: dict[str, MachineSpeed] = {}
-    for peer, device in zip(peers, devices, strict=True):
-        if not device.speed.calibrated:
+    """Has each device know its machine's speed, if its own is derived from it."""
+    asks = [partial(peer.ask, "calibrate") for peer in peers]
+    told = set[str]()
+    machines = calibrate_all([device.speed for device in devices], asks)
+    for peer, device, found in zip(peers, devices, machines, strict=True):
+        if found is None or found[0] in told:
             continue
-        host, machine = peer.ask("calibrate", known)
-        if known.get(host) != machine:
-            factor = device.speed.factor(machine)
-            log.info(
-                "calibration on %s: forward and backward pass of VGG5's first unit on 100 images take %.4f s "
-                "there and %.2f s on the emulated %s: computing is stretched %.1f times",
-                *(host, machine.reference_s, machine.reference_s * factor, peer.name, factor),
-            )
-        known[host] = machine
+        host, machine = found
+        told.add(host)
+        factor = device.speed.factor(machine)
+        log.info(
+            "calibration on %s: forward and backward pass of VGG5's first unit on 100 images take %.4f s "
+            "there and %.2f s on the emulated %s: computing is stretched %.1f times",
+            *(host, machine.reference_s, machine.reference_s * factor, peer.name, factor),
+        )
 
 
 class Throughput:

@@ -2,12 +2,14 @@
 
 By the stage recurrence of `pipar_rpc.cost`, from how long each unit takes on the device and on the server and
 how fast the links are. A unit's time depends on the size of the micro-batch as it was measured;
-latency counts, and server halves share the server's cores. P = Q is federated learning: nothing crosses but
-models. What moving models costs is spread over the iterations between two aggregations.
+latency counts, and server halves share the server's cores. What it takes to handle a micro-batch, whatever
+its size, counts as the server's work, which most of it is: this is what N costs where devices are fast.
+P = Q is federated learning: nothing crosses but models. What moving models costs is spread over the
+iterations between two aggregations.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -47,6 +49,8 @@ class DeviceFacts:
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
         num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
+        message_s: seconds that handling a micro-batch takes besides computing: RPC, threads, Python.
+        shared_message_s: the same for each device that uses the server; their sum counts, if it is larger.
     """
 
     units: Sequence[UnitTimes]
@@ -59,6 +63,8 @@ class DeviceFacts:
     iterations: float
     memory_bytes: float = math.inf
     num_samples: float = math.inf
+    message_s: float = 0.0
+    shared_message_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,15 +73,18 @@ class ServerFacts:
 
     Attributes:
         units: times of all Q units, of a server half that has the server to itself.
-        halves_at_once: how many server halves compute as fast as one alone; more share what there is.
+        halves_at_once: how many server halves compute as fast as one alone; more share what there is. By
+            the micro-batch's size: with small ones most of the time is Python's, one thread at a time.
     """
 
     units: Sequence[UnitTimes]
-    halves_at_once: float
+    halves_at_once: Mapping[int, float]
 
-    def slowdown(self, halves: int) -> float:
-        """How many times longer a half takes while `halves` compute."""
-        return max(1.0, halves / self.halves_at_once)
+    def slowdown(self, halves: int, most_samples: int) -> Array:
+        """How many times longer a half takes for 0, 1, ... samples while `halves` compute."""
+        sizes = sorted(self.halves_at_once)
+        together = np.interp(range(most_samples + 1), sizes, [self.halves_at_once[size] for size in sizes])
+        return np.maximum(1.0, halves / together)
 
 
 @dataclass(frozen=True)
@@ -155,11 +164,13 @@ class Predictor:
         self, device: DeviceFacts, server: ServerFacts, sizes: Sequence[UnitSizes], halves: int
     ) -> None:
         self.device, self.sizes = device, sizes
-        slowdown = server.slowdown(halves)
+        slowdown = server.slowdown(halves, device.batch_size)
         self._forward = _by_split_point(device.units, "forward", device.batch_size)
         self._backward = _by_split_point(device.units, "backward", device.batch_size)
         self._server_forward = slowdown * _rest(server.units, "forward", device.batch_size)
         self._server_backward = slowdown * _rest(server.units, "backward", device.batch_size)
+        handling = max(device.message_s, halves * device.shared_message_s)
+        self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
         self._update = np.cumsum([unit.update for unit in device.units])
         crossing = np.array([unit.activation_bytes for unit in sizes], dtype=float)
         labels = np.full(len(sizes), float(LABEL_BYTES))

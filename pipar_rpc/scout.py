@@ -1,16 +1,27 @@
 """What a device finds out about itself before the training, so that P and N can be chosen."""
 
+import itertools
 import math
+import statistics
 import threading
+import time
+from typing import Any
+
+import torch
 
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.errors import PeerError
+from pipar_rpc.exchange import RpcExchange
+from pipar_rpc.link import Link
 from pipar_rpc.memory import reset_peak_rss, rss_mb
+from pipar_rpc.microbatch import Part
 from pipar_rpc.node import Node
 from pipar_rpc.pace import UnitTimes
+from pipar_rpc.passage import Passages
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.probe import Probed
 from pipar_rpc.speed import MachineSpeed, calibrate
+from pipar_rpc.timeline import Timeline
 from pipar_rpc.unit_timer import time_units
 
 
@@ -24,7 +35,7 @@ class Scout(Probed):
 
     def __init__(self, node: Node, job: DeviceJob) -> None:
         self._node, self._job = node, job
-        self._stopped = threading.Event()
+        self._stopped, self._numbers = threading.Event(), itertools.count()
 
     def num_samples(self) -> int:
         """Samples that the device will train on; raises UserError if its data is missing."""
@@ -46,6 +57,22 @@ class Scout(Probed):
         reset_peak_rss()  # what earlier jobs left does not count
         limit = self._node.memory_limit_mb
         return math.inf if limit is None else (limit - rss_mb()) * 1e6
+
+    def exchange(self, port: Any, count: int, times: int) -> float:
+        """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; a median."""
+        timeout_s = self._job.timeout_s
+        exchange = RpcExchange(port, Link(), Timeline(), count, timeout_s, self._numbers, Passages())
+        parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
+        labels, found = torch.zeros(1, dtype=torch.int64), []
+        try:
+            for _ in range(times):
+                began = time.monotonic()
+                for answer in [exchange.submit(part, torch.zeros(1), labels) for part in parts]:
+                    answer.result(timeout_s)
+                found.append(time.monotonic() - began)
+        finally:
+            exchange.close()
+        return statistics.median(found)
 
     def stop(self) -> None:
         """Ends a running `unit_times` after its next run."""

@@ -178,7 +178,13 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     rankings = _choose(plan, facts)
     chosen = plan.recut([ranking[0].place for ranking in rankings])
     selection = Selection(chosen, rankings, facts, (True,) * len(devices))
-    log.info("selector: the server computes %.2f halves at a time", server.halves_at_once)
+    together = ", ".join(f"{share:.2f} with {size} samples" for size, share in server.halves_at_once.items())
+    log.info("selector: halves that the server computes at a time: %s", together)
+    log.info(
+        "selector: handling a micro-batch takes %.1f ms besides computing, with all devices %.1f ms",
+        1000 * max(device.message_s for device in devices),
+        1000 * max(device.shared_message_s for device in devices) * len(devices),
+    )
     log.info("selector: the best P and N of\n%s", selection.text())
     return selection
 

@@ -7,27 +7,34 @@ the job stay as they are.
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipar_rpc.actor import Remote, close_all, place
 from pipar_rpc.fedavg import num_bytes
+from pipar_rpc.link import Link
+from pipar_rpc.microbatch import Part
 from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.passage import ping
 from pipar_rpc.placement import DeviceJob
+from pipar_rpc.port import Port, Result
 from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.scout import Scout
 from pipar_rpc.speed import calibrate_all
+from pipar_rpc.timeline import Timeline
 from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, time_units, timers
 from pipar_rpc.worker import open_pool
+
+MESSAGES, TIMES = 20, 3  # micro-batches in flight, and how often
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ def survey_devices(
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
         links = [_links(device, elapsed_s) for device in devices]
+        alone, shared = _message_seconds(devices)
     return [
         DeviceFacts(
             units=times[index],
@@ -78,6 +86,8 @@ def survey_devices(
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
             num_samples=samples[index],
+            message_s=alone[index],
+            shared_message_s=shared[index],
         )
         for index, job in enumerate(jobs)
     ]
@@ -158,6 +168,40 @@ def _links(device: _Asked, elapsed_s: float) -> LinkRates:
     return link_rates(up, down, known, real)
 
 
+def _message_seconds(devices: Sequence[_Asked]) -> tuple[list[float], list[float]]:
+    """`DeviceFacts.message_s` and `.shared_message_s` of each device.
+
+    Measured with micro-batches of a few bytes that come back at once: many in flight, less what one takes.
+    """
+
+    def seconds(wait: Callable[[int], list[float]]) -> list[float]:
+        one, many = wait(1), wait(MESSAGES)
+        return [max(0.0, b - a) / (MESSAGES - 1) for a, b in zip(one, many, strict=True)]
+
+    with ExitStack() as stack:
+        ports = [Port(device.job.name, _answer, Link(), Timeline()) for device in devices]
+        for port in ports:
+            stack.callback(port.close)
+        asked = [(device, port.reference()) for device, port in zip(devices, ports, strict=True)]
+        to_do, method = "exchange micro-batches", "exchange"
+
+        def in_turn(count: int) -> list[float]:
+            return [device.call(to_do, method, port, count, TIMES) for device, port in asked]
+
+        def at_once(count: int) -> list[float]:
+            answers = [device.remote.call(method, port, count, TIMES) for device, port in asked]
+            return [device.wait(answer, to_do) for (device, _), answer in zip(asked, answers, strict=True)]
+
+        alone = seconds(in_turn)
+        together = seconds(at_once) if len(devices) > 1 else alone
+    return alone, [each / len(devices) for each in together]
+
+
+def _answer(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
+    """A server half that computes nothing."""
+    reply(Result(torch.zeros_like(activation), 0.0, 0))
+
+
 def survey_server(
     spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
 ) -> ServerFacts:
@@ -172,27 +216,32 @@ def survey_server(
     """
     alone = time_units(spec, sizes, runs, device)
     at_once = min(halves, 2 * (os.cpu_count() or 1))
-    size = sizes[len(sizes) // 2]
-    crowded = _crowded_seconds(spec, size, runs, device, at_once)
-    by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
-    return ServerFacts(alone, min(float(at_once), max(1.0, at_once * by_itself / crowded)))
+    crowded = _crowded_seconds(spec, sizes, runs, device, at_once)
+    together = {}
+    for size, seconds in crowded.items():
+        by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
+        together[size] = min(float(at_once), max(1.0, at_once * by_itself / seconds))
+    return ServerFacts(alone, together)
 
 
-def _crowded_seconds(spec: ModelSpec, size: int, runs: int, device: torch.device, at_once: int) -> float:
-    """Forward and backward pass of the whole network, while `at_once` of them compute; a mean."""
+def _crowded_seconds(
+    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, at_once: int
+) -> dict[int, float]:
+    """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
-        images = random_images(spec, size, device)
+        images = random_images(spec, max(sizes), device)
 
-        def work(number: int) -> None:
-            for _ in range(1 + 2 * runs):
-                run_once(networks[number], images)
+        def work(number: int, size: int) -> None:
+            for _ in range(1 + runs):
+                run_once(networks[number], images[:size])
 
         with open_pool("survey", at_once) as pool:
-            for done in [pool.submit(work, number) for number in range(at_once)]:
-                done.result()
+            for size in sizes:
+                for done in [pool.submit(work, number, size) for number in range(at_once)]:
+                    done.result()
     times = [unit.times() for network in networks for unit in network]
-    return sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once
+    return {size: sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once for size in sizes}
 
 
 def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:

@@ -55,10 +55,12 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
             batch_size=draw(st.integers(2, 12)),
             smallest=draw(st.sampled_from([1, 2])),
             iterations=draw(st.sampled_from([1, 7, math.inf])),
+            message_s=draw(st.sampled_from([0.0, 0.3])),
+            shared_message_s=draw(st.sampled_from([0.0, 0.2])),
         )
 
     devices = [device() for _ in range(draw(st.integers(1, 3)))]
-    server = ServerFacts([draw(unit_times(name)) for name in names], draw(st.floats(1, 3)))
+    server = ServerFacts([draw(unit_times(name)) for name in names], {1: 1.0, 6: draw(st.floats(1, 3))})
     byte_counts = st.integers(0, 100_000)
     sizes = [UnitSizes(draw(byte_counts), draw(byte_counts), draw(byte_counts)) for _ in names]
     return devices, server, sizes
@@ -67,8 +69,10 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
 def brute_force(device, server, sizes, halves, p, n):
     """Seconds of (P, N) for each iteration, models included."""
     samples = [len(part) for part in np.array_split(np.arange(device.batch_size), n)]
-    slowdown = max(1.0, halves / server.halves_at_once)
+    together = {size: server.halves_at_once[size] for size in sorted(server.halves_at_once)}
+    slowdown = np.maximum(1.0, halves / np.interp(samples, list(together), list(together.values())))
     alone = p == len(sizes)
+    handling = 0 if alone else max(device.message_s, halves * device.shared_message_s)
 
     def total(units, direction):
         return np.array(
@@ -80,7 +84,7 @@ def brute_force(device, server, sizes, halves, p, n):
     times = StageTimes(
         device_forward=total(device.units[:p], "forward"),
         uplink=np.array([size * (crossing + labels) * 8e-6 / device.uplink_mbps for size in samples]),
-        server_forward=slowdown * total(server.units[p:], "forward"),
+        server_forward=slowdown * total(server.units[p:], "forward") + handling,
         server_backward=slowdown * total(server.units[p:], "backward"),
         downlink=np.array([size * crossing * 8e-6 / device.downlink_mbps for size in samples]),
         device_backward=total(device.units[:p], "backward"),
@@ -122,7 +126,7 @@ FLAT = {1: 0.1, 10: 1.0}  # in proportion
 UNIT = UnitTimes("unit", FLAT, FLAT, 0.0)
 DEVICE = DeviceFacts([UNIT] * 2, 8.0, 8.0, 0.0, 0.0, 10, 1, math.inf)
 SIZES = [UnitSizes(10_000, 1_000_000, 0)] * 2
-FAST = ServerFacts([UNIT.scaled(0.01)] * 2, 4.0)
+FAST = ServerFacts([UNIT.scaled(0.01)] * 2, {10: 4.0})
 
 
 def best(*devices, server=FAST, sizes=SIZES, **options):
@@ -167,7 +171,7 @@ def test_cuts_of_a_checkpoint_are_kept_if_they_fit():
 def test_fewer_halves_share_the_server_if_some_devices_train_alone():
     """Two of three train alone, so the third has the server to itself."""
     alone = replace(DEVICE, units=[UNIT.scaled(1e-4)] * 2)
-    server = ServerFacts([UNIT] * 2, 1.0)
+    server = ServerFacts([UNIT] * 2, {10: 1.0})
     first, *_ = choose(
         [replace(DEVICE, units=[UNIT, UNIT.scaled(100)]), alone, alone], server, [UnitSizes(1, 1, 1)] * 2
     )
@@ -184,7 +188,7 @@ def test_the_published_formula():
     device = replace(
         DEVICE, units=[UnitTimes("a", {10: 0.5}, {10: 0.8}, 0), UnitTimes("b", {10: 9}, {10: 9}, 0)]
     )
-    server = ServerFacts([UNIT, UnitTimes("b", {10: 0.3}, {10: 0.4}, 0)], 1.0)
+    server = ServerFacts([UNIT, UnitTimes("b", {10: 0.3}, {10: 0.4}, 0)], {10: 1.0})
     sizes = [UnitSizes(100_000 - LABEL_BYTES, 0, 0), UnitSizes(1, 0, 0)]  # 1 s up
     away = 1.0 + 0.3 + 0.4 + (100_000 - LABEL_BYTES) * 8e-5 / 8
     assert best(device, server=server, sizes=sizes, method=Method.paper)[0] == (1, 1 + math.ceil(away / 0.5))

@@ -49,7 +49,7 @@ class DeviceFacts:
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
         num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
-        message_s: seconds that handling a micro-batch takes besides computing: RPC, threads, Python.
+        message_s: seconds that a micro-batch takes on the server besides computing: RPC, threads, Python.
         shared_message_s: the same for each device that uses the server; their sum counts, if it is larger.
     """
 

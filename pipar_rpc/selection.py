@@ -14,7 +14,8 @@ from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan
 from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes, fitting, mean_iteration_s
 from pipar_rpc.selector import best_of_each, choose, predict
-from pipar_rpc.survey import survey_devices, survey_server, unit_sizes
+from pipar_rpc.server_survey import survey_server
+from pipar_rpc.survey import survey_devices, unit_sizes
 from pipar_rpc.unit_timer import sizes_to_time
 
 log = logging.getLogger(__name__)
@@ -170,10 +171,11 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     whole = plan.recut([(num_units, 1)] * len(plan.devices))
     spec = plan.devices[0].model
     unit = unit_sizes(spec)
-    devices = survey_devices(whole.devices, unit, runs, plan.config.aggregation.every, elapsed_s)
     largest = max(device.batch_size for device in plan.devices)
     sizes = sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
+    every = plan.config.aggregation.every
+    devices = survey_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
     facts = Facts(devices, server, unit)
     rankings = _choose(plan, facts)
     chosen = plan.recut([ranking[0].place for ranking in rankings])
@@ -181,7 +183,7 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     together = ", ".join(f"{share:.2f} with {size} samples" for size, share in server.halves_at_once.items())
     log.info("selector: halves that the server computes at a time: %s", together)
     log.info(
-        "selector: handling a micro-batch takes %.1f ms besides computing, with all devices %.1f ms",
+        "selector: a micro-batch takes %.1f ms besides computing, with all devices at once %.1f ms",
         1000 * max(device.message_s for device in devices),
         1000 * max(device.shared_message_s for device in devices) * len(devices),
     )

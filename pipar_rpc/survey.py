@@ -1,12 +1,10 @@
-"""What the server finds out before the training: how fast devices, links and itself are.
+"""What the server finds out before the training: how fast devices and links are.
 
 Everything is measured on networks of their own: weights, optimisers, batch statistics and random numbers of
 the job stay as they are.
 """
 
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -15,24 +13,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipar_rpc.actor import Remote, close_all, place
 from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.link import Link
-from pipar_rpc.microbatch import Part
-from pipar_rpc.models import ModelSpec, build_meta, build_model, held_bytes, summarise
+from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.passage import ping
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.port import Port, Result
+from pipar_rpc.port import Port
 from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.probe import LinkRates, link_rates, measure_rates
 from pipar_rpc.scout import Scout
+from pipar_rpc.server_survey import computing_half
 from pipar_rpc.speed import calibrate_all
 from pipar_rpc.timeline import Timeline
-from pipar_rpc.unit_timer import random_images, run_once, sizes_to_time, time_units, timers
-from pipar_rpc.worker import open_pool
+from pipar_rpc.unit_timer import sizes_to_time
 
 MESSAGES, TIMES = 20, 3  # micro-batches in flight, and how often
 
@@ -54,7 +50,13 @@ class _Asked:
 
 
 def survey_devices(
-    jobs: Sequence[DeviceJob], sizes: Sequence[UnitSizes], runs: int, every: int, elapsed_s: float
+    jobs: Sequence[DeviceJob],
+    sizes: Sequence[UnitSizes],
+    runs: int,
+    every: int,
+    elapsed_s: float,
+    server: ServerFacts,
+    here: torch.device,
 ) -> list[DeviceFacts]:
     """Asks all devices; they hold nothing yet.
 
@@ -64,6 +66,8 @@ def survey_devices(
         runs: of the whole network for each batch size, where the device's speed is not emulated.
         every: iterations between two aggregations; -1: one epoch, 0: never.
         elapsed_s: where bandwidth traces go on; real seconds.
+        server: what is known of it.
+        here: where server halves compute.
 
     Raises:
         UserError: a device lacks its data.
@@ -76,7 +80,7 @@ def survey_devices(
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
         links = [_links(device, elapsed_s) for device in devices]
-        alone, shared = _message_seconds(devices)
+        alone, shared = _message_seconds(devices, server, here)
     return [
         DeviceFacts(
             units=times[index],
@@ -168,18 +172,28 @@ def _links(device: _Asked, elapsed_s: float) -> LinkRates:
     return link_rates(up, down, known, real)
 
 
-def _message_seconds(devices: Sequence[_Asked]) -> tuple[list[float], list[float]]:
+def _message_seconds(
+    devices: Sequence[_Asked], server: ServerFacts, here: torch.device
+) -> tuple[list[float], list[float]]:
     """`DeviceFacts.message_s` and `.shared_message_s` of each device.
 
-    Measured with micro-batches of a few bytes that come back at once: many in flight, less what one takes.
+    Measured with the smallest micro-batches, whose activations are a few bytes and for which the server
+    computes the whole network: many in flight, less one, less the computing by itself. What the server's
+    threads take from each other is in it.
     """
+    job, together = devices[0].job, len(devices)
+    computing_s = sum(unit.forward[job.smallest] + unit.backward[job.smallest] for unit in server.units)
+    crowded_s = computing_s * float(server.slowdown(together, job.smallest)[-1])
 
-    def seconds(wait: Callable[[int], list[float]]) -> list[float]:
+    def seconds(wait: Callable[[int], list[float]], without_s: float) -> list[float]:
         one, many = wait(1), wait(MESSAGES)
-        return [max(0.0, b - a) / (MESSAGES - 1) for a, b in zip(one, many, strict=True)]
+        return [max(0.0, (b - a) / (MESSAGES - 1) - without_s) for a, b in zip(one, many, strict=True)]
 
     with ExitStack() as stack:
-        ports = [Port(device.job.name, _answer, Link(), Timeline()) for device in devices]
+        ports = [
+            Port(device.job.name, computing_half(job.model, job.smallest, here), Link(), Timeline())
+            for device in devices
+        ]
         for port in ports:
             stack.callback(port.close)
         asked = [(device, port.reference()) for device, port in zip(devices, ports, strict=True)]
@@ -192,56 +206,9 @@ def _message_seconds(devices: Sequence[_Asked]) -> tuple[list[float], list[float
             answers = [device.remote.call(method, port, count, TIMES) for device, port in asked]
             return [device.wait(answer, to_do) for (device, _), answer in zip(asked, answers, strict=True)]
 
-        alone = seconds(in_turn)
-        together = seconds(at_once) if len(devices) > 1 else alone
-    return alone, [each / len(devices) for each in together]
-
-
-def _answer(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
-    """A server half that computes nothing."""
-    reply(Result(torch.zeros_like(activation), 0.0, 0))
-
-
-def survey_server(
-    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
-) -> ServerFacts:
-    """Times the server by itself, and under the load of `halves` networks at the same time.
-
-    Args:
-        spec: of the network.
-        sizes: of micro-batches.
-        runs: of the whole network for each size.
-        device: where server halves compute.
-        halves: how many there will be.
-    """
-    alone = time_units(spec, sizes, runs, device)
-    at_once = min(halves, 2 * (os.cpu_count() or 1))
-    crowded = _crowded_seconds(spec, sizes, runs, device, at_once)
-    together = {}
-    for size, seconds in crowded.items():
-        by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
-        together[size] = min(float(at_once), max(1.0, at_once * by_itself / seconds))
-    return ServerFacts(alone, together)
-
-
-def _crowded_seconds(
-    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, at_once: int
-) -> dict[int, float]:
-    """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
-        images = random_images(spec, max(sizes), device)
-
-        def work(number: int, size: int) -> None:
-            for _ in range(1 + runs):
-                run_once(networks[number], images[:size])
-
-        with open_pool("survey", at_once) as pool:
-            for size in sizes:
-                for done in [pool.submit(work, number, size) for number in range(at_once)]:
-                    done.result()
-    times = [unit.times() for network in networks for unit in network]
-    return {size: sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once for size in sizes}
+        alone = seconds(in_turn, computing_s)
+        shared = seconds(at_once, crowded_s) if together > 1 else alone
+    return alone, [each / together for each in shared]
 
 
 def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:

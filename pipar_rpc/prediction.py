@@ -49,8 +49,6 @@ class DeviceFacts:
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
         num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
-        message_s: seconds that a micro-batch takes on the server besides computing: RPC, threads, Python.
-        shared_message_s: the same for each device that uses the server; their sum counts, if it is larger.
     """
 
     units: Sequence[UnitTimes]
@@ -63,8 +61,6 @@ class DeviceFacts:
     iterations: float
     memory_bytes: float = math.inf
     num_samples: float = math.inf
-    message_s: float = 0.0
-    shared_message_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,14 @@ class ServerFacts:
         units: times of all Q units, of a server half that has the server to itself.
         halves_at_once: how many server halves compute as fast as one alone; more share what there is. By
             the micro-batch's size: with small ones most of the time is Python's, one thread at a time.
+        message_s: seconds that a micro-batch takes besides computing: RPC, threads, Python.
+        shared_message_s: the same for each half that computes; their sum counts, if it is larger.
     """
 
     units: Sequence[UnitTimes]
     halves_at_once: Mapping[int, float]
+    message_s: float = 0.0
+    shared_message_s: float = 0.0
 
     def slowdown(self, halves: int, most_samples: int) -> Array:
         """How many times longer a half takes for 0, 1, ... samples while `halves` compute."""
@@ -169,7 +169,7 @@ class Predictor:
         self._backward = _by_split_point(device.units, "backward", device.batch_size)
         self._server_forward = slowdown * _rest(server.units, "forward", device.batch_size)
         self._server_backward = slowdown * _rest(server.units, "backward", device.batch_size)
-        handling = max(device.message_s, halves * device.shared_message_s)
+        handling = max(server.message_s, halves * server.shared_message_s)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
         self._update = np.cumsum([unit.update for unit in device.units])
         crossing = np.array([unit.activation_bytes for unit in sizes], dtype=float)

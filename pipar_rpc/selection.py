@@ -175,7 +175,7 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     sizes = sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
     every = plan.config.aggregation.every
-    devices = survey_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
+    devices, server = survey_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
     facts = Facts(devices, server, unit)
     rankings = _choose(plan, facts)
     chosen = plan.recut([ranking[0].place for ranking in rankings])
@@ -184,8 +184,8 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     log.info("selector: halves that the server computes at a time: %s", together)
     log.info(
         "selector: a micro-batch takes %.1f ms besides computing, with all devices at once %.1f ms",
-        1000 * max(device.message_s for device in devices),
-        1000 * max(device.shared_message_s for device in devices) * len(devices),
+        1000 * server.message_s,
+        1000 * max(server.message_s, server.shared_message_s * len(devices)),
     )
     log.info("selector: the best P and N of\n%s", selection.text())
     return selection

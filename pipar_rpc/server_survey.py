@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pipar_rpc.compute import finish
 from pipar_rpc.microbatch import Part
 from pipar_rpc.models import ModelSpec, build_model
 from pipar_rpc.port import Process, Result
@@ -63,11 +64,12 @@ def _crowded_seconds(
 def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
     """A server half that computes the whole network for `size` samples, whatever it gets."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = timers(build_model(spec).to(device), device, time.perf_counter)
+        network = build_model(spec).to(device).train()
         images = random_images(spec, size, device)
 
     def process(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
-        run_once(network, images)
+        network(images).sum().backward()  # gradients add up, as within a mini-batch; no update
+        finish(device)
         reply(Result(torch.zeros_like(activation), 0.0, 0))
 
     return process

@@ -5,10 +5,11 @@ the job stay as they are.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -57,8 +58,8 @@ def survey_devices(
     elapsed_s: float,
     server: ServerFacts,
     here: torch.device,
-) -> list[DeviceFacts]:
-    """Asks all devices; they hold nothing yet.
+) -> tuple[list[DeviceFacts], ServerFacts]:
+    """Asks all devices, which hold nothing yet; also finds out what their micro-batches cost the server.
 
     Args:
         jobs: of each device, with split point Q.
@@ -80,8 +81,8 @@ def survey_devices(
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
         links = [_links(device, elapsed_s) for device in devices]
-        alone, shared = _message_seconds(devices, server, here)
-    return [
+        server = _with_messages(server, devices, here)
+    facts = [
         DeviceFacts(
             units=times[index],
             **links[index]._asdict(),
@@ -90,11 +91,10 @@ def survey_devices(
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
             num_samples=samples[index],
-            message_s=alone[index],
-            shared_message_s=shared[index],
         )
         for index, job in enumerate(jobs)
     ]
+    return facts, server
 
 
 @contextmanager
@@ -172,43 +172,37 @@ def _links(device: _Asked, elapsed_s: float) -> LinkRates:
     return link_rates(up, down, known, real)
 
 
-def _message_seconds(
-    devices: Sequence[_Asked], server: ServerFacts, here: torch.device
-) -> tuple[list[float], list[float]]:
-    """`DeviceFacts.message_s` and `.shared_message_s` of each device.
+def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.device) -> ServerFacts:
+    """With `message_s`, as the first device finds it, and `shared_message_s`, a median over the devices.
 
     Measured with the smallest micro-batches, whose activations are a few bytes and for which the server
     computes the whole network: many in flight, less one, less the computing by itself. What the server's
     threads take from each other is in it.
     """
-    job, together = devices[0].job, len(devices)
-    computing_s = sum(unit.forward[job.smallest] + unit.backward[job.smallest] for unit in server.units)
-    crowded_s = computing_s * float(server.slowdown(together, job.smallest)[-1])
-
-    def seconds(wait: Callable[[int], list[float]], without_s: float) -> list[float]:
-        one, many = wait(1), wait(MESSAGES)
-        return [max(0.0, (b - a) / (MESSAGES - 1) - without_s) for a, b in zip(one, many, strict=True)]
-
+    spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
+    computing_s = sum(unit.forward[size] + unit.backward[size] for unit in server.units)
     with ExitStack() as stack:
-        ports = [
-            Port(device.job.name, computing_half(job.model, job.smallest, here), Link(), Timeline())
-            for device in devices
-        ]
-        for port in ports:
+        asked = []
+        for device in devices:
+            port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
             stack.callback(port.close)
-        asked = [(device, port.reference()) for device, port in zip(devices, ports, strict=True)]
-        to_do, method = "exchange micro-batches", "exchange"
+            asked.append((device, port.reference()))
 
-        def in_turn(count: int) -> list[float]:
-            return [device.call(to_do, method, port, count, TIMES) for device, port in asked]
+        def wait(count: int, some: int) -> list[float]:
+            """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
+            calls = [
+                (device, device.remote.call("exchange", port, count, TIMES)) for device, port in asked[:some]
+            ]
+            return [device.wait(call, "exchange micro-batches") for device, call in calls]
 
-        def at_once(count: int) -> list[float]:
-            answers = [device.remote.call(method, port, count, TIMES) for device, port in asked]
-            return [device.wait(answer, to_do) for (device, _), answer in zip(asked, answers, strict=True)]
+        def seconds(some: int) -> float:
+            """For each micro-batch besides computing, which takes longer if there are many halves."""
+            each = [
+                (b - a) / (MESSAGES - 1) for a, b in zip(wait(1, some), wait(MESSAGES, some), strict=True)
+            ]
+            return max(0.0, statistics.median(each) - computing_s * float(server.slowdown(some, size)[-1]))
 
-        alone = seconds(in_turn, computing_s)
-        shared = seconds(at_once, crowded_s) if together > 1 else alone
-    return alone, [each / together for each in shared]
+        return replace(server, message_s=seconds(1), shared_message_s=seconds(together) / together)
 
 
 def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:

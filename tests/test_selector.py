@@ -55,12 +55,15 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
             batch_size=draw(st.integers(2, 12)),
             smallest=draw(st.sampled_from([1, 2])),
             iterations=draw(st.sampled_from([1, 7, math.inf])),
-            message_s=draw(st.sampled_from([0.0, 0.3])),
-            shared_message_s=draw(st.sampled_from([0.0, 0.2])),
         )
 
     devices = [device() for _ in range(draw(st.integers(1, 3)))]
-    server = ServerFacts([draw(unit_times(name)) for name in names], {1: 1.0, 6: draw(st.floats(1, 3))})
+    server = ServerFacts(
+        [draw(unit_times(name)) for name in names],
+        {1: 1.0, 6: draw(st.floats(1, 3))},
+        message_s=draw(st.sampled_from([0.0, 0.3])),
+        shared_message_s=draw(st.sampled_from([0.0, 0.2])),
+    )
     byte_counts = st.integers(0, 100_000)
     sizes = [UnitSizes(draw(byte_counts), draw(byte_counts), draw(byte_counts)) for _ in names]
     return devices, server, sizes
@@ -72,7 +75,7 @@ def brute_force(device, server, sizes, halves, p, n):
     together = {size: server.halves_at_once[size] for size in sorted(server.halves_at_once)}
     slowdown = np.maximum(1.0, halves / np.interp(samples, list(together), list(together.values())))
     alone = p == len(sizes)
-    handling = 0 if alone else max(device.message_s, halves * device.shared_message_s)
+    handling = 0 if alone else max(server.message_s, halves * server.shared_message_s)
 
     def total(units, direction):
         return np.array(

@@ -26,6 +26,8 @@ SMALL = (
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 torch.set_num_threads(1)
+# Whatever a shell starts in the background ignores Ctrl-C, and so do its children, which tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def sweep_of(directory: Path, jobs: dict[str, tuple[str, ...]]) -> list[str]:

@@ -62,10 +62,12 @@ def _crowded_seconds(
 
 
 def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
-    """A server half that computes the whole network for `size` samples, whatever it gets."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_model(spec).to(device).train()
-        images = random_images(spec, size, device)
+    """A server half that computes the whole network for `size` samples, whatever it gets.
+
+    Making it and using it draws from torch's own generator.
+    """
+    network = build_model(spec).to(device).train()
+    images = random_images(spec, size, device)
 
     def process(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
         network(images).sum().backward()  # gradients add up, as within a mini-batch; no update

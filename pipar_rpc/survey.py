@@ -182,6 +182,8 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
     spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
     computing_s = sum(unit.forward[size] + unit.backward[size] for unit in server.units)
     with ExitStack() as stack:
+        # Random layers draw from torch's own generator, in the ports' threads.
+        stack.enter_context(torch.random.fork_rng(devices=[here] if here.type == "cuda" else []))
         asked = []
         for device in devices:
             port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
@@ -202,7 +204,9 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
             ]
             return max(0.0, statistics.median(each) - computing_s * float(server.slowdown(some, size)[-1]))
 
-        return replace(server, message_s=seconds(1), shared_message_s=seconds(together) / together)
+        alone = seconds(1)
+        shared = seconds(together) / together if together > 1 else alone
+    return replace(server, message_s=alone, shared_message_s=shared)
 
 
 def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:

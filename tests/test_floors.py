@@ -54,7 +54,7 @@ def test_imports_only_go_down(unit):
     [
         ("torch.distributed", {"actor", "port", "exchange", "session", "meeting"}),
         ("hydra", {"composition"}),
-        ("omegaconf", {"__main__", "composition", "config", "plan", "device_profile", "resuming"}),
+        ("omegaconf", {"jobs", "composition", "config", "plan", "device_profile", "resuming"}),
         ("matplotlib", {"figures", "gantt"}),
         ("threading", {"worker", "link", "session", "device", "exchange", "scout"}),
         ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange", "rotation"}),

@@ -1,19 +1,22 @@
 """The command: `torchrun --nproc-per-node=5 -m pipar_rpc [Hydra overrides]`.
 
 Rank 0 is the server: it alone runs Hydra and drives. The other ranks are devices: they join the group, take
-what rank 0 places on them, and read only the `node.` keys of the command line. Started without torchrun, the
-command checks the configuration and then starts torchrun on this machine, with one process per device.
+what rank 0 places on them, and read only the `node.` keys of the command line, and on one machine those that
+rank 0 found in the configuration's files. Started without torchrun, the command checks the configuration and
+then starts torchrun on this machine, with one process per device.
 
 Exit codes: 0 done, 1 failed, 2 the configuration or the data need mending, 75 a device has come back and
 torchrun is to start all ranks again, 130 interrupted.
 """
 
+import json
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from pipar_rpc import composition, interface, resuming, session
 from pipar_rpc import config as configuration
@@ -30,12 +33,13 @@ from pipar_rpc.worker import repeating
 log = logging.getLogger("pipar_rpc")
 
 DEFAULT_NUM_DEVICES = 4
+NODE = "node"
 
 
 def main() -> None:
     """Runs the command and exits with its code."""
-    sys.argv[1:] = composition.normalise(sys.argv[1:])
     try:
+        sys.argv[1:] = composition.normalise(sys.argv[1:])
         code = _run(sys.argv[1:])
     except UserError as error:
         code = _fail(2, f"error: {error}")
@@ -65,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _start_torchrun(arguments)
     world = World.from_environment() if "RANK" in os.environ else World(0, 1, 0, 1)
     if informs:
-        if set(arguments) & set(composition.MULTIRUN_FLAGS):
+        if composition.MULTIRUN in arguments:
             raise UserError("--multirun: leave it out to be shown something")
         if world.rank == 0:
             composition.run_jobs(lambda raw, output_dir, number: None)
@@ -74,9 +78,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _start_torchrun(arguments: Sequence[str]) -> int:
-    """Checks the configuration and replaces this process by torchrun with one process per device."""
-    raw, multirun = composition.compose(arguments)
-    num_devices = raw.num_devices or DEFAULT_NUM_DEVICES
+    """Checks the configuration and replaces this process by torchrun with enough ranks for every job."""
+    jobs, multirun = composition.compose_all(arguments)
+    raw, num_devices = jobs[0], max(job.num_devices or DEFAULT_NUM_DEVICES for job in jobs)
     if not multirun:
         node = configuration.node_of(raw)
         resuming.named(make_plan(raw, num_devices + 1, node.data_path, one_machine=True))
@@ -89,9 +93,12 @@ def _start_torchrun(arguments: Sequence[str]) -> int:
 def _assist(arguments: Sequence[str], world: World) -> int:
     """A device rank: waits for what rank 0 places here until it is dismissed."""
     config = configuration.parse_node(arguments)
+    meeting = Meeting.from_environment(world.rank, config.timeout_s)
+    if meeting is not None:
+        config = configuration.parse_node(arguments, json.loads(meeting.expect(NODE)))
+        meeting.timeout_s = config.timeout_s
     local = _prepare(config, world)
     _bind(config, world)
-    meeting = Meeting.from_environment(world.rank, config.timeout_s)
     if meeting is not None and not meeting.attend():
         log.info("the training has ended without this device")
         return 0
@@ -104,9 +111,10 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     raw, multirun = composition.compose(arguments)
     config = configuration.node_of(raw)
     local = _prepare(config, world)
+    meeting = Meeting.from_environment(world.rank, config.timeout_s)
+    _share_node(configuration.node_in_files(raw, arguments), world, meeting)
     plan = None if multirun else make_plan(raw, world.size, local.data_root, world.one_machine)
     listening, port = _bind(config, world), os.environ["MASTER_PORT"]
-    meeting = Meeting.from_environment(world.rank, config.timeout_s)
     folder, goes_on = job_folder(arguments, raw, multirun, world, meeting)
     if plan is not None and not goes_on:
         resuming.named(plan)  # refused before anything is started
@@ -123,6 +131,15 @@ def _serve(arguments: Sequence[str], world: World) -> int:
         composition.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code
+
+
+def _share_node(in_files: dict[str, Any], world: World, meeting: Meeting | None) -> None:
+    """Hands the node keys of the configuration's files to the devices of this machine."""
+    if meeting is not None:
+        meeting.remember(NODE, json.dumps(in_files if world.one_machine else {}))
+    if in_files and (meeting is None or not world.one_machine):
+        keys = ", ".join(f"node.{key}" for key in in_files)
+        log.warning("%s: read by rank 0 only: set it on the command line of every machine too", keys)
 
 
 def _prepare(config: NodeConfig, world: World) -> Node:

@@ -5,7 +5,7 @@ takes plain arguments.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -79,19 +79,35 @@ def node_of(raw: DictConfig) -> NodeConfig:
     return node
 
 
-def parse_node(arguments: Sequence[str]) -> NodeConfig:
+def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = None) -> NodeConfig:
     """Reads the `node.*` overrides of a command line; all that a device rank reads of it.
+
+    Args:
+        arguments: the command line.
+        in_files: `node_in_files` of rank 0; the command line has precedence.
 
     Raises:
         UserError: unknown `node.` key or a value out of range.
     """
     own = [argument.lstrip("+") for argument in arguments if argument.lstrip("+").startswith("node.")]
+    parts = ({"node": OmegaConf.structured(NodeConfig)}, {"node": dict(in_files or {})})
     try:
-        raw = OmegaConf.merge({"node": OmegaConf.structured(NodeConfig)}, OmegaConf.from_dotlist(own))
+        raw = OmegaConf.merge(*parts, OmegaConf.from_dotlist(own))
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
     assert isinstance(raw, DictConfig)
     return node_of(raw)
+
+
+def node_in_files(raw: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the files of a composed configuration, not its command line, set in its node section."""
+    given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    default = OmegaConf.structured(NodeConfig)
+    return {
+        str(key): value
+        for key, value in raw.node.items()
+        if value != default[key] and f"node.{key}" not in given
+    }
 
 
 def _checked(raw: DictConfig) -> Any:

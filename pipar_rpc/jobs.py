@@ -19,6 +19,7 @@ from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan, make_plan
 from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
+from pipar_rpc.sweep import last_figure
 
 log = logging.getLogger("pipar_rpc")
 
@@ -75,10 +76,13 @@ class Jobs:
         self._done: dict[Path, Row] = {}
         self._failed: dict[Path, Exception] = {}
 
-    def run(self, raw: DictConfig, output_dir: Path, number: int) -> None:
+    def run(self, raw: DictConfig, output_dir: Path, number: int) -> float | None:
+        """One job; returns its `objective`, NaN if it has failed, None if there is none."""
+        rows = [] if self._regroups else self._try(raw, output_dir, number)
+        return last_figure(rows, raw.objective) if raw.objective else None
+
+    def _try(self, raw: DictConfig, output_dir: Path, number: int) -> list[Row]:
         """One job; a failure is shown and remembered, so that it does not stop the others of a sweep."""
-        if self._regroups:
-            return
         if not self._done and not self._failed:
             log.info(self._sockets)
         try:
@@ -103,6 +107,8 @@ class Jobs:
             print(f"\n{summary_table(rows)}\n\nresults:     {output_dir}", flush=True)
             print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n", flush=True)
             self._done[output_dir] = rows[-1]
+            return rows
+        return []
 
     def _run(self, raw: DictConfig, plan: Plan, output_dir: Path, number: int) -> list[Row]:
         config = _resolved(raw, self._world)

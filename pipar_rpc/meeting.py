@@ -33,13 +33,13 @@ class Meeting:
         store: of torchrun's agents.
         run_id: of this torchrun.
         rank: of this process.
-        timeout_s: longest wait for a sign of life of the server.
+        timeout_s: longest wait for a sign of life of the server; may be changed.
     """
 
     def __init__(self, store: Store, run_id: str, rank: int, timeout_s: float) -> None:
         self._agents = PrefixStore(run_id, store)
         self._store = PrefixStore("pipar_rpc", self._agents)
-        self._rank, self._timeout_s = rank, timeout_s
+        self._rank, self.timeout_s = rank, timeout_s
         self._generation, self._beats = 0, 0
 
     @classmethod
@@ -68,9 +68,9 @@ class Meeting:
         began, others = time.monotonic(), range(1, _world_size())
         self._open()
         while missing := [rank for rank in others if not self._store.check([self._place(rank)])]:
-            if time.monotonic() - began > self._timeout_s:
+            if time.monotonic() - began > self.timeout_s:
                 who = ", ".join(map(str, missing))
-                raise PeerError(f"the server waited {self._timeout_s:.0f} s for rank {who} to join")
+                raise PeerError(f"the server waited {self.timeout_s:.0f} s for rank {who} to join")
             time.sleep(POLL_S)
             self.beat()
             if any(map(self.returned, others)):  # it had come, but has died since
@@ -87,7 +87,7 @@ class Meeting:
             PeerError: nothing was heard of the server in time.
         """
         known, joined, beat, heard = 0, False, None, time.monotonic()
-        while time.monotonic() - heard < self._timeout_s:
+        while time.monotonic() - heard < self.timeout_s:
             self._generation = int(self._get("generation") or 0)
             if self._generation != known:
                 known = self._generation
@@ -102,7 +102,7 @@ class Meeting:
             if beat != (beat := self._get(f"{known}/beat")):
                 heard = time.monotonic()
             time.sleep(POLL_S)
-        raise PeerError(f"rank {self._rank} waited {self._timeout_s:.0f} s for the server")
+        raise PeerError(f"rank {self._rank} waited {self.timeout_s:.0f} s for the server")
 
     def _open(self) -> None:
         self._generation = self._store.add("generation", 1)
@@ -133,12 +133,25 @@ class Meeting:
             _barrier_nonblocking(self._agents, hosts, _TERMINAL_STATE_SYNC_ID)
 
     def remember(self, name: str, value: str) -> None:
-        """Keeps a text for the server that torchrun may start after this one."""
+        """Keeps a text for the devices, and for the server that torchrun may start after this one."""
         self._store.set(f"memory/{name}", value)
 
     def recall(self, name: str) -> str | None:
         """A text that an earlier server has left."""
         return self._get(f"memory/{name}")
+
+    def expect(self, name: str) -> str:
+        """Waits for a text that the server keeps; for devices.
+
+        Raises:
+            PeerError: it has not come in time.
+        """
+        began = time.monotonic()
+        while (value := self.recall(name)) is None:
+            if time.monotonic() - began > self.timeout_s:
+                raise PeerError(f"rank {self._rank} waited {self.timeout_s:.0f} s for the server")
+            time.sleep(POLL_S)
+        return value
 
     def init_method(self) -> str:
         """What `torch.distributed.rpc` is told, so that it meets in this generation."""

@@ -22,7 +22,9 @@ SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_s
 MAY_DIFFER = ("model.weights", "model.strict_weights")
 OWN = ("batch_size", "data")  # of these, each device may have its own
 CONFIG = "config.yaml"
-UNIMPORTANT = ("node", "resume", "fault", "checkpoint", "epochs", "experiment_name")  # to what is trained
+UNIMPORTANT = (  # to what is trained
+    *("node", "resume", "fault", "checkpoint", "epochs", "experiment_name", "objective"),
+)
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:

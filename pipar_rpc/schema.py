@@ -187,7 +187,10 @@ class DevicesConfig:
 
 @dataclass
 class NodeConfig:
-    """What is local to a machine and read there: by every rank, from its own command line."""
+    """What is local to a machine and read there: by every rank, from its own command line.
+
+    On one machine the devices also get what the configuration's files say, from rank 0.
+    """
 
     data_root: str = "data"
     download: bool = True
@@ -231,6 +234,7 @@ class Config:
     fault: FaultConfig = field(default_factory=FaultConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None
+    objective: str | None = None
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)

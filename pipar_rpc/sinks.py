@@ -51,6 +51,8 @@ OUTCOMES = (
     *("server_peak_rss_mb", "device_peak_rss_mb", "each_device_peak_rss_mb", "devices_alive", "devices_lost"),
 )
 COLUMNS = SETTINGS + METRICS + OUTCOMES
+NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost")
+FIGURES = tuple(column for column in COLUMNS if column not in NAMES)
 
 TAGS = {  # TensorBoard groups scalars by what stands before the slash
     "epoch_time_s": "time/epoch_s",

@@ -89,3 +89,12 @@ def test_memory_outlives_the_server(store):
     assert rank(store, 0).recall("folder") is None
     rank(store, 0).remember("folder", "outputs/it's here")
     assert rank(store, 0).recall("folder") == "outputs/it's here"
+
+
+def test_devices_wait_for_what_the_server_keeps(store):
+    with open_pool("ranks", 1) as pool:
+        waiting = pool.submit(rank(store, 1).expect, "node")
+        rank(store, 0).remember("node", "{}")
+        assert waiting.result(5) == "{}"
+    with pytest.raises(PeerError, match="rank 2 waited 1 s for the server"):
+        rank(store, 2, timeout_s=1).expect("folder")

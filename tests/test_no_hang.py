@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed import autograd as dist_autograd
 
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.device import Cut, Device
@@ -137,10 +138,10 @@ def make_port(process):
     return Port("device1", process, Link(), Timeline())
 
 
-def submit(port, number, count=2):
+def submit(port, number, count=2, context_id=0):
     part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
     activation = torch.ones(1, 2, requires_grad=True) * 1
-    return port.deliver(number, part, 0, activation, torch.zeros(1, dtype=torch.int64))
+    return port.deliver(number, part, context_id, activation, torch.zeros(1, dtype=torch.int64))
 
 
 def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(monkeypatch):
@@ -217,6 +218,60 @@ def test_closing_a_port_answers_those_whose_turn_never_came():
     answer = submit(port, 1)  # number 0 never arrives
     port.close()
     assert "the job has ended" in answer.wait().message
+
+
+def replying(part, activation, labels, reply):
+    reply(Result(torch.ones(1, 2), 0.0, 0))
+
+
+def broken(*_):
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize("where", ["torch.distributed.autograd.backward", "pipar_rpc.link.Link.wait"])
+def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
+    """Anything but a RuntimeError once left it waiting."""
+    monkeypatch.setattr(where, broken)
+    port = make_port(replying)
+    answer = submit(port, 0)
+    port.settle(5)
+    port._pacer.submit(lambda: None).result(5)
+    port._senders.shutdown(wait=True)
+    assert answer.done()
+    assert answer.value().message == "gradient not delivered: broken"
+    port.close()
+
+
+def new_context():
+    """As of a device: a thread may have one at a time."""
+    with open_pool("context") as pool:
+        return pool.submit(lambda: dist_autograd._new_context()._context_id()).result(10)
+
+
+def test_what_torch_keeps_of_a_device_that_is_gone_is_released(monkeypatch):
+    """Its contexts once stayed for ever: it was to say when it was done with them."""
+    contexts = lambda: dist_autograd._get_debug_info()["num_autograd_contexts"]  # noqa: E731
+    dist_autograd._init(0)
+    sending, sent = threading.Event(), threading.Event()
+
+    def send(context_id, roots):
+        sending.set()
+        sent.wait(10)
+
+    monkeypatch.setattr(dist_autograd, "backward", send)
+    port, before = make_port(replying), contexts()
+    submit(port, 0, context_id=new_context())
+    assert sending.wait(10)
+    submit(port, 2, context_id=new_context())  # its turn has not come
+    assert contexts() == before + 2
+    port.leave("this device was given up")
+    assert contexts() == before + 1  # the one that is being sent
+    sent.set()
+    port._senders.shutdown(wait=True)
+    submit(port, 1, context_id=new_context())  # it was on its way
+    port.become_idle(5)
+    assert contexts() == before
+    port.close()
 
 
 def test_calls_run_in_the_order_of_their_numbers():

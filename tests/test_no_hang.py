@@ -22,9 +22,9 @@ from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Port, Result
 from pipar_rpc.timeline import Timeline
-from pipar_rpc.worker import InOrder, open_pool
+from pipar_rpc.worker import InOrder, open_pool, repeating
 
-from .conftest import SMALL
+from .conftest import SMALL, survivors
 from .loops import NATIVE
 
 # Long enough to be interrupted: 500 iterations of about 0.2 s over a slow emulated link.
@@ -84,6 +84,21 @@ def test_one_interrupt_ends_all_ranks(processes, send):
     _, output = end(run, timeout=20)
     assert "pipar_rpc: interrupted" in output
     assert processes.left_over() == []
+
+
+def test_no_rank_outlives_torchrun(processes):
+    """Killed, it can end none of them. They once trained on, unseen, for all the epochs that were left."""
+    run = processes.start_torchrun(2, *LONG, "checkpoint.every=1", "aggregation.every=1")
+    (folder,) = {path.parent for path in [processes.wait_for("outputs/*/*/checkpoints/round_000002.pt")]}
+    ranks = psutil.Process(run.pid).children()
+    assert len(ranks) == 2
+    run.kill()
+    assert not survivors(ranks, timeout=10)
+    _, output = end(run)
+    for rank in range(2):
+        assert f"pipar_rpc: error: rank {rank} ends: torchrun, process {run.pid}, is gone" in output
+    last = max(folder.glob("round_*.pt"))
+    assert torch.load(last)["round"] == int(last.stem.removeprefix("round_"))
 
 
 class SilentExchange:
@@ -290,12 +305,31 @@ def test_nothing_is_left_of_these_tests():
     assert not [line for line in commands if "pipar_rpc" in line and "forkserver" not in line]
 
 
-def test_the_watchdog_ends_a_process_whose_stderr_is_closed(processes):
+@pytest.mark.parametrize(
+    "stderr", ["os.close(reading)", "os.write(2, bytes(1 << 16))"], ids=["closed", "full"]
+)
+def test_the_watchdog_ends_a_process_whose_stderr_nobody_reads(processes, stderr):
     """As when torchrun, which read it, was killed; seen as a device that stayed for ever."""
     program = (
         "import os, time; from pipar_rpc.worker import watchdog\n"
-        "reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); os.close(reading)\n"
+        f"reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); {stderr}\n"
         "with watchdog(0.2, 'too long', exit_code=7): time.sleep(60)"
     )
     run = processes.start([sys.executable, "-c", program])
     assert run.wait(timeout=30) == 7
+
+
+def test_what_is_repeated_goes_on_after_an_error(caplog):
+    """The server's heartbeat once ended silently with the first error of the store."""
+    calls, enough = [], threading.Event()
+
+    def call():
+        calls.append(len(calls))
+        if len(calls) == 5:
+            enough.set()
+        if len(calls) < 4:
+            raise PeerError("the store is away")
+
+    with repeating(0.01, call):
+        assert enough.wait(10)
+    assert caplog.messages == ["the store is away; trying again every 0.01 s"]

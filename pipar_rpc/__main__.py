@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import pipar_rpc
 from pipar_rpc import composition, interface, resuming, session
 from pipar_rpc import config as configuration
 from pipar_rpc.errors import PeerError, UserError
@@ -28,7 +29,7 @@ from pipar_rpc.plan import make_plan
 from pipar_rpc.saving import needed_bytes
 from pipar_rpc.schema import NodeConfig
 from pipar_rpc.storage import check_room
-from pipar_rpc.worker import repeating
+from pipar_rpc.worker import end_with, repeating
 
 log = logging.getLogger("pipar_rpc")
 
@@ -37,30 +38,34 @@ NODE = "node"
 
 
 def main() -> None:
-    """Runs the command and exits with its code."""
+    """Runs the command and exits with its code, even if nobody can be told how it ended."""
+    code, message = _outcome()
+    told = False
     try:
-        sys.argv[1:] = composition.normalise(sys.argv[1:])
-        code = _run(sys.argv[1:])
-    except UserError as error:
-        code = _fail(2, f"error: {error}")
-    except PeerError as error:
-        code = _fail(1, f"error: {error}")
-    except KeyboardInterrupt as error:
-        code = _fail(130, str(error) or "interrupted")
-    except Exception:
-        code = _fail(1, traceback.format_exc())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code:
-        os._exit(code)  # after an error, threads may still wait inside torch RPC
+        if message:
+            tell_torchrun(message)
+            print(f"pipar_rpc: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        told = True
+    finally:  # after an error, threads may still wait inside torch RPC; Python itself flushes once more
+        if code or not told:
+            os._exit(code)
     sys.exit(0)
 
 
-def _fail(code: int, message: str) -> int:
-    """Prints the last line of a process."""
-    print(f"pipar_rpc: {message}", file=sys.stderr)
-    tell_torchrun(message)
-    return code
+def _outcome() -> tuple[int, str]:
+    """The exit code, and the last line of the process."""
+    try:
+        sys.argv[1:] = composition.normalise(sys.argv[1:])
+        return _run(sys.argv[1:]), ""
+    except UserError as error:
+        return 2, f"error: {error}"
+    except PeerError as error:
+        return 1, f"error: {error}"
+    except KeyboardInterrupt as error:
+        return 130, str(error) or "interrupted"
+    except Exception:
+        return 1, traceback.format_exc()
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -74,6 +79,9 @@ def _run(arguments: Sequence[str]) -> int:
         if world.rank == 0:
             composition.run_jobs(lambda raw, output_dir, number: None)
         return 0
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        why = f"torchrun, process {pipar_rpc.PARENT}, is gone; what was saved stays"
+        end_with(pipar_rpc.PARENT, f"pipar_rpc: error: rank {world.rank} ends: {why}")
     return _serve(arguments, world) if world.rank == 0 else _assist(arguments, world)
 
 

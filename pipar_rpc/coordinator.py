@@ -100,6 +100,7 @@ class Coordinator:
                 uploaded[peer] = peer.call("upload")
         reports: dict[Peer, RoundReport] = self._roster.collect(trained, TRAIN)
         sums.training_s += time.monotonic() - began
+        reports = self._roster.settle(reports)
         for peer, report in reports.items():
             sums.note(peer, report)
         return self._aggregate(reports, uploaded, sums) if uploaded else None
@@ -127,9 +128,9 @@ class Coordinator:
         report = collect({peer: trained}, TRAIN).get(peer)
         sums.training_s += time.monotonic() - began
         state = collect({peer: uploaded}, "upload").get(peer)
-        if report is None or state is None:
+        if report is None or state is None or not self._roster.settle({peer: report}):
             return False
-        sums.note(peer, report)  # waits for the server half
+        sums.note(peer, report)
         sums.uploaded(peer, num_bytes(state))
         if not self._healthy(join({peer: state})):
             return False

@@ -72,8 +72,7 @@ class EpochSums:
         self.training_s = 0.0
 
     def note(self, peer: Peer, report: RoundReport) -> None:
-        """Adds a round of a device, once its server half has done its part of it."""
-        peer.port.settle(peer.patience.longest_s)
+        """Adds a round of a device whose server half has done its part of it."""
         sums = self._usage[peer]
         sums.reports.append(report)
         sums.server_spans += peer.timeline.drain()

@@ -1,14 +1,19 @@
 """Running a function in a process without a history."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar, cast
 
 from pipar_rpc.errors import Failure, PeerError
+from pipar_rpc.worker import end_with
 
 T = TypeVar("T")
+
+LEAVE_TIMEOUT_S = 10.0
 
 
 def run_in_process(
@@ -26,37 +31,44 @@ def run_in_process(
         PeerError: the process ended or did not answer in time, or the function failed there.
         UserError: the function raised it.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, args), daemon=True)
-    before = dict(os.environ)
-    os.environ.update(environment)
-    try:
-        process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    sender.close()
-    what = f"{function.__name__} in a process of its own"
-    with receiver:
+    ours, theirs = Pipe()
+    with ours:
+        with theirs:
+            process = _start(theirs.fileno(), {**os.environ, **environment})
+        what = f"{function.__name__} in a process of its own"
         try:
-            if not receiver.poll(timeout_s):
+            ours.send((function, args))
+            if not ours.poll(timeout_s):
                 raise PeerError(f"waited {timeout_s:.0f} s for {what}")
-            answer = receiver.recv()
-        except EOFError:
-            process.join()
-            raise PeerError(f"{what} ended with exit code {process.exitcode}") from None
+            answer = ours.recv()
+        except (EOFError, OSError):  # it has closed its end
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVE_TIMEOUT_S)
+            raise PeerError(f"{what} ended with exit code {process.returncode}") from None
         finally:
             process.kill()
-            process.join()
+            process.wait()
     if isinstance(answer, Failure):
         raise answer.to_error(what)
     return cast(T, answer)
 
 
-def _answer(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    try:
-        answer = function(*args)
-    except Exception as error:
-        answer = Failure.of(error)
-    sender.send(answer)
+def _start(connection: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A process that reads a call from a connection and answers; it imports from where this one does."""
+    path = f"import sys; sys.path[:] = {sys.path!r}"
+    program = f"{path}; from {__name__} import serve; serve({connection}, {os.getpid()})"
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdin=subprocess.DEVNULL, pass_fds=[connection]
+    )
+
+
+def serve(connection: int, parent: int) -> None:
+    """What the new process does: one call; it ends early with its parent."""
+    end_with(parent)
+    with Connection(connection) as theirs:
+        try:
+            function, args = theirs.recv()
+            answer = function(*args)
+        except Exception as error:
+            answer = Failure.of(error)
+        theirs.send(answer)

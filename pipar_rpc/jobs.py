@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,8 +105,8 @@ class Jobs:
             log.exception("pipar_rpc: job failed")
             self._failed[output_dir] = error
         else:
-            print(f"\n{summary_table(rows)}\n\nresults:     {output_dir}", flush=True)
-            print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n", flush=True)
+            _say(f"\n{summary_table(rows)}\n\nresults:     {output_dir}")
+            _say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(output_dir))}\n")
             self._done[output_dir] = rows[-1]
             return rows
         return []
@@ -126,12 +127,10 @@ class Jobs:
             return REGROUP_CODE
         if len(self._done) + len(self._failed) > 1:
             root = Path(os.path.commonpath([*self._done, *self._failed]))
-            print(
-                *sweep_table({str(path.relative_to(root)): row for path, row in self._done.items()}), sep="\n"
-            )
+            _say(*sweep_table({str(path.relative_to(root)): row for path, row in self._done.items()}))
             for path, error in self._failed.items():
-                print(f"failed: {path.relative_to(root)}: {first_line(error)}")
-            print(f"{len(self._done)} jobs done, {len(self._failed)} failed", flush=True)
+                _say(f"failed: {path.relative_to(root)}: {first_line(error)}")
+            _say(f"{len(self._done)} jobs done, {len(self._failed)} failed")
         if not self._failed:
             return 0
         tell_torchrun("\n".join(f"{path.name}: {error}" for path, error in self._failed.items()))
@@ -150,4 +149,11 @@ def tell_torchrun(message: str) -> None:
     """Has torchrun repeat an error as the root cause in the report that it prints when a rank fails."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
+        with suppress(OSError):  # torchrun, whose folder this is, may be gone
+            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
+
+
+def _say(*lines: str) -> None:
+    """Prints to stdout; whoever read it may be gone, and the results are written all the same."""
+    with suppress(OSError):
+        print(*lines, sep="\n", flush=True)

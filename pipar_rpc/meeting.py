@@ -8,9 +8,9 @@ that finds that its rank has been in the generation has come back: it says so, a
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import _TERMINAL_STATE_SYNC_ID
@@ -18,6 +18,8 @@ from torch.distributed.elastic.utils.store import _barrier_nonblocking
 from torch.distributed.rendezvous import register_rendezvous_handler
 
 from pipar_rpc.errors import PeerError, first_line
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ BEAT_S = 2.0
 
 class Meeting:
     """torchrun's store, as one rank sees it; obtained from `from_environment`.
+
+    All methods raise PeerError if the store is gone.
 
     Args:
         store: of torchrun's agents.
@@ -67,7 +71,7 @@ class Meeting:
         """
         began, others = time.monotonic(), range(1, _world_size())
         self._open()
-        while missing := [rank for rank in others if not self._store.check([self._place(rank)])]:
+        while missing := [rank for rank in others if not self._ask(self._store.check, [self._place(rank)])]:
             if time.monotonic() - began > self.timeout_s:
                 who = ", ".join(map(str, missing))
                 raise PeerError(f"the server waited {self.timeout_s:.0f} s for rank {who} to join")
@@ -75,7 +79,7 @@ class Meeting:
             self.beat()
             if any(map(self.returned, others)):  # it had come, but has died since
                 self._open()
-        self._store.set(f"{self._generation}/formed", "")
+        self._ask(self._store.set, f"{self._generation}/formed", "")
 
     def attend(self) -> bool:
         """Waits until all ranks, this one included, are in a generation; for devices.
@@ -91,9 +95,9 @@ class Meeting:
             self._generation = int(self._get("generation") or 0)
             if self._generation != known:
                 known = self._generation
-                joined = self._store.add(self._place(self._rank), 1) == 1
+                joined = self._ask(self._store.add, self._place(self._rank), 1) == 1
                 if not joined:
-                    self._store.set(f"{known}/returned{self._rank}", "")
+                    self._ask(self._store.set, f"{known}/returned{self._rank}", "")
                     log.info("waiting for the server to form a new group: this rank was in the last one")
             if joined and self._get(f"{known}/formed") is not None:
                 return True
@@ -105,7 +109,7 @@ class Meeting:
         raise PeerError(f"rank {self._rank} waited {self.timeout_s:.0f} s for the server")
 
     def _open(self) -> None:
-        self._generation = self._store.add("generation", 1)
+        self._generation = self._ask(self._store.add, "generation", 1)
         self.beat()
 
     def _place(self, rank: int) -> str:
@@ -114,11 +118,11 @@ class Meeting:
     def beat(self) -> None:
         """A sign of life of the server, for those who wait for the next generation."""
         self._beats += 1
-        self._store.set(f"{self._generation}/beat", str(self._beats))
+        self._ask(self._store.set, f"{self._generation}/beat", str(self._beats))
 
     def returned(self, rank: int) -> bool:
         """Whether a device waits for the next generation."""
-        return self._store.check([f"{self._generation}/returned{rank}"])
+        return self._ask(self._store.check, [f"{self._generation}/returned{rank}"])
 
     def end(self, lost_hosts: int) -> None:
         """Lets go of whoever waits; for the server at the end of all training.
@@ -127,14 +131,14 @@ class Meeting:
             lost_hosts: hosts without a living rank. torchrun's agents wait up to 300 s for each other before
                 they end, so somebody must stand in for agents that are gone.
         """
-        self._store.set(f"{self._generation}/ended", "")
+        self._ask(self._store.set, f"{self._generation}/ended", "")
         hosts = int(os.environ["GROUP_WORLD_SIZE"])
         for _ in range(lost_hosts if hosts > 1 else 0):
-            _barrier_nonblocking(self._agents, hosts, _TERMINAL_STATE_SYNC_ID)
+            self._ask(_barrier_nonblocking, self._agents, hosts, _TERMINAL_STATE_SYNC_ID)
 
     def remember(self, name: str, value: str) -> None:
         """Keeps a text for the devices, and for the server that torchrun may start after this one."""
-        self._store.set(f"memory/{name}", value)
+        self._ask(self._store.set, f"memory/{name}", value)
 
     def recall(self, name: str) -> str | None:
         """A text that an earlier server has left."""
@@ -164,7 +168,14 @@ class Meeting:
         return f"{SCHEME}://"
 
     def _get(self, key: str) -> str | None:
-        return str(self._store.get(key).decode()) if self._store.check([key]) else None
+        return str(self._ask(self._store.get, key).decode()) if self._ask(self._store.check, [key]) else None
+
+    def _ask(self, operation: Callable[..., T], *args: Any) -> T:
+        """The answer of the store, which ends with torchrun's agent on the first machine."""
+        try:
+            return operation(*args)
+        except RuntimeError as error:
+            raise PeerError(f"rank {self._rank} lost torchrun's store: {first_line(error)}") from error
 
 
 def _world_size() -> int:

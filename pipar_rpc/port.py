@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
+from pipar_rpc.contexts import Contexts
 from pipar_rpc.errors import Failure, PeerError, first_line
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
@@ -75,6 +76,7 @@ class Port:
         self._to_compute: set[torch.futures.Future[Any]] = set()
         self._process, self._timeline = process, timeline
         self._unanswered: set[torch.futures.Future[Any]] = set()
+        self._contexts = Contexts()
         self._failure: Failure | None = None
         self._stack = ExitStack()
         self._senders = start_pool(f"send-{name}", MAX_SENDERS)
@@ -118,6 +120,7 @@ class Port:
         answer: torch.futures.Future[Any] = torch.futures.Future()
         self._unanswered.add(answer)
         self._to_compute.add(answer)
+        self._contexts.note(context_id, part)
         self._order.submit(number, lambda: self._run(number, part, context_id, activation, labels, answer))
         return answer
 
@@ -153,6 +156,7 @@ class Port:
         """Stops for good: nobody waits for this device's micro-batches any longer."""
         self.stop(reason)
         self._order.leave()
+        self._contexts.leave()
 
     def close(self) -> None:
         """Stops, releases the threads and answers whoever still waits.
@@ -186,10 +190,10 @@ class Port:
 
         def reply(result: Result) -> None:
             nonlocal replied
-            replied = True
             slot = self.downlink.reserve(result.gradient.nbytes)
             self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
             self._pacer.submit(self._pace, slot, number, context_id, activation, result, answer)
+            replied = True
 
         if self._failure is None:
             try:
@@ -199,13 +203,17 @@ class Port:
         self.heard()  # the silence begins now that it is the device's turn
         self._to_compute.discard(answer)
         if not replied:
-            self._answer(answer, self._failure)
+            with self._contexts.using(context_id):  # not any longer
+                self._answer(answer, self._failure)
 
     def _pace(self, slot: Slot, *gradient: Any) -> None:
-        self.downlink.wait(slot)
-        # Sending blocks until the device has confirmed, and over a real line the confirmation queues behind
-        # activations. Several at a time keep the downlink busy.
-        self._senders.submit(self._send, *gradient)
+        try:
+            self.downlink.wait(slot)
+            # Sending blocks until the device has confirmed, and over a real line the confirmation queues
+            # behind activations. Several at a time keep the downlink busy.
+            self._senders.submit(self._send, *gradient)
+        except Exception as error:
+            self._answer(gradient[-1], _undelivered(error))
 
     def _send(
         self,
@@ -220,10 +228,15 @@ class Port:
             # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
             root = torch.dot(activation.flatten(), result.gradient.flatten())
             self.passed.down.note(number, result.gradient.nbytes)
-            dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
-        except RuntimeError as error:
-            value = Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))
+            with self._contexts.using(context_id):
+                dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
+        except Exception as error:  # whatever it is: the device waits for an answer
+            value = _undelivered(error)
         self._answer(answer, value)
+
+
+def _undelivered(error: Exception) -> Failure:
+    return Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))
 
 
 @rpc.functions.async_execution  # type: ignore[untyped-decorator]

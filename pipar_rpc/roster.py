@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pipar_rpc.errors import LostError, PeerError, first_line
 from pipar_rpc.passage import PINGS, Ping
 from pipar_rpc.peer import TRAIN, Peer
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +101,20 @@ class Roster:
                     _check_alive(peer, method, time.monotonic() - began)
             self._on_wait()
         return {peer: results[peer] for peer in calls if peer.present and peer in results}
+
+    def settle(self, reports: Mapping[Peer, T]) -> dict[Peer, T]:
+        """Waits for the server halves of devices that have trained, without those that are lost meanwhile.
+
+        The last update of a half follows the last gradient, and so the device's report. Nothing may be done
+        with the halves before it.
+
+        Raises:
+            PeerError: a server half failed or has not ended in time, or too few devices are left.
+        """
+        for peer in reports:
+            with self.watching(peer):
+                peer.port.settle(peer.patience.longest_s)
+        return {peer: report for peer, report in reports.items() if peer.present}
 
     def ping(self, peers: Sequence[Peer]) -> dict[Peer, Ping]:
         """The fastest of a few pings to each device, all at the same time; without those that are lost."""

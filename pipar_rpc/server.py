@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class ServerHalf:
 
     def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         self._layers, self._dropout = layers.to(self._device).train(), dropout
+        self._buffers = list[Tensor]()
         trained = any(True for _ in layers.parameters())
         self._optimizer = make_sgd(self._layers, self._options, momentum) if trained else None
 
@@ -88,9 +89,12 @@ class ServerHalf:
             reply: called with the result before the optimiser step, so that the device need not wait for it.
 
         Raises:
-            LostError: the loss is not finite; nothing is updated, and what was summed up is dropped.
+            LostError: the loss, a gradient or a buffer is not finite. The half is as it was before the
+                mini-batch: other devices may go on with it.
         """
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+            if part.index == 1:
+                self._buffers = [buffer.clone() for buffer in self._layers.buffers()]
             self._dropout.begin(part)
             leaf = activation.to(self._device).requires_grad_()
             labels = labels.to(self._device)
@@ -102,15 +106,31 @@ class ServerHalf:
             correct = int((logits.argmax(dim=1) == labels).sum())
             result = Result(leaf.grad.cpu(), float(loss.detach()), correct)
         if not math.isfinite(result.loss):
-            self._layers.zero_grad()
-            where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
-            raise LostError(f"the loss is {result.loss} in {where}: a smaller optimizer.lr may help")
+            self._refuse(part, f"the loss is {result.loss}")
         reply(result)
         if part.is_last and self._optimizer is not None:
             with self._timeline.measure(Stage.UPDATE, part.iteration):
-                self._optimizer.step()
-                self._optimizer.zero_grad()
-                finish(self._device)
+                self._update(part, self._optimizer)
+
+    def _update(self, part: Part, optimizer: torch.optim.Optimizer) -> None:
+        """One step. A finite loss may come with infinite gradients, or running statistics (as of 1e30)."""
+        gradients = [own.grad for own in self._layers.parameters() if own.grad is not None]
+        buffers = zip(self._layers.buffers(), self._buffers, strict=True)
+        changed = [now for now, before in buffers if not torch.equal(now, before)]  # not masks of -inf
+        if not _finite([*gradients, *changed]):
+            self._refuse(part, "a gradient or a running statistic is not finite")
+        optimizer.step()
+        optimizer.zero_grad()
+        finish(self._device)
+
+    def _refuse(self, part: Part, reason: str) -> NoReturn:
+        """Undoes what the mini-batch has done so far: running statistics and gradients."""
+        with torch.no_grad():
+            for buffer, before in zip(self._layers.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
+        self._layers.zero_grad()
+        where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
+        raise LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
 
     def snapshot(self) -> tuple[State, State]:
         """Copies of state and momentum, for `restore`."""
@@ -131,3 +151,8 @@ class ServerHalf:
     def load(self, state: State) -> None:
         """Replaces parameters and buffers; the optimiser's momentum stays."""
         self._layers.load_state_dict(state)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers are; told by their sum, which takes a tenth of looking at each."""
+    return not tensors or math.isfinite(float(torch.stack([t.sum().double() for t in tensors]).sum()))

@@ -4,6 +4,7 @@ Rank 0 (worker "server") drives. Every other rank (worker "device<rank>") lets r
 waits in `Session.serve` until it is dismissed.
 """
 
+import logging
 import math
 import os
 import platform
@@ -22,6 +23,8 @@ from pipar_rpc import actor
 from pipar_rpc.errors import PeerError, UserError, first_line
 from pipar_rpc.meeting import Meeting
 from pipar_rpc.worker import watchdog
+
+log = logging.getLogger(__name__)
 
 SERVER = "server"
 PING_INTERVAL_S = 5.0
@@ -155,7 +158,10 @@ class Session:
         if self._meeting is not None and self.exit_code == 0:
             hosts = {member.host for member in self._members}
             living = {m.host for rank, m in enumerate(self._members) if not actor.is_lost(worker_name(rank))}
-            self._meeting.end(len(hosts - living))
+            try:
+                self._meeting.end(len(hosts - living))
+            except PeerError as error:  # then torchrun is gone, and nobody waits for anything
+                log.warning("%s", error)
         return dismissed and graceful
 
 

@@ -65,6 +65,15 @@ def environment(**extra: str) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT), **extra}
 
 
+def survivors(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Those that live on after `timeout` seconds, and are killed now; whoever has ended may not be reaped."""
+    _, left = psutil.wait_procs(processes, timeout)
+    alive = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    return alive
+
+
 @dataclass
 class Processes:
     """Starts processes in a working directory; ends whatever is left of them and their children."""

@@ -1,11 +1,21 @@
 """Devices that die, stop, diverge or are told to leave: the others go on, as if it had been planned."""
 
+import copy
+import math
 import re
 import signal
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from pipar_rpc.errors import LostError
+from pipar_rpc.microbatch import Part
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.seeds import generator
+from pipar_rpc.server import ServerHalf
+from pipar_rpc.timeline import Timeline
 
 from .conftest import SMALL, sweep_of
 from .test_no_hang import end
@@ -27,7 +37,12 @@ JOBS = {
 }
 ROUNDS = (3, 4, 5)  # in which a device may be lost that is killed after the second
 # Images divided by next to nothing: infinite activations on one device, and a loss that is not a number.
-DIVERGING = ("model.norm=none", "devices.overrides.2.data.std=[1e-42,1e-42,1e-42]")
+DIVERGING = ("devices.overrides.2.data.std=[1e-42,1e-42,1e-42]",)
+DIVERGE = {
+    **JOBS,  # with batch norm, whose running statistics see the activations before the loss does
+    "sfl": ("strategy=sfl",),
+    "shared": ("strategy=sfl", "sfl.server=shared"),
+}
 IMPATIENT = ("fault.deadline_factor=3", "fault.min_deadline_s=3")
 
 
@@ -44,7 +59,7 @@ def planned(module_processes):
         for name, own in JOBS.items()
         for number in ROUNDS
     }
-    for name, own in JOBS.items():
+    for name, own in DIVERGE.items():
         fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100")
         jobs |= {f"{name}_diverging": fast, f"{name}_leaving": (*fast, "fault.leave.2=1")}
     sweep = sweep_of(module_processes.directory, jobs)
@@ -102,13 +117,70 @@ def test_a_stopped_device_leaves_at_its_deadline_not_at_the_ceiling(processes, p
     assert_same(path, planned[f"sl_{number}"])
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", DIVERGE)
 def test_a_device_whose_loss_is_not_finite_leaves_without_an_update(planned, name):
     path = planned[f"{name}_diverging"]
     line = r"device2 leaves in round 1: .*the loss is nan in epoch 1, iteration 0, micro-batch 1/\d"
     assert re.search(line, log_of(path)), log_of(path)
     assert_same(path, planned[f"{name}_leaving"])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in torch.load(path / "model.pt").values())
+
+
+class Root(nn.Module):
+    """Infinitely steep at zero; with a buffer that is infinite on purpose, as masks are."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4, bias=False)
+        self.register_buffer("mask", torch.full((4,), -math.inf))
+
+    def forward(self, x):
+        return self.linear(x).abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("layers", "scale", "reason"),
+    [
+        ([nn.BatchNorm1d(4), nn.Linear(4, 2)], math.inf, "the loss is nan"),
+        ([nn.BatchNorm1d(4), nn.Linear(4, 2)], 1e30, "a gradient or a running statistic is not finite"),
+        (
+            [nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 2)],
+            0.0,
+            "a gradient or a running statistic is not finite",
+        ),
+    ],
+    ids=["loss", "statistics", "gradient"],
+)
+def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason):
+    """Whether seen by the loss or not: with a shared half, all the others once left as well."""
+    half = server_half(*layers)
+    train(half, 1, 1.0)
+    state, momentum = copy.deepcopy(half.snapshot())
+    with pytest.raises(LostError, match=f"{reason} in epoch 1, iteration 2, micro-batch 2/2"):
+        train(half, 2, 1.0, scale)
+    after, velocity = half.snapshot()
+    assert all(torch.equal(after[name], state[name]) for name in state)
+    assert all(torch.equal(velocity[name], momentum[name]) for name in momentum)
+    again = server_half(*copy.deepcopy(layers))
+    again.restore((state, momentum))
+    for one in (half, again):
+        train(one, 3, 2.0)
+    assert all(torch.equal(half.state()[name], again.state()[name]) for name in state)
+
+
+def server_half(*layers):
+    layers = nn.Sequential(*layers)
+    streams = DropoutStreams(layers, seed=0, device=1)
+    return ServerHalf(layers, {"lr": 0.1, "momentum": 0.9}, streams, torch.device("cpu"), Timeline())
+
+
+def train(half, iteration, *scales):
+    """A mini-batch with a micro-batch for each scale of the activations."""
+    rng = generator(0, "test", iteration)
+    for index, scale in enumerate(scales, start=1):
+        part = Part(1, iteration, index, len(scales), 1 / len(scales))
+        activation = torch.randn(6, 4, generator=rng) * scale
+        half.process(part, activation, torch.arange(6) % 2, lambda result: None)
 
 
 def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_lost(processes):

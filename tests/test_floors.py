@@ -52,7 +52,7 @@ def test_imports_only_go_down(unit):
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("torch.distributed", {"actor", "port", "exchange", "session", "meeting"}),
+        ("torch.distributed", {"actor", "port", "exchange", "contexts", "session", "meeting"}),
         ("hydra", {"composition"}),
         ("omegaconf", {"jobs", "composition", "config", "plan", "device_profile", "resuming"}),
         ("matplotlib", {"figures", "gantt"}),

@@ -1,6 +1,8 @@
 """A function in a process of its own: its result, its errors, and no waiting without end."""
 
 import os
+import sys
+import threading
 import time
 
 import psutil
@@ -8,6 +10,9 @@ import pytest
 
 from pipar_rpc.errors import PeerError, UserError
 from pipar_rpc.fresh_process import run_in_process
+from pipar_rpc.worker import open_pool
+
+from .conftest import survivors
 
 
 def variable(name):
@@ -37,6 +42,37 @@ def test_the_environment_is_that_of_the_new_process_alone():
     assert "PIPAR_TEST" not in os.environ
 
 
+def test_the_environment_of_this_process_stays_as_it_is_for_all_its_threads():
+    """It was once emptied and filled again."""
+    before, seen, done = dict(os.environ), [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            if (now := dict(os.environ.copy())) != before:
+                seen.append(now)
+
+    with open_pool("watch") as pool:
+        watching = pool.submit(watch)
+        run(os.getpid)
+        done.set()
+        watching.result(10)
+    assert not seen
+
+
+def test_it_ends_with_the_process_that_waits_for_it(processes):
+    program = (
+        "import time; from pipar_rpc.fresh_process import run_in_process\n"
+        "run_in_process(time.sleep, 600, environment={}, timeout_s=600)"
+    )
+    parent = processes.start([sys.executable, "-c", program])
+    deadline = time.monotonic() + 30
+    while not (children := psutil.Process(parent.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    parent.kill()
+    assert not survivors(children, timeout=20)
+
+
 @pytest.mark.parametrize(
     ("function", "error", "line"),
     [
@@ -54,4 +90,6 @@ def test_errors_come_back(function, error, line):
 def test_a_process_that_does_not_answer_is_killed():
     with pytest.raises(PeerError, match="waited 1 s for sleep in a process of its own"):
         run(time.sleep, 600, timeout_s=1.0)
-    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert not [
+        child for child in psutil.Process().children() if "fresh_process" in " ".join(child.cmdline())
+    ]

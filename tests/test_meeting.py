@@ -1,9 +1,10 @@
 """Ranks find each other in torchrun's store: at the start, and again after some of them were restarted."""
 
 import time
+from datetime import timedelta
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
 from pipar_rpc.errors import PeerError
 from pipar_rpc.meeting import Meeting
@@ -83,6 +84,27 @@ def test_nobody_waits_for_ever(store):
         rank(store, 2, timeout_s=1).attend()
     with pytest.raises(PeerError, match="the server waited 1 s for rank 1, 2, 3 to join"):
         rank(store, 0, timeout_s=1).gather()
+
+
+def test_a_store_that_is_gone_is_told_in_one_line(monkeypatch):
+    """torchrun's agent was killed: torch's errors of many lines came through."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    master = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meetings = [
+        rank(TCPStore("127.0.0.1", master.port, timeout=timedelta(seconds=5)), number) for number in (0, 1)
+    ]
+    del master
+    server, device = meetings
+    calls = [
+        server.gather,
+        server.beat,
+        lambda: server.returned(1),
+        lambda: server.recall("folder"),
+        device.attend,
+    ]
+    for call in calls:
+        with pytest.raises(PeerError, match=r"^rank \d lost torchrun's store: [^\n]+$"):
+            call()
 
 
 def test_memory_outlives_the_server(store):

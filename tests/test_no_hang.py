@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed import autograd as dist_autograd
 
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.device import Cut, Device
@@ -21,9 +22,9 @@ from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.port import Port, Result
 from pipar_rpc.timeline import Timeline
-from pipar_rpc.worker import InOrder, open_pool
+from pipar_rpc.worker import InOrder, open_pool, repeating
 
-from .conftest import SMALL
+from .conftest import SMALL, survivors
 from .loops import NATIVE
 
 # Long enough to be interrupted: 500 iterations of about 0.2 s over a slow emulated link.
@@ -85,6 +86,21 @@ def test_one_interrupt_ends_all_ranks(processes, send):
     assert processes.left_over() == []
 
 
+def test_no_rank_outlives_torchrun(processes):
+    """Killed, it can end none of them. They once trained on, unseen, for all the epochs that were left."""
+    run = processes.start_torchrun(2, *LONG, "checkpoint.every=1", "aggregation.every=1")
+    (folder,) = {path.parent for path in [processes.wait_for("outputs/*/*/checkpoints/round_000002.pt")]}
+    ranks = psutil.Process(run.pid).children()
+    assert len(ranks) == 2
+    run.kill()
+    assert not survivors(ranks, timeout=10)
+    _, output = end(run)
+    for rank in range(2):
+        assert f"pipar_rpc: error: rank {rank} ends: torchrun, process {run.pid}, is gone" in output
+    last = max(folder.glob("round_*.pt"))
+    assert torch.load(last)["round"] == int(last.stem.removeprefix("round_"))
+
+
 class SilentExchange:
     """A server that never answers."""
 
@@ -137,10 +153,10 @@ def make_port(process):
     return Port("device1", process, Link(), Timeline())
 
 
-def submit(port, number, count=2):
+def submit(port, number, count=2, context_id=0):
     part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
     activation = torch.ones(1, 2, requires_grad=True) * 1
-    return port.deliver(number, part, 0, activation, torch.zeros(1, dtype=torch.int64))
+    return port.deliver(number, part, context_id, activation, torch.zeros(1, dtype=torch.int64))
 
 
 def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(monkeypatch):
@@ -219,6 +235,60 @@ def test_closing_a_port_answers_those_whose_turn_never_came():
     assert "the job has ended" in answer.wait().message
 
 
+def replying(part, activation, labels, reply):
+    reply(Result(torch.ones(1, 2), 0.0, 0))
+
+
+def broken(*_):
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize("where", ["torch.distributed.autograd.backward", "pipar_rpc.link.Link.wait"])
+def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
+    """Anything but a RuntimeError once left it waiting."""
+    monkeypatch.setattr(where, broken)
+    port = make_port(replying)
+    answer = submit(port, 0)
+    port.settle(5)
+    port._pacer.submit(lambda: None).result(5)
+    port._senders.shutdown(wait=True)
+    assert answer.done()
+    assert answer.value().message == "gradient not delivered: broken"
+    port.close()
+
+
+def new_context():
+    """As of a device: a thread may have one at a time."""
+    with open_pool("context") as pool:
+        return pool.submit(lambda: dist_autograd._new_context()._context_id()).result(10)
+
+
+def test_what_torch_keeps_of_a_device_that_is_gone_is_released(monkeypatch):
+    """Its contexts once stayed for ever: it was to say when it was done with them."""
+    contexts = lambda: dist_autograd._get_debug_info()["num_autograd_contexts"]  # noqa: E731
+    dist_autograd._init(0)
+    sending, sent = threading.Event(), threading.Event()
+
+    def send(context_id, roots):
+        sending.set()
+        sent.wait(10)
+
+    monkeypatch.setattr(dist_autograd, "backward", send)
+    port, before = make_port(replying), contexts()
+    submit(port, 0, context_id=new_context())
+    assert sending.wait(10)
+    submit(port, 2, context_id=new_context())  # its turn has not come
+    assert contexts() == before + 2
+    port.leave("this device was given up")
+    assert contexts() == before + 1  # the one that is being sent
+    sent.set()
+    port._senders.shutdown(wait=True)
+    submit(port, 1, context_id=new_context())  # it was on its way
+    port.become_idle(5)
+    assert contexts() == before
+    port.close()
+
+
 def test_calls_run_in_the_order_of_their_numbers():
     """An upload once overtook the training that it was to follow."""
     with open_pool("test") as pool:
@@ -235,12 +305,31 @@ def test_nothing_is_left_of_these_tests():
     assert not [line for line in commands if "pipar_rpc" in line and "forkserver" not in line]
 
 
-def test_the_watchdog_ends_a_process_whose_stderr_is_closed(processes):
+@pytest.mark.parametrize(
+    "stderr", ["os.close(reading)", "os.write(2, bytes(1 << 16))"], ids=["closed", "full"]
+)
+def test_the_watchdog_ends_a_process_whose_stderr_nobody_reads(processes, stderr):
     """As when torchrun, which read it, was killed; seen as a device that stayed for ever."""
     program = (
         "import os, time; from pipar_rpc.worker import watchdog\n"
-        "reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); os.close(reading)\n"
+        f"reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); {stderr}\n"
         "with watchdog(0.2, 'too long', exit_code=7): time.sleep(60)"
     )
     run = processes.start([sys.executable, "-c", program])
     assert run.wait(timeout=30) == 7
+
+
+def test_what_is_repeated_goes_on_after_an_error(caplog):
+    """The server's heartbeat once ended silently with the first error of the store."""
+    calls, enough = [], threading.Event()
+
+    def call():
+        calls.append(len(calls))
+        if len(calls) == 5:
+            enough.set()
+        if len(calls) < 4:
+            raise PeerError("the store is away")
+
+    with repeating(0.01, call):
+        assert enough.wait(10)
+    assert caplog.messages == ["the store is away; trying again every 0.01 s"]

@@ -73,7 +73,7 @@ class EpochSums:
 
     def note(self, peer: Peer, report: RoundReport) -> None:
         """Adds a round of a device, once its server half has done its part of it."""
-        peer.port.settle(peer.patience.longest_s)
+        peer.port.settle()
         sums = self._usage[peer]
         sums.reports.append(report)
         sums.server_spans += peer.timeline.drain()

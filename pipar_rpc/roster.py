@@ -95,6 +95,7 @@ class Roster:
                     peer.port.listen()
             looked = time.monotonic()
             for peer in pending:
+                peer.port.remind()
                 with self.watching(peer):
                     _check_alive(peer, method, time.monotonic() - began)
             self._on_wait()

@@ -6,7 +6,8 @@ a thread to answer with.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,10 +16,10 @@ import torch
 from torch.distributed import rpc
 
 from pipar_rpc.errors import Failure, LostError, first_line
+from pipar_rpc.stopping import Stop
 from pipar_rpc.worker import InOrder, start_pool
 
 T = TypeVar("T")
-CLOSE_TIMEOUT_S = 30.0
 
 
 @dataclass
@@ -49,11 +50,16 @@ def is_lost(name: str) -> bool:
 
 
 class _Actor:
-    """An object placed on this rank, with the one thread that runs its methods."""
+    """An object placed on this rank, with the one thread that runs its methods.
+
+    Attributes:
+        doing: the method that runs or has run last; at first, the factory.
+    """
 
     def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._thread = start_pool(factory.__name__)
-        self._object: Future[Any] = self._thread.submit(factory, _process.local, *args)
+        self._thread, self.doing = start_pool(factory.__name__), factory.__name__
+        self._stop = Stop()
+        self._object: Future[Any] = self._thread.submit(factory, _process.local, self._stop, *args)
         self._in_order = InOrder(self._thread)
 
     def call(self, number: int, method: str, args: tuple[Any, ...]) -> "torch.futures.Future[Any]":
@@ -61,7 +67,9 @@ class _Actor:
         reply: torch.futures.Future[Any] = torch.futures.Future()
 
         def run() -> None:
+            self.doing = method
             try:
+                self._stop.check()
                 reply.set_result(getattr(self._object.result(), method)(*args))
             except BaseException as error:  # every failure belongs to the caller
                 reply.set_result(Failure.of(error))
@@ -70,9 +78,8 @@ class _Actor:
         return reply
 
     def close(self, number: int) -> "torch.futures.Future[Any]":
-        """Asks a running method to end soon; then closes the object and ends the thread."""
-        if self._object.done() and not self._object.exception():
-            self._object.result().stop()
+        """Stops what runs, and what was to run; then closes the object and ends the thread."""
+        self._stop.set("stopped by the server")
         reply: torch.futures.Future[Any] = torch.futures.Future()
 
         def run() -> None:
@@ -91,6 +98,10 @@ class _Actor:
 @rpc.functions.async_execution  # type: ignore[untyped-decorator]
 def _call(actor: Any, number: int, method: str, args: tuple[Any, ...]) -> "torch.futures.Future[Any]":
     return actor.local_value().call(number, method, args)  # type: ignore[no-any-return]
+
+
+def _doing(actor: Any) -> str:
+    return actor.local_value().doing  # type: ignore[no-any-return]
 
 
 @rpc.functions.async_execution  # type: ignore[untyped-decorator]
@@ -124,14 +135,26 @@ class Remote:
         """
         return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s=0)
 
-    def wait(self, future: Future[T], timeout_s: float, to_do: str) -> T:
-        """The result of a call; raises LostError if it does not come in time."""
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            self.abandon()
-            waited = f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}"
-            raise LostError(waited) from None
+    def wait(
+        self, future: Future[T], timeout_s: float, to_do: str, silent_s: Callable[[], float] | None = None
+    ) -> T:
+        """The result of a call; raises LostError if it does not come in time.
+
+        Args:
+            future: of the call.
+            timeout_s: longest silence of the worker.
+            to_do: what it was asked to do, for the error.
+            silent_s: seconds since its last sign of life; by default since now.
+        """
+        began, left = time.monotonic(), timeout_s
+        while left > 0:
+            try:
+                return future.result(left)
+            except TimeoutError:
+                waited = time.monotonic() - began
+                left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
+        self.abandon()
+        raise LostError(f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}")
 
     @property
     def lost(self) -> bool:
@@ -142,25 +165,20 @@ class Remote:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
         _process.lost.add(self.name)
 
-    def close(self, timeout_s: float) -> Future[Any]:
+    def close(self) -> Future[Any]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
-        return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s)
+        return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s=0)
 
-
-def close_all(remotes: Sequence[Remote]) -> list[tuple[str, BaseException]]:
-    """Closes objects at the same time and waits for it; returns the workers where that failed, and why.
-
-    Those on workers that are lost are left alone.
-    """
-    closing = [(remote.name, remote.close(CLOSE_TIMEOUT_S)) for remote in remotes if not remote.lost]
-    return [(name, error) for name, closed in closing if (error := closed.exception())]
+    def doing(self, timeout_s: float) -> Future[str]:
+        """What the object does; answered at once, however busy it is, so that silence means a lost worker."""
+        return request(self.name, _doing, (self._actor,), timeout_s)
 
 
 def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
-    """Creates `factory(local, *args)` on the worker `name`; errors of the factory show at the first call.
+    """Creates `factory(local, stop, *args)` on the worker `name`; its errors show at the first call.
 
-    `local` is what that worker passed to `reset`. The object needs methods `stop()`, which may come from any
-    thread while a method runs, and `close()`.
+    `local` is what that worker passed to `reset`; `stop` is a `Stop` that ends what runs when the object is
+    closed, the factory too. The object needs a method `close()`.
 
     Raises:
         LostError: the worker was lost before.
@@ -175,11 +193,34 @@ def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
 
 
 def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
-    """An RPC as a concurrent future, which can be waited for with a deadline, unlike torch's."""
+    """As `send`; after an RPC that failed, nobody waits for the worker again."""
+    if to in _process.lost:
+        result: Future[Any] = Future()
+        result.set_exception(LostError(f"lost {to} before"))
+        return result
+    return send(to, function, args, timeout_s, lambda: _process.lost.add(to))
+
+
+def send(
+    to: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout_s: float,
+    on_lost: Callable[[], None] = lambda: None,
+) -> Future[Any]:
+    """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
+
+    Args:
+        to: the worker.
+        function: what to run there.
+        args: its arguments.
+        timeout_s: seconds after which the RPC fails; 0 for never.
+        on_lost: called if it fails.
+    """
     result: Future[Any] = Future()
 
     def lose(error: Exception) -> None:
-        _process.lost.add(to)
+        on_lost()
         result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
 
     def finish(reply: "torch.futures.Future[Any]") -> None:
@@ -193,9 +234,6 @@ def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeou
         else:
             result.set_result(value)
 
-    if to in _process.lost:
-        result.set_exception(LostError(f"lost {to} before"))
-        return result
     try:
         rpc.rpc_async(to, function, args=args, timeout=timeout_s).add_done_callback(finish)
     except RuntimeError as error:

@@ -160,7 +160,7 @@ class Adapter:
         jobs = dict(zip(self._peers, new, strict=True))
         leaving: list[tuple[Slot, Peer, State, State]] = []
         for index, peer in enumerate(self._peers):
-            if old[index] == new[index]:
+            if old[index] == new[index] or not peer.present:
                 continue
             names = self._network[old[index].split_point : new[index].split_point].state_dict()
             added = {name: state[name] for name in names}

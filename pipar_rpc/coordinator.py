@@ -113,7 +113,7 @@ class Coordinator:
                 continue
             before = peer.half.snapshot()  # what a device that is lost has done of its turn is undone
             if not self._turn(peer, epoch, start, stop, sums):
-                peer.port.become_idle(peer.patience.longest_s)
+                peer.port.become_idle()
                 peer.half.restore(before)
         self._roster.counts = True
         return None if self._handed_on is None else self._handed_on | self._roster.peers[0].half.state()

@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from pipar_rpc.actor import close_all, place
+from pipar_rpc.actor import place
 from pipar_rpc.checkpoint import Checkpoint
+from pipar_rpc.closing import close_all
 from pipar_rpc.device_plan import check_samples
 from pipar_rpc.fedavg import State
 from pipar_rpc.models import DropoutStreams
@@ -20,6 +21,7 @@ from pipar_rpc.port import Port
 from pipar_rpc.rotation import Rotation
 from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
+from pipar_rpc.stopping import Stop
 from pipar_rpc.strategies import Strategy
 from pipar_rpc.testbed import calibrate
 from pipar_rpc.timeline import Timeline
@@ -59,9 +61,10 @@ def deployed(
         peers = []
         for index, device in enumerate(devices):
             half, timeline = halves[index]
-            downlink = device.downlink.open(generator(device.seed, "downlink", device.rank))
+            stop, rng = Stop(), generator(device.seed, "downlink", device.rank)
+            downlink = device.downlink.open(rng, stop.sleep)
             order = rotation.lane(index) if rotation else None
-            port = Port(device.name, half.process, downlink, timeline, order)
+            port = Port(device.name, half.process, downlink, timeline, order, stop)
             stack.callback(port.close)
             layers = network[: device.split_point]
             peers.append(_place(device, layers, own[index], port, half, timeline))
@@ -126,5 +129,5 @@ def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
 def _remove(peers: Sequence[Peer]) -> None:
     for peer in peers:
         peer.port.stop("the job has ended")
-    for name, error in close_all([peer.remote for peer in peers]):
+    for name, error in close_all({peer.remote: peer.patience for peer in peers}):
         log.warning("%s could not be cleaned up: %s", name, error)

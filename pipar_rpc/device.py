@@ -1,6 +1,5 @@
 """Algorithm 1: what a device does with its half of the network."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ from pipar_rpc.passage import Passages
 from pipar_rpc.port import Result
 from pipar_rpc.round_report import RoundReport
 from pipar_rpc.speed import MachineSpeed, SpeedSpec, calibrate
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import NO_ITERATION, Span, Stage, Timeline, sum_by_stage
 from pipar_rpc.worker import open_pool
 
@@ -49,7 +49,6 @@ class Cut:
         num_micro_batches: N.
         dropout: generators of the layers' dropout.
         speed: of the emulated device; if it is calibrated, `Device.calibrate` must be called before training.
-        timeout_s: longest wait for a gradient.
     """
 
     layers: nn.Sequential
@@ -57,7 +56,6 @@ class Cut:
     num_micro_batches: int
     dropout: DropoutStreams
     speed: SpeedSpec
-    timeout_s: float
 
 
 class Device(Instrumented):
@@ -77,6 +75,7 @@ class Device(Instrumented):
         momentum: of the layers' parameters.
         on_patience: told the seconds of silence after which the server is lost.
         passed: where the exchange notes what it sends and receives.
+        stop: ends what runs, at the next micro-batch or in any sleep.
     """
 
     def __init__(
@@ -94,6 +93,7 @@ class Device(Instrumented):
         momentum: State | None = None,
         on_patience: Callable[[float], None] = lambda seconds: None,
         passed: Passages | None = None,
+        stop: Stop | None = None,
     ) -> None:
         super().__init__(timeline, uplink, passed or Passages())
         self._name, self._options = name, optimizer
@@ -101,7 +101,7 @@ class Device(Instrumented):
         self._smallest, self._device = smallest, device
         self._make_cut, self._on_patience = make_cut, on_patience
         self._machine: MachineSpeed | None = None
-        self._stopped = threading.Event()
+        self._stop = stop or Stop()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
         self._take(cut, momentum or {})
@@ -109,7 +109,7 @@ class Device(Instrumented):
     def _take(self, cut: Cut, momentum: State) -> None:
         self._cut, self._layers = cut, cut.layers.to(self._device).train()
         self._optimizer = make_sgd(self._layers, self._options, momentum)
-        self._pace = cut.speed.pace(self._machine)
+        self._pace = cut.speed.pace(self._machine, self._stop.sleep)
 
     def recut(self, job: Any, state: State, momentum: State) -> State:
         """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
@@ -146,7 +146,7 @@ class Device(Instrumented):
         """
         host, machine = calibrate(self._cut.speed, known, self._device)
         self._machine = machine
-        self._pace = self._cut.speed.pace(machine)
+        self._pace = self._cut.speed.pace(machine, self._stop.sleep)
         return host, machine
 
     def train(self, epoch: int, start: int, stop: int, patience_s: float | None = None) -> RoundReport:
@@ -159,7 +159,7 @@ class Device(Instrumented):
             patience_s: seconds of silence after which the server is lost; None for what held before.
 
         Raises:
-            PeerError: the server failed, or its answer did not come in time.
+            PeerError: the server failed, or the device was stopped.
         """
         if patience_s is not None:
             self._on_patience(patience_s)
@@ -194,8 +194,7 @@ class Device(Instrumented):
         """All N forward passes in a row; each activation leaves as soon as it is there."""
         in_flight = []
         for part, images, labels in micro_batches:
-            if self._stopped.is_set():
-                raise PeerError("stopped by the server")
+            self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
                 activation = self._layers(images.to(self._device))
@@ -227,13 +226,10 @@ class Device(Instrumented):
             yield
 
     def _await(self, pending: Future[Result], part: Part) -> Result:
-        what = f"gradient of micro-batch {part.index}/{part.count}, iteration {part.iteration}"
         try:
-            return pending.result(self._cut.timeout_s)
-        except TimeoutError:
-            waited = f"{self._name} waited {self._cut.timeout_s:.0f} s for the server: {what}"
-            raise PeerError(waited) from None
+            return self._stop.result(pending)
         except RuntimeError as error:
+            what = f"gradient of micro-batch {part.index}/{part.count}, iteration {part.iteration}"
             raise PeerError(f"{self._name} waited for the server: {what}: {first_line(error)}") from error
 
     def state(self) -> State:
@@ -259,10 +255,6 @@ class Device(Instrumented):
     def load(self, state: State) -> None:
         """Replaces parameters and buffers; the optimiser's momentum stays."""
         self._layers.load_state_dict(state)
-
-    def stop(self) -> None:
-        """Ends a running `train` at its next micro-batch; may come from any thread."""
-        self._stopped.set()
 
     def close(self) -> None:
         """Releases the threads."""

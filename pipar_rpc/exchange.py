@@ -26,11 +26,12 @@ from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
-from pipar_rpc.errors import Failure
+from pipar_rpc.actor import send
 from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
 from pipar_rpc.passage import Passages
 from pipar_rpc.port import Process, Result, deliver, report
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import open_pool
 
@@ -81,12 +82,15 @@ class Reporter:
 class RpcExchange:
     """The device's end of the exchange with a `Port` on the server.
 
+    An answer takes as long as the server computes, which may have other devices' micro-batches before it. So
+    it has no deadline of its own: that the server lives is what `Session.serve` asks, all the time.
+
     Args:
         port: RRef of the port.
-        uplink: the device's emulated uplink.
+        uplink: the device's emulated uplink; its sleeps end with `stop`.
         timeline: receives the uplink's spans.
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
-        timeout_s: longest wait for the answer to one micro-batch after it was sent.
+        stop: ends all waiting.
         numbers: of the micro-batches that the port receives, from 0.
         passed: notes when activations leave and gradients arrive.
     """
@@ -97,11 +101,11 @@ class RpcExchange:
         uplink: Link,
         timeline: Timeline,
         max_in_flight: int,
-        timeout_s: float,
+        stop: Stop,
         numbers: Iterator[int],
         passed: Passages,
     ) -> None:
-        self._port, self._uplink, self._timeline, self._timeout_s = port, uplink, timeline, timeout_s
+        self._port, self._uplink, self._timeline, self._stop = port, uplink, timeline, stop
         self._numbers, self._passed = numbers, passed
         self._previous_sent = threading.Event()
         self._previous_sent.set()
@@ -131,22 +135,24 @@ class RpcExchange:
         activation: Tensor,
         labels: Tensor,
     ) -> Result:
-        self._uplink.wait(slot)
-        previous_sent, sent = order
         with dist_autograd.context() as context_id:
             leaf = activation.requires_grad_()
             leaf.register_hook(lambda gradient: self._passed.down.note(number))
-            # Without an emulated link to space them, the threads would race, and a late micro-batch that
-            # overtakes an earlier one makes the server wait with both.
-            previous_sent.wait(self._timeout_s)
-            try:
-                self._passed.up.note(number)
-                arguments = (self._port, number, part, context_id, leaf, labels)
-                pending = rpc.rpc_async(self._port.owner(), deliver, args=arguments, timeout=self._timeout_s)
-            finally:
-                sent.set()
-            answer = pending.wait()
-            if isinstance(answer, Failure):
-                raise answer.to_error("server")
+            answer = self._stop.result(self._send(slot, order, number, part, context_id, leaf, labels))
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
             return Result(gradients[leaf], *answer)
+
+    def _send(
+        self, slot: Slot, order: tuple[threading.Event, threading.Event], number: int, *arguments: Any
+    ) -> Future[Any]:
+        """Sends a micro-batch in its slot; the future gets loss and correct count, or the server's error."""
+        previous_sent, sent = order
+        try:
+            self._uplink.wait(slot)
+            # Without an emulated link to space them, the threads would race, and a late micro-batch that
+            # overtakes an earlier one makes the server wait with both.
+            previous_sent.wait()
+            self._passed.up.note(number)
+            return send(self._port.owner_name(), deliver, (self._port, number, *arguments), timeout_s=0)
+        finally:
+            sent.set()

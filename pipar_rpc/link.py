@@ -105,7 +105,7 @@ class Link:
         rng: what the jitter is drawn from.
         bin_s: length in seconds of the intervals of `drain_traffic`.
         clock: current time in seconds; another one in tests.
-        sleep: sleeps for seconds; another one in tests.
+        sleep: sleeps for seconds; one that can be interrupted where the sender may be stopped.
     """
 
     def __init__(
@@ -211,9 +211,9 @@ class LinkSpec:
     jitter_s: float = 0.0
     bin_s: float = 1.0
 
-    def open(self, rng: torch.Generator) -> Link:
+    def open(self, rng: torch.Generator, sleep: Callable[[float], None] = time.sleep) -> Link:
         """The link; `rng` draws its jitter."""
-        return Link(self.rate, self.latency_s, self.jitter_s, rng, self.bin_s)
+        return Link(self.rate, self.latency_s, self.jitter_s, rng, self.bin_s, sleep=sleep)
 
     def worst_seconds(self, num_bytes: float) -> float:
         """An upper limit of the time from the start of a message on an idle link to its arrival."""

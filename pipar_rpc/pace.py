@@ -26,7 +26,7 @@ class Pace:
     Args:
         seconds: how long a stage takes on it.
         clock: wall time in seconds; another one in tests.
-        sleep: sleeps for seconds.
+        sleep: sleeps for seconds; one that can be interrupted where the device may be stopped.
 
     Attributes:
         emulated_s: emulated seconds so far.

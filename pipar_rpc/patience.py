@@ -36,6 +36,14 @@ class Patience:
         self._longest[what] = max(seconds, self._longest.get(what, 0.0))
 
     @property
+    def unanswered_s(self) -> float:
+        """Seconds in which its process answers whatever the device does: what is emulated does not count.
+
+        A question queues behind models on a real line, so this follows from the longest time of any method.
+        """
+        return self.limit_s("anything", max(self._longest.values(), default=None)) - self.emulated_s
+
+    @property
     def longest_s(self) -> float:
         """Seconds to wait for what has not been measured."""
         return self.deadlines.ceiling_s + self.emulated_s

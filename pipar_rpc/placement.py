@@ -21,6 +21,7 @@ from pipar_rpc.seeds import generator
 from pipar_rpc.server import ServerHalf
 from pipar_rpc.session import expect, worker_name
 from pipar_rpc.speed import SpeedSpec
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import Timeline
 
 
@@ -93,7 +94,7 @@ def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
     return layers
 
 
-def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
+def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
     """Creates a device with its own data and its half of the network.
 
     At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
@@ -101,6 +102,7 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
 
     Args:
         node: the device's machine.
+        stop: ends what it does, and the loading of its data.
         job: what to do.
         state: parameters and buffers of the device half.
         momentum: of its parameters; empty at the beginning.
@@ -108,8 +110,8 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
     """
     reset_peak_rss()
     source = open_source(job.data, node.data_root, node.download)
-    samples = load_train_part(source, job.data, job.rank, job.num_devices)
-    timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank))
+    samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
+    timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep)
     # Micro-batches are numbered on through all cuts: the port puts them in order.
     numbers, passed = itertools.count(), Passages()
 
@@ -122,9 +124,9 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
             exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
         else:
             parts = job.num_micro_batches
-            exchange = RpcExchange(port, uplink, timeline, parts, job.timeout_s, numbers, passed)
+            exchange = RpcExchange(port, uplink, timeline, parts, stop, numbers, passed)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed, job.timeout_s)
+        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed)
 
     return Device(
         name=job.name,
@@ -140,6 +142,7 @@ def build_device(node: Node, job: DeviceJob, state: State, momentum: State, port
         momentum=momentum,
         on_patience=expect,
         passed=passed,
+        stop=stop,
     )
 
 

@@ -3,6 +3,8 @@
 See exchange.py for the whole picture.
 """
 
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,10 +21,15 @@ from pipar_rpc.link import Link, Slot
 from pipar_rpc.microbatch import Part
 from pipar_rpc.passage import Passages
 from pipar_rpc.rotation import Order
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import Span, Stage, Timeline
 from pipar_rpc.worker import InOrder, open_pool, start_pool
 
+log = logging.getLogger(__name__)
+
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
+LOOK_S = 1.0
+REMIND_S = 10.0  # between two lines about a server half that computes for long
 
 
 class Result(NamedTuple):
@@ -52,6 +59,7 @@ class Port:
         downlink: the device's emulated downlink.
         timeline: receives the downlink's spans.
         order: runs the server half's work; by default a thread of this port's own.
+        stop: ends the downlink's sleeps.
 
     Attributes:
         iteration: iterations of the epoch that the device has reported as done.
@@ -67,6 +75,7 @@ class Port:
         downlink: Link,
         timeline: Timeline,
         order: Order | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.name = name
         self.downlink, self.passed = downlink, Passages()
@@ -74,6 +83,7 @@ class Port:
         self.slowest_s: float | None = None
         self._last_heard = self._iteration_began = time.monotonic()
         self._to_compute: set[torch.futures.Future[Any]] = set()
+        self._stop, self._computing_since, self._reminded = stop or Stop(), math.inf, 0.0
         self._process, self._timeline = process, timeline
         self._unanswered: set[torch.futures.Future[Any]] = set()
         self._contexts = Contexts()
@@ -122,6 +132,8 @@ class Port:
         self._to_compute.add(answer)
         self._contexts.note(context_id, part)
         self._order.submit(number, lambda: self._run(number, part, context_id, activation, labels, answer))
+        if self._failure is not None:
+            self._answer(answer, self._failure)
         return answer
 
     def check(self) -> None:
@@ -129,28 +141,42 @@ class Port:
         if self._failure is not None:
             raise self._failure.to_error(f"server half of {self.name}")
 
-    def settle(self, timeout_s: float) -> None:
-        """Waits until all that was delivered has been computed, updates included.
+    def settle(self, look_s: float = LOOK_S) -> None:
+        """Waits until all that was delivered has been computed, updates included, however long it takes.
 
         The last gradient leaves before the optimiser step, so the device may be done before the server is.
 
+        Args:
+            look_s: seconds after which `remind` is called, each time.
+
         Raises:
-            PeerError: not done within `timeout_s`; or the first error of the server half.
+            PeerError: the first error of the server half.
         """
-        self.become_idle(timeout_s)
+        self.become_idle(look_s)
         self.check()
 
-    def become_idle(self, timeout_s: float) -> None:
-        """Waits until nothing is being computed; raises PeerError after `timeout_s`."""
-        try:
-            self._order.settle(timeout_s)
-        except TimeoutError:
-            waited = f"waited {timeout_s:.0f} s for the server half of {self.name} to finish its update"
-            raise PeerError(waited) from None
+    def become_idle(self, look_s: float = LOOK_S) -> None:
+        """Waits until nothing is being computed; see `settle`."""
+        while True:
+            try:
+                return self._order.settle(look_s)
+            except TimeoutError:  # computing in this very process: it is not lost, and Ctrl-C ends it
+                self.remind()
+
+    def remind(self) -> None:
+        """Says, now and then, how long the server half has been computing the same micro-batch."""
+        now = time.monotonic()
+        seconds = now - self._computing_since
+        if min(seconds, now - self._reminded) > REMIND_S:
+            self._reminded = now
+            log.info("the server half of %s has been computing for %.0f s", self.name, seconds)
 
     def stop(self, reason: str) -> None:
-        """Refuses all that has not been computed yet, so that the device stops waiting."""
+        """Refuses all that has not been answered yet, so that the device stops waiting."""
         self._failure = self._failure or Failure.of(PeerError(reason))
+        self._stop.set(reason)
+        for answer in list(self._unanswered):
+            self._answer(answer, self._failure)
 
     def leave(self, reason: str) -> None:
         """Stops for good: nobody waits for this device's micro-batches any longer."""
@@ -159,21 +185,20 @@ class Port:
         self._contexts.leave()
 
     def close(self) -> None:
-        """Stops, releases the threads and answers whoever still waits.
+        """Stops, and releases the threads once nothing is being computed.
 
         Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
         torch's call cannot be interrupted.
         """
         self.stop("the job has ended")
+        self.become_idle()
         self._stack.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
-        for answer in list(self._unanswered):
-            self._answer(answer, self._failure)
 
     def _answer(self, answer: "torch.futures.Future[Any]", value: Any) -> None:
         try:
             self._unanswered.remove(answer)
-        except KeyError:  # answered when the port was closed
+        except KeyError:  # answered when the port was stopped
             return
         answer.set_result(value)
 
@@ -196,10 +221,12 @@ class Port:
             replied = True
 
         if self._failure is None:
+            self._computing_since = time.monotonic()
             try:
                 self._process(part, activation.detach(), labels, reply)
             except Exception as error:  # the half is broken: what follows is refused for this first reason
-                self._failure = Failure.of(error)
+                self._failure = self._failure or Failure.of(error)
+            self._computing_since = math.inf
         self.heard()  # the silence begins now that it is the device's turn
         self._to_compute.discard(answer)
         if not replied:

@@ -97,6 +97,7 @@ class Roster:
                     peer.port.listen()
             looked = time.monotonic()
             for peer in pending:
+                peer.port.remind()
                 with self.watching(peer):
                     _check_alive(peer, method, time.monotonic() - began)
             self._on_wait()
@@ -109,11 +110,11 @@ class Roster:
         with the halves before it.
 
         Raises:
-            PeerError: a server half failed or has not ended in time, or too few devices are left.
+            PeerError: a server half failed, or too few devices are left.
         """
         for peer in reports:
             with self.watching(peer):
-                peer.port.settle(peer.patience.longest_s)
+                peer.port.settle()
         return {peer: report for peer, report in reports.items() if peer.present}
 
     def ping(self, peers: Sequence[Peer]) -> dict[Peer, Ping]:

@@ -2,14 +2,12 @@
 
 import itertools
 import math
-import threading
 import time
 from typing import Any
 
 import torch
 
 from pipar_rpc.data import open_source, partition
-from pipar_rpc.errors import PeerError
 from pipar_rpc.exchange import RpcExchange
 from pipar_rpc.link import Link
 from pipar_rpc.memory import reset_peak_rss, rss_mb
@@ -20,6 +18,7 @@ from pipar_rpc.passage import Passages
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.probe import Probed
 from pipar_rpc.speed import MachineSpeed, calibrate
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import Timeline
 from pipar_rpc.unit_timer import time_units
 
@@ -29,12 +28,13 @@ class Scout(Probed):
 
     Args:
         node: the device's machine.
+        stop: ends measurements.
         job: what the device is to do, with split point Q.
     """
 
-    def __init__(self, node: Node, job: DeviceJob) -> None:
-        self._node, self._job = node, job
-        self._stopped, self._numbers = threading.Event(), itertools.count()
+    def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:
+        self._node, self._stop, self._job = node, stop, job
+        self._numbers = itertools.count()
 
     def num_samples(self) -> int:
         """Samples that the device will train on; raises UserError if its data is missing."""
@@ -49,7 +49,7 @@ class Scout(Probed):
     def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
         """Wall times of the first `num_units` units on this machine."""
         spec, device = self._job.model, self._node.device
-        return time_units(spec, [batch_size], runs, device, on_run=self._check, num_units=num_units)
+        return time_units(spec, [batch_size], runs, device, on_run=self._stop.check, num_units=num_units)
 
     def free_bytes(self) -> float:
         """Memory that is left for training; infinite without `node.memory_limit`."""
@@ -59,27 +59,18 @@ class Scout(Probed):
 
     def exchange(self, port: Any, count: int, times: int) -> float:
         """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
-        timeout_s = self._job.timeout_s
-        exchange = RpcExchange(port, Link(), Timeline(), count, timeout_s, self._numbers, Passages())
+        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Passages())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found = torch.zeros(1, dtype=torch.int64), []
         try:
             for _ in range(times):
                 began = time.monotonic()
                 for answer in [exchange.submit(part, torch.zeros(1), labels) for part in parts]:
-                    answer.result(timeout_s)
+                    self._stop.result(answer)
                 found.append(time.monotonic() - began)
         finally:
             exchange.close()
         return min(found)
 
-    def stop(self) -> None:
-        """Ends a running `unit_times` after its next run."""
-        self._stopped.set()
-
     def close(self) -> None:
         """Nothing is held."""
-
-    def _check(self) -> None:
-        if self._stopped.is_set():
-            raise PeerError("stopped by the server")

@@ -76,10 +76,10 @@ class SpeedSpec:
         target_s = machine.reference_s if self.calibrate_s is None else self.calibrate_s
         return self.slowdown * target_s / machine.reference_s
 
-    def pace(self, machine: MachineSpeed | None = None) -> Pace:
+    def pace(self, machine: MachineSpeed | None = None, sleep: Callable[[float], None] = time.sleep) -> Pace:
         """The pace of the device half; this machine's own as long as a calibrated one is not known."""
         units = self.unit_times(machine)
-        return NativePace() if units is None else Pace(replayed(units))
+        return NativePace() if units is None else Pace(replayed(units), sleep=sleep)
 
     def unit_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
         """Real seconds of each unit that the device holds, if its speed is emulated.

@@ -6,7 +6,7 @@ the job stay as they are.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
-from pipar_rpc.actor import Remote, close_all, place
+from pipar_rpc.actor import Remote, place
+from pipar_rpc.closing import close_all
 from pipar_rpc.fedavg import num_bytes
 from pipar_rpc.link import Link
 from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
 from pipar_rpc.pace import UnitTimes
 from pipar_rpc.passage import ping
+from pipar_rpc.patience import Patience
 from pipar_rpc.placement import DeviceJob
 from pipar_rpc.port import Port
 from pipar_rpc.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
@@ -45,9 +47,11 @@ class _Asked:
         """Asks and waits for the answer."""
         return self.wait(self.remote.call(method, *args), to_do)
 
-    def wait(self, answer: Future[Any], to_do: str, times: int = 1) -> Any:
-        """Waits `times` as long as a device may be silent."""
-        return self.remote.wait(answer, self.job.timeout_s * times, to_do)
+    def wait(
+        self, answer: Future[Any], to_do: str, times: int = 1, silent_s: Callable[[], float] | None = None
+    ) -> Any:
+        """Waits `times` as long as a device may be silent; see `Remote.wait`."""
+        return self.remote.wait(answer, self.job.timeout_s * times, to_do, silent_s)
 
 
 def survey_devices(
@@ -105,7 +109,7 @@ def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
             devices.append(_Asked(job, place(job.name, Scout, job)))
         yield devices
     finally:
-        close_all([device.remote for device in devices])
+        close_all({own.remote: Patience(own.job.deadlines, own.job.emulated_s) for own in devices})
 
 
 def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> list[Any]:
@@ -188,14 +192,18 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
         for device in devices:
             port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
             stack.callback(port.close)
-            asked.append((device, port.reference()))
+            asked.append((device, port))
 
         def wait(count: int, some: int) -> list[float]:
             """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
             calls = [
-                (device, device.remote.call("exchange", port, count, TIMES)) for device, port in asked[:some]
+                device.remote.call("exchange", port.reference(), count, TIMES)
+                for device, port in asked[:some]
             ]
-            return [device.wait(call, "exchange micro-batches") for device, call in calls]
+            return [
+                device.wait(call, "exchange micro-batches", silent_s=partial(getattr, port, "silent_s"))
+                for (device, port), call in zip(asked, calls, strict=False)
+            ]
 
         def seconds(some: int) -> float:
             """For each micro-batch besides computing, which takes longer if there are many halves."""

@@ -41,7 +41,6 @@ def train_split(network, batches, split_point, num_micro_batches, smallest=1, op
             num_micro_batches=num_micro_batches,
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,
-            timeout_s=10,
         ),
         optimizer=optimizer,
         batches=batches,

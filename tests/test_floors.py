@@ -56,7 +56,7 @@ def test_imports_only_go_down(unit):
         ("hydra", {"composition"}),
         ("omegaconf", {"jobs", "composition", "config", "plan", "device_profile", "resuming"}),
         ("matplotlib", {"figures", "gantt"}),
-        ("threading", {"worker", "link", "session", "device", "exchange", "scout"}),
+        ("threading", {"worker", "link", "session", "exchange"}),
         ("concurrent.futures.ThreadPoolExecutor", {"worker", "exchange", "rotation"}),
         ("tqdm", {"display", "profiler"}),
         ("torch.utils.tensorboard", {"sinks"}),

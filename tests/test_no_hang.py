@@ -14,13 +14,16 @@ import torch
 from torch import nn
 from torch.distributed import autograd as dist_autograd
 
-from pipar_rpc.data import Batches, Images, Transform
+from pipar_rpc.data import Batches, DataSpec, Images, Transform, load_train_part, open_source, partition
 from pipar_rpc.device import Cut, Device
 from pipar_rpc.errors import PeerError
 from pipar_rpc.link import Link
 from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.pace import UnitTimes
 from pipar_rpc.port import Port, Result
+from pipar_rpc.speed import SpeedSpec
+from pipar_rpc.stopping import Stop
 from pipar_rpc.timeline import Timeline
 from pipar_rpc.worker import InOrder, open_pool, repeating
 
@@ -111,7 +114,7 @@ class SilentExchange:
         pass
 
 
-def make_device(exchange, timeout_s=0.1):
+def make_device(exchange, stop, uplink=None, speed=NATIVE):
     data = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     layers = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     return Device(
@@ -121,36 +124,84 @@ def make_device(exchange, timeout_s=0.1):
             exchange=exchange,
             num_micro_batches=2,
             dropout=DropoutStreams(layers, seed=0, device=3),
-            speed=NATIVE,
-            timeout_s=timeout_s,
+            speed=speed,
         ),
         optimizer={"lr": 0.1},
         batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
         report=lambda iteration, loss: None,
-        uplink=Link(),
+        uplink=uplink or Link(),
         smallest=1,
         device=torch.device("cpu"),
         timeline=Timeline(),
+        stop=stop,
     )
 
 
-def test_a_device_does_not_wait_for_ever_for_a_gradient():
-    device = make_device(SilentExchange())
-    with pytest.raises(PeerError, match="device3 waited 0 s for the server: gradient of micro-batch 1/2"):
-        device.train(1, 0, 1)
-    device.close()
+def begun(work, *args):
+    """What comes of `work`, which runs on a thread of its own and has got to where it waits."""
+    future: Future = Future()
+
+    def run():
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    with pytest.raises(TimeoutError):
+        future.result(0.3)
+    return future
+
+
+SLOW = SpeedSpec(NATIVE.model, 1, 1, profile=(UnitTimes("one", {1: 3600.0}, {1: 3600.0}, 3600.0),))
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda stop: make_device(SilentExchange(), stop).train(1, 0, 1),  # for a gradient
+        lambda stop: make_device(SilentExchange(), stop, speed=SLOW).train(1, 0, 1),  # in a forward pass
+        lambda stop: make_device(SilentExchange(), stop, Link(1e-6, sleep=stop.sleep)).upload(),
+    ],
+    ids=["gradient", "emulated computing", "emulated upload"],
+)
+def test_a_stopped_device_ends_at_once(waiting):
+    """It once went on sleeping, and counted as lost because it had not closed within 30 s."""
+    stop = Stop()
+    device = begun(waiting, stop)
+    stop.set("stopped by the server")
+    with pytest.raises(PeerError, match="stopped by the server"):
+        device.result(30)
 
 
 def test_a_stopped_device_ends_at_its_next_micro_batch():
-    device = make_device(SilentExchange())
-    device.stop()
-    with pytest.raises(PeerError, match="stopped by the server"):
+    stop = Stop()
+    device = make_device(SilentExchange(), stop)
+    stop.set("stopped by the server")
+    with pytest.raises(PeerError, match=r"^stopped by the server"):
         device.train(1, 0, 1)
     device.close()
 
 
-def make_port(process):
-    return Port("device1", process, Link(), Timeline())
+def test_a_device_that_loads_its_images_can_be_stopped():
+    spec = DataSpec("synthetic", 1, 8, 10, seed=0, train_size=1000)
+    source, stop = open_source(spec, None, download=False), Stop()
+    whole = load_train_part(source, spec, 1, 2, stop.check)
+    assert torch.equal(whole.images, source.images("train", partition(source.labels("train"), spec, 2)[0]))
+    images = source.images
+
+    def few(split, indices):
+        stop.set("stopped by the server")
+        return images(split, indices)
+
+    source.images = few
+    with pytest.raises(PeerError, match="stopped by the server"):
+        load_train_part(source, spec, 1, 2, stop.check)
+
+
+def make_port(process, mbps=None):
+    stop = Stop()
+    return Port("device1", process, Link(mbps, sleep=stop.sleep), Timeline(), stop=stop)
 
 
 def submit(port, number, count=2, context_id=0):
@@ -205,14 +256,43 @@ def test_settle_waits_for_the_update_after_the_last_gradient():
     port.close()
 
 
-def test_settle_gives_up():
+def test_settle_waits_for_a_slow_server_half_and_says_so(monkeypatch, caplog):
+    """It is this very process that computes: a job once ended because it took longer than a deadline."""
+    monkeypatch.setattr("pipar_rpc.port.REMIND_S", 0.1)
+    caplog.set_level("INFO")
     release = threading.Event()
-    port = make_port(lambda part, activation, labels, reply: release.wait(5))
+    port = make_port(lambda part, activation, labels, reply: release.wait(60))
     submit(port, 0)
-    with pytest.raises(PeerError, match="waited 0 s for the server half of device1"):
-        port.settle(0.1)
+    settled = begun(port.settle, 0.05)
+    assert port.silent_s == 0  # the device waits for the server
+    assert re.search(r"the server half of device1 has been computing for \d+ s", caplog.text)
+    release.set()
+    settled.result(30)
+    port.close()
+
+
+def test_a_stopped_port_answers_whoever_waits_also_while_it_computes_or_sleeps():
+    """A micro-batch that is being computed, one behind it, one that comes later; one on a slow downlink."""
+    computing, release = threading.Event(), threading.Event()
+
+    def process(part, activation, labels, reply):
+        computing.set()
+        release.wait(60)
+
+    port = make_port(process)
+    answers = [submit(port, 0), submit(port, 1)]
+    assert computing.wait(10)
+    port.stop("this device was given up")
+    assert [answer.wait().message for answer in (*answers, submit(port, 2))] == [
+        "this device was given up"
+    ] * 3
     release.set()
     port.close()
+    slow = make_port(lambda *args: args[-1](Result(torch.ones(1, 2), 0.0, 0)), mbps=1e-6)
+    answer = submit(slow, 0)
+    slow.settle()
+    slow.close()
+    assert answer.wait().message == "the job has ended"
 
 
 def test_a_broken_server_half_answers_everybody_with_its_first_error():

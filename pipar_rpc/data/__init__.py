@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.embedded import Digits, Synthetic
 from pipar_rpc.data.held_out import split_held_out
@@ -30,6 +32,7 @@ __all__ = [
     "split_held_out",
 ]
 
+AT_ONCE = 64  # images that are loaded in one go
 SOURCES: dict[str, Callable[[DataSpec, Path, bool], Source]] = {
     "digits": Digits,
     "synthetic": Synthetic,
@@ -55,11 +58,31 @@ def open_source(spec: DataSpec, root: Path, download: bool) -> Source:
     return SOURCES[spec.name](spec, root, download)
 
 
-def load_train_part(source: Source, spec: DataSpec, device: int, num_devices: int) -> Images:
-    """The training images of one device (1..K) and of no other; only these are kept in memory."""
+def load_train_part(
+    source: Source,
+    spec: DataSpec,
+    device: int,
+    num_devices: int,
+    on_images: Callable[[], None] = lambda: None,
+) -> Images:
+    """The training images of one device (1..K) and of no other; only these are kept in memory.
+
+    Args:
+        source: of the images.
+        spec: which of them.
+        device: its number.
+        num_devices: K.
+        on_images: called before every few images; what it raises ends the loading.
+    """
     labels = source.labels("train")
     indices = partition(labels, spec, num_devices)[device - 1]
-    return Images(source.images("train", indices), labels[indices])
+    images = torch.empty(0, dtype=torch.uint8)
+    for start in range(0, len(indices), AT_ONCE):
+        on_images()
+        some = source.images("train", indices[start : start + AT_ONCE])
+        images = images if start else some.new_empty(len(indices), *some.shape[1:])
+        images[start : start + len(some)] = some
+    return Images(images, labels[indices])
 
 
 def load_held_out(source: Source, spec: DataSpec) -> tuple[Images, Images]:

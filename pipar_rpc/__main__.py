@@ -19,16 +19,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pipar_rpc
-from pipar_rpc import composition, interface, resuming, session
+from pipar_rpc import composition, interface, session
 from pipar_rpc import config as configuration
 from pipar_rpc.errors import PeerError, UserError
-from pipar_rpc.jobs import FOLDER, Jobs, World, job_folder, tell_torchrun
+from pipar_rpc.jobs import FOLDER, Jobs, World, examine, tell_torchrun
 from pipar_rpc.meeting import BEAT_S, Meeting
 from pipar_rpc.node import Node, prepare
-from pipar_rpc.plan import make_plan
-from pipar_rpc.saving import needed_bytes
 from pipar_rpc.schema import NodeConfig
-from pipar_rpc.storage import check_room
 from pipar_rpc.worker import end_with, repeating
 
 log = logging.getLogger("pipar_rpc")
@@ -86,12 +83,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _start_torchrun(arguments: Sequence[str]) -> int:
-    """Checks the configuration and replaces this process by torchrun with enough ranks for every job."""
+    """Checks all that rank 0 will, and replaces this process by torchrun with enough ranks for every job."""
     jobs, multirun = composition.compose_all(arguments)
     raw, num_devices = jobs[0], max(job.num_devices or DEFAULT_NUM_DEVICES for job in jobs)
-    if not multirun:
-        node = configuration.node_of(raw)
-        resuming.named(make_plan(raw, num_devices + 1, node.data_path, one_machine=True))
+    server, config = World(0, num_devices + 1, 0, num_devices + 1), configuration.node_of(raw)
+    local = prepare(config, server.local_rank)
+    _bind(config, server)
+    examine(arguments, raw, multirun, server, local, None)
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -106,11 +104,11 @@ def _assist(arguments: Sequence[str], world: World) -> int:
         config = configuration.parse_node(arguments, json.loads(meeting.expect(NODE)))
         meeting.timeout_s = config.timeout_s
     local = _prepare(config, world)
-    _bind(config, world)
+    listening = _bind(config, world)
     if meeting is not None and not meeting.attend():
         log.info("the training has ended without this device")
         return 0
-    with session.join(world.rank, world.size, local, config.timeout_s, meeting) as group:
+    with session.join(world.rank, world.size, local, config.timeout_s, meeting, listening) as group:
         return group.serve()
 
 
@@ -118,24 +116,20 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     """Rank 0: checks everything first, then runs the job or the jobs inside one RPC group."""
     raw, multirun = composition.compose(arguments)
     config = configuration.node_of(raw)
-    local = _prepare(config, world)
+    local, listening = _prepare(config, world), _bind(config, world)
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
     _share_node(configuration.node_in_files(raw, arguments), world, meeting)
-    plan = None if multirun else make_plan(raw, world.size, local.data_root, world.one_machine)
-    listening, port = _bind(config, world), os.environ["MASTER_PORT"]
-    folder, goes_on = job_folder(arguments, raw, multirun, world, meeting)
-    if plan is not None and not goes_on:
-        resuming.named(plan)  # refused before anything is started
-    check_room(folder, needed_bytes(plan) if plan else 0)
-    sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
+    folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
     with ExitStack() as stack:
         if meeting is not None:
             meeting.remember(FOLDER, str(folder))
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
-        group = stack.enter_context(session.join(world.rank, world.size, local, config.timeout_s, meeting))
+        group = stack.enter_context(
+            session.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
+        )
         group.meet()
-        jobs = Jobs(local, world, goes_on, group, sockets)
+        jobs = Jobs(local, world, goes_on, group, interface.who_can_connect(listening))
         composition.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code
@@ -157,8 +151,8 @@ def _prepare(config: NodeConfig, world: World) -> Node:
     return prepare(config, world.local_rank)
 
 
-def _bind(config: NodeConfig, world: World) -> str:
-    """Has RPC listen on one interface; returns which."""
+def _bind(config: NodeConfig, world: World) -> interface.Binding:
+    """Has RPC listen on one interface; returns where."""
     return interface.bind(config.interface, world.one_machine, config.trusted_network, config.allow_public)
 
 

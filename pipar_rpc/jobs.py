@@ -18,8 +18,10 @@ from pipar_rpc.errors import ConfigError, PeerError, RegroupError, UserError, fi
 from pipar_rpc.meeting import Meeting
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan, make_plan
+from pipar_rpc.saving import needed_bytes
 from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
+from pipar_rpc.storage import check_room
 from pipar_rpc.sweep import last_figure
 
 log = logging.getLogger("pipar_rpc")
@@ -65,6 +67,25 @@ def job_folder(
     if earlier is None:
         log.info("resume=auto: nothing to resume in %s", new.parent)
     return earlier or new, earlier is not None
+
+
+def examine(
+    arguments: Sequence[str],
+    raw: DictConfig,
+    multirun: bool,
+    world: World,
+    local: Node,
+    meeting: Meeting | None,
+) -> tuple[Path, bool]:
+    """Refuses what the user must mend, before anything is started or written; arguments and result as of
+    `job_folder`. The jobs of a sweep are examined when they are run: one that fails does not stop the others.
+    """
+    plan = None if multirun else make_plan(raw, world.size, local.data_root, world.one_machine)
+    folder, goes_on = job_folder(arguments, raw, multirun, world, meeting)
+    if plan is not None and not goes_on:
+        resuming.named(plan)
+    check_room(folder, needed_bytes(plan) if plan else 0, "hydra.sweep.dir" if multirun else "hydra.run.dir")
+    return folder, goes_on
 
 
 class Jobs:

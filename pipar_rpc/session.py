@@ -19,7 +19,7 @@ import torch
 from torch.distributed import rpc
 
 import pipar_rpc
-from pipar_rpc import actor
+from pipar_rpc import actor, interface
 from pipar_rpc.errors import PeerError, UserError, first_line
 from pipar_rpc.meeting import Meeting
 from pipar_rpc.worker import watchdog
@@ -173,7 +173,12 @@ def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> b
 
 @contextmanager
 def join(
-    rank: int, world_size: int, local: Any, timeout_s: float, meeting: Meeting | None
+    rank: int,
+    world_size: int,
+    local: Any,
+    timeout_s: float,
+    meeting: Meeting | None,
+    listening: interface.Binding,
 ) -> Iterator[Session]:
     """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
 
@@ -186,9 +191,11 @@ def join(
         timeout_s: longest wait for the other ranks at the start, and for any sign of life of the server
             later. A ping queues behind bulk data on the same line, so it must exceed the longest transfer.
         meeting: where the ranks find each other; None for the address in the environment.
+        listening: the address that this process may listen on.
 
     Raises:
         PeerError: the group did not come together.
+        UserError: this process listens elsewhere, and has to end at once: it does not leave the group.
     """
     global _group  # noqa: PLW0603  RPC handlers are module functions: they need to find it
     _group = _Group()
@@ -208,6 +215,7 @@ def join(
             rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
         except RuntimeError as error:
             raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
+    interface.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
     session = Session(rank, world_size, timeout_s, meeting)
     graceful = False

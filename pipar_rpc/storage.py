@@ -23,12 +23,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise UserError(f"hydra.run.dir={folder}: another run is writing there") from error
 
 
-def check_room(folder: Path, num_bytes: int) -> None:
+def check_room(folder: Path, num_bytes: int, key: str) -> None:
     """Raises UserError unless files of that size can be written into a folder, which need not exist yet.
 
     Args:
         folder: where to.
         num_bytes: of what is kept there, but for logs, tables and pictures.
+        key: of the configuration, that says where.
     """
     base = folder.absolute()
     while not base.exists():
@@ -39,8 +40,8 @@ def check_room(folder: Path, num_bytes: int) -> None:
             file.write(bytes(4096))
             file.flush()
     except OSError as error:
-        raise UserError(f"hydra.run.dir={folder}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{key}={folder}: cannot be written: {error.strerror}") from error
     free = shutil.disk_usage(base).free
     if free < needed:
         room = f"{free / 1e6:.0f} MB are free, checkpoints and results need {needed / 1e6:.0f} MB"
-        raise UserError(f"hydra.run.dir={folder}: {room}")
+        raise UserError(f"{key}={folder}: {room}")

@@ -33,6 +33,8 @@ BAD = {  # what is wrong: arguments, what the line must say
     "a key of all for one": (["devices.overrides.1.epochs=2"], "no such key for a single device"),
     "no learning rate": (["optimizer.lr=0"], "optimizer.lr=0.0: must be > 0"),
     "missing weights": (["model.weights=no.pt"], "model.weights=no.pt: must be an existing file"),
+    "a text for weights": (["model.weights=text.csv"], "model.weights=text.csv: not a state dict in"),
+    "a text for a checkpoint": (["resume=text.csv"], "text.csv: not a whole checkpoint"),
     "a network that is not there": (
         ["model=custom", "model._target_=nets.build"],
         "model._target_=nets.build",
@@ -62,14 +64,24 @@ BAD = {  # what is wrong: arguments, what the line must say
     "half a checkpoint": (["resume=half.pt"], "half.pt: not a whole checkpoint"),
     "an unknown machine": (["node.device=tpu"], "node.device=tpu: must be auto, cpu, cuda or cuda:i"),
 }
-AS_SERVER = {  # found by rank 0 under torchrun, before it joins the group
+MACHINE = {  # by whoever starts torchrun, and by rank 0 before it joins the group
     "an unknown interface": (["node.interface=eth77"], "node.interface=eth77: must be auto or an interface"),
     "a missing GPU": (["node.device=cuda:97"], "node.device=cuda:97: must be auto, cpu or one of"),
+    "a missing GPU for a sweep": (
+        ["--multirun", "seed=1,2", "node.device=cuda:97"],
+        "node.device=cuda:97: must be auto, cpu or one of",
+    ),
     "a folder that cannot be": (["hydra.run.dir=a_file/run"], "hydra.run.dir=a_file/run: cannot be written"),
+    "a folder of a sweep that cannot be": (
+        ["--multirun", "seed=1,2", "hydra.sweep.dir=a_file/sweep"],
+        "hydra.sweep.dir=a_file/sweep: cannot be written",
+    ),
     "a file system without files": (
         ["hydra.run.dir=/proc/run"],
         "hydra.run.dir=/proc/run: cannot be",
     ),
+}
+AS_SERVER = {  # under torchrun alone
     "too many devices": (["num_devices=5"], "num_devices=5: must be 1..4 (torchrun started 5 ranks"),
 }
 SERVER = {
@@ -96,6 +108,7 @@ def run(tmp_path, arguments, environment):
     work = tmp_path / "work"
     work.mkdir()
     (work / "a_file").write_text("")
+    (work / "text.csv").write_text("epoch,loss\n")
     torch.save({"state_dict": {}}, work / "foreign.pt")
     (work / "half.pt").write_bytes((work / "foreign.pt").read_bytes()[:200])
     before = sorted(work.rglob("*"))
@@ -107,15 +120,18 @@ def run(tmp_path, arguments, environment):
     return process.exitcode, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
 
 
-@pytest.mark.parametrize("what", [*BAD, *AS_SERVER])
-def test_bad_input_is_one_line_and_code_2(tmp_path, what):
-    arguments, line = (BAD | AS_SERVER)[what]
-    code, out, err = run(tmp_path, arguments, SERVER if what in AS_SERVER else {})
+@pytest.mark.parametrize(
+    ("what", "server"),
+    [(what, False) for what in BAD | MACHINE] + [(what, True) for what in MACHINE | AS_SERVER],
+)
+def test_bad_input_is_one_line_and_code_2(tmp_path, what, server):
+    arguments, line = (BAD | MACHINE | AS_SERVER)[what]
+    code, out, err = run(tmp_path, arguments, SERVER if server else {})
     assert code == 2, err
     assert line in err
     assert err.startswith("pipar_rpc: error: ")
     assert err.count("\n") == 1, err
-    assert out == "" or what in AS_SERVER
+    assert out == "" or server
 
 
 @pytest.fixture

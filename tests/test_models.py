@@ -266,13 +266,14 @@ def test_files_that_hold_no_weights(tmp_path):
     with pytest.raises(ConfigError, match=r"model.weights=.+/none.pt: must be an existing file"):
         read_weights(tmp_path / "none.pt", spec(), strict=True)
     path = tmp_path / "weights.pt"
-    for content in (b"", b"no weights", b"PK\x03\x04"):
+    for content in (b"", b"no weights", b"PK\x03\x04", b"hello world\n", b"epoch,loss\n", b"\x80\xc8weights"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"not a state dict in torch's format"):
             read_weights(path, spec(), strict=True)
-    torch.save({"epoch": 3}, path)
-    with pytest.raises(UserError, match="not a plain state dict"):
-        read_weights(path, spec(), strict=True)
+    for named in ({"epoch": 3}, {1: torch.zeros(1), "a": torch.zeros(1)}):
+        torch.save(named, path)
+        with pytest.raises(UserError, match="not a plain state dict"):
+            read_weights(path, spec(), strict=True)
 
 
 # Dropout

@@ -1,6 +1,6 @@
 """Weights in files: plain state dicts under the names that the uncut network's own authors gave them."""
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,12 +42,7 @@ def load_weights(path: Path, names: Mapping[str, str], like: Mapping[str, Tensor
     """
     if not path.is_file():
         raise ConfigError(KEY, path, "an existing file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{KEY}={path}: not a state dict in torch's format: {first_line(error)}") from error
-    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise UserError(f"{KEY}={path}: not a plain state dict (name -> tensor)")
+    stored = _stored(path)
     fitting = {
         own: stored[name]
         for own, name in names.items()
@@ -57,6 +52,23 @@ def load_weights(path: Path, names: Mapping[str, str], like: Mapping[str, Tensor
     if problem and (strict or not fitting):
         raise UserError(f"{KEY}={path}: {problem}; model.strict_weights=false takes what fits")
     return fitting
+
+
+def _stored(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a file; raises UserError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch takes other files for odd pickles, and says so
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{KEY}={path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch's readers fail in every way on files that are not theirs
+        what = f"not a state dict in torch's format ({type(error).__name__}: {first_line(error)})"
+        raise UserError(f"{KEY}={path}: {what}") from error
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items()
+    ):
+        raise UserError(f"{KEY}={path}: not a plain state dict (name -> tensor)")
+    return stored
 
 
 def _difference(stored: Mapping[str, Tensor], names: Mapping[str, str], like: Mapping[str, Tensor]) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from launch.report_data import load
 from launch.script import run_script
-from pipar_rpc.display import table
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.results.terminal import table
 
 Cell = tuple[str, int]  # model, N
 # Emulated links carry payload alone. Headers and acknowledgements take 7 % of a link with packets of 1500

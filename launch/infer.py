@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from scipy.optimize import brentq
 
 from launch.script import run_script
-from pipar_rpc.cost import StageTimes, iteration_seconds
-from pipar_rpc.device_profile import DeviceProfile, read_profile
-from pipar_rpc.errors import ConfigError, first_line
-from pipar_rpc.fedavg import num_bytes
+from pipar_rpc.base.errors import ConfigError, first_line
+from pipar_rpc.base.states import num_bytes
 from pipar_rpc.models import build_meta, summarise
-from pipar_rpc.pace import UnitTimes, interpolate
+from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
+from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
+from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds
 
 BATCH_SIZE, ITERATIONS = 100, 100  # of an epoch of the paper
 PUBLISHED = Path(__file__).parent / "published.yaml"

@@ -24,9 +24,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from launch.script import run_script
-from pipar_rpc.composition import config_dir
-from pipar_rpc.errors import ConfigError, UserError, nearest
-from pipar_rpc.session import worker_name
+from pipar_rpc.base.errors import ConfigError, UserError, nearest
+from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.hydra_compose import config_dir
 
 PREFIX = "pipar"
 SUBNET = "10.77.0"

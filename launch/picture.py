@@ -4,8 +4,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from pipar_rpc.cost import StageTimes, iteration_seconds, schedule
-from pipar_rpc.gantt import draw, legend
+from pipar_rpc.results.gantt import draw, legend
+from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds, schedule
 
 # Seconds for a whole mini-batch of 100 CIFAR-10 images: VGG5 cut after its first unit, whose activation of
 # 3.28 MB takes 2.62 s up and 1.05 s down over 4G (10/25 Mbit/s); computing times are round numbers of the

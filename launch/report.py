@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from launch.report_data import ORDER, Run, best, load, shown
 from launch.report_figures import Cases, bars, curves, up_down_bars
 from launch.script import run_script
-from pipar_rpc.errors import ConfigError
+from pipar_rpc.base.errors import ConfigError
 
 HERE = Path(__file__).parent
 PUBLISHED = "published, other hardware"

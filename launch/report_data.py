@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 
 ORDER = ("fl", "sl", "sfl", "pipar")
 NETWORKS = ("4g", "4g_plus", "wifi", "none")

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from launch.report_data import Case, Run, load, shown
 from launch.script import run_script
-from pipar_rpc.display import table
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.results.terminal import table
 
 Cell = tuple[str, str]  # P, N; of each device where they differ
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 
 
 def run_script(name: str, main: Callable[[], int | None]) -> None:

@@ -22,8 +22,8 @@ from torch.distributed import autograd as dist_autograd
 
 from launch.script import run_script
 from pipar_rpc.__main__ import main as run_rank
-from pipar_rpc.session import worker_name
-from pipar_rpc.worker import repeating
+from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.base.threads import repeating
 
 NUM_RANKS = 3
 SAMPLES = 100  # of each device, 10 iterations an epoch

@@ -19,14 +19,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import pipar_rpc
-from pipar_rpc import composition, interface, session
-from pipar_rpc import config as configuration
-from pipar_rpc.errors import PeerError, UserError
+from pipar_rpc import hydra_compose
+from pipar_rpc.base.errors import PeerError, UserError
+from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.base.threads import end_with, repeating
 from pipar_rpc.jobs import FOLDER, Jobs, World, examine, tell_torchrun
-from pipar_rpc.meeting import BEAT_S, Meeting
-from pipar_rpc.node import Node, prepare
-from pipar_rpc.schema import NodeConfig
-from pipar_rpc.worker import end_with, repeating
+from pipar_rpc.plan import load as configuration
+from pipar_rpc.plan.node import Node, prepare
+from pipar_rpc.plan.schema import NodeConfig
+from pipar_rpc.transport import network_interface, rpc_group
+from pipar_rpc.transport.rendezvous import BEAT_S, Meeting
 
 log = logging.getLogger("pipar_rpc")
 
@@ -53,7 +55,7 @@ def main() -> None:
 def _outcome() -> tuple[int, str]:
     """The exit code, and the last line of the process."""
     try:
-        sys.argv[1:] = composition.normalise(sys.argv[1:])
+        sys.argv[1:] = hydra_compose.normalise(sys.argv[1:])
         return _run(sys.argv[1:]), ""
     except UserError as error:
         return 2, f"error: {error}"
@@ -66,15 +68,15 @@ def _outcome() -> tuple[int, str]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    informs = composition.only_informs(arguments)
+    informs = hydra_compose.only_informs(arguments)
     if "RANK" not in os.environ and not informs:
         return _start_torchrun(arguments)
     world = World.from_environment() if "RANK" in os.environ else World(0, 1, 0, 1)
     if informs:
-        if composition.MULTIRUN in arguments:
+        if hydra_compose.MULTIRUN in arguments:
             raise UserError("--multirun: leave it out to be shown something")
         if world.rank == 0:
-            composition.run_jobs(lambda raw, output_dir, number: None)
+            hydra_compose.run_jobs(lambda raw, output_dir, number: None)
         return 0
     if "TORCHELASTIC_RUN_ID" in os.environ:
         why = f"torchrun, process {pipar_rpc.PARENT}, is gone; what was saved stays"
@@ -84,7 +86,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _start_torchrun(arguments: Sequence[str]) -> int:
     """Checks all that rank 0 will, and replaces this process by torchrun with enough ranks for every job."""
-    jobs, multirun = composition.compose_all(arguments)
+    jobs, multirun = hydra_compose.compose_all(arguments)
     raw, num_devices = jobs[0], max(job.num_devices or DEFAULT_NUM_DEVICES for job in jobs)
     server, config = World(0, num_devices + 1, 0, num_devices + 1), configuration.node_of(raw)
     local = prepare(config, server.local_rank)
@@ -108,13 +110,13 @@ def _assist(arguments: Sequence[str], world: World) -> int:
     if meeting is not None and not meeting.attend():
         log.info("the training has ended without this device")
         return 0
-    with session.join(world.rank, world.size, local, config.timeout_s, meeting, listening) as group:
+    with rpc_group.join(world.rank, world.size, local, config.timeout_s, meeting, listening) as group:
         return group.serve()
 
 
 def _serve(arguments: Sequence[str], world: World) -> int:
     """Rank 0: checks everything first, then runs the job or the jobs inside one RPC group."""
-    raw, multirun = composition.compose(arguments)
+    raw, multirun = hydra_compose.compose(arguments)
     config = configuration.node_of(raw)
     local, listening = _prepare(config, world), _bind(config, world)
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
@@ -126,11 +128,11 @@ def _serve(arguments: Sequence[str], world: World) -> int:
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
         group = stack.enter_context(
-            session.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
+            rpc_group.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
         )
         group.meet()
-        jobs = Jobs(local, world, goes_on, group, interface.who_can_connect(listening))
-        composition.run_jobs(jobs.run, folder)
+        jobs = Jobs(local, world, goes_on, group, network_interface.who_can_connect(listening))
+        hydra_compose.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code
 
@@ -145,15 +147,17 @@ def _share_node(in_files: dict[str, Any], world: World, meeting: Meeting | None)
 
 
 def _prepare(config: NodeConfig, world: World) -> Node:
-    role = session.worker_name(world.rank)
+    role = worker_name(world.rank)
     form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
     return prepare(config, world.local_rank)
 
 
-def _bind(config: NodeConfig, world: World) -> interface.Binding:
+def _bind(config: NodeConfig, world: World) -> network_interface.Binding:
     """Has RPC listen on one interface; returns where."""
-    return interface.bind(config.interface, world.one_machine, config.trusted_network, config.allow_public)
+    return network_interface.bind(
+        config.interface, world.one_machine, config.trusted_network, config.allow_public
+    )
 
 
 if __name__ == "__main__":

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipar_rpc import composition, experiment, resuming
-from pipar_rpc.display import summary_table, sweep_table
-from pipar_rpc.errors import ConfigError, PeerError, RegroupError, UserError, first_line
-from pipar_rpc.meeting import Meeting
-from pipar_rpc.node import Node
-from pipar_rpc.plan import Plan, make_plan
-from pipar_rpc.saving import needed_bytes
-from pipar_rpc.session import Session
-from pipar_rpc.sinks import Row
-from pipar_rpc.storage import check_room
+from pipar_rpc import hydra_compose, job
+from pipar_rpc.base.disk import check_room
+from pipar_rpc.base.errors import ConfigError, PeerError, RegroupError, UserError, first_line
+from pipar_rpc.checkpoints import resuming
+from pipar_rpc.checkpoints.saving import needed_bytes
+from pipar_rpc.plan.node import Node
+from pipar_rpc.plan.plan import Plan, make_plan
+from pipar_rpc.results.terminal import summary_table, sweep_table
+from pipar_rpc.results.writers import Row
 from pipar_rpc.sweep import last_figure
+from pipar_rpc.transport.rendezvous import Meeting
+from pipar_rpc.transport.rpc_group import Session
 
 log = logging.getLogger("pipar_rpc")
 
@@ -59,7 +60,7 @@ def job_folder(
     folder = meeting.recall(FOLDER) if meeting else None
     if folder is not None:  # torchrun has started the workers again
         return Path(folder), True
-    new = composition.run_folder(arguments)
+    new = hydra_compose.run_folder(arguments)
     if raw.resume != resuming.AUTO:
         return new, False
     chosen = any(argument.lstrip("+").startswith(FOLDER_KEYS) for argument in arguments)
@@ -137,7 +138,7 @@ class Jobs:
         different = resuming.difference(config, output_dir) if self._goes_on else None
         if different not in {None, resuming.CONFIG} and raw.resume == resuming.AUTO:
             raise UserError(f"resume=auto: another training is in {output_dir}: {different} differs")
-        return experiment.run(
+        return job.run(
             *(plan, self._local, output_dir, number, self._goes_on and different is None, self._group),
             on_begin=lambda: OmegaConf.save(config, output_dir / resuming.CONFIG),
         )

@@ -16,11 +16,11 @@ import torch
 from tqdm import tqdm
 
 import pipar_rpc
-from pipar_rpc.device_profile import DeviceProfile
-from pipar_rpc.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
 from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
-from pipar_rpc.unit_timer import BATCH_SIZES, time_units
+from pipar_rpc.testbed.device_profile import DeviceProfile
+from pipar_rpc.testbed.unit_timer import BATCH_SIZES, time_units
 
 
 def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch.device) -> DeviceProfile:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import product
 from statistics import fmean
 
-from pipar_rpc.errors import nearest, require
-from pipar_rpc.sinks import FIGURES, Row
+from pipar_rpc.base.errors import nearest, require
+from pipar_rpc.results.writers import FIGURES, Row
 
 OPTIMISERS = (
     "optuna",

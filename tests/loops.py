@@ -3,16 +3,16 @@
 import torch
 from torch.nn import functional as F
 
+from pipar_rpc.base.microbatch import split_batch
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.data import Batches, Images, Transform
-from pipar_rpc.device import Cut, Device
-from pipar_rpc.exchange import LocalExchange
-from pipar_rpc.link import Link
-from pipar_rpc.microbatch import split_batch
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
-from pipar_rpc.seeds import generator
-from pipar_rpc.server import ServerHalf
-from pipar_rpc.speed import SpeedSpec
-from pipar_rpc.timeline import Timeline
+from pipar_rpc.testbed.device_speed import SpeedSpec
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.exchange import LocalExchange
+from pipar_rpc.training.server_half import ServerHalf
 
 OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 CPU = torch.device("cpu")

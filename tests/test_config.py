@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipar_rpc import composition, config, schema
-from pipar_rpc.errors import UserError
+from pipar_rpc import hydra_compose
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES, Norm
-from pipar_rpc.plan import make_plan
+from pipar_rpc.plan import load, schema
+from pipar_rpc.plan.plan import make_plan
 
 from .conftest import ROOT
 
 
 def plan(*overrides, world_size=5, data_root=Path("nowhere"), one_machine=True):
-    raw, _ = composition.compose(["node.download=false", *overrides])
+    raw, _ = hydra_compose.compose(["node.download=false", *overrides])
     return make_plan(raw, world_size, data_root, one_machine)
 
 
@@ -128,8 +129,8 @@ def test_a_server_alone_is_refused():
 
 def test_a_sweep_is_refused_for_an_unknown_key_or_choice_in_any_value():
     with pytest.raises(UserError, match="network=5g"):
-        composition.compose(["--multirun", "network=4g,5g"])
-    _, multirun = composition.compose(["--multirun", "network=4g,wifi", "pipeline.split_point=1,9"])
+        hydra_compose.compose(["--multirun", "network=4g,5g"])
+    _, multirun = hydra_compose.compose(["--multirun", "network=4g,wifi", "pipeline.split_point=1,9"])
     assert multirun  # the job with P = 9 will fail on its own
 
 
@@ -192,16 +193,16 @@ NEEDED = {"custom": "model._target_=my.build", "sizes": "partition.sizes=[1,2]",
 def test_every_choice_composes(group):
     for path in (ROOT / "conf" / group).glob("*.yaml"):
         needed = [NEEDED[path.stem]] if path.stem in NEEDED else []
-        raw, _ = composition.compose([f"{group}={path.stem}", *needed])
-        loaded = config.load(raw)
+        raw, _ = hydra_compose.compose([f"{group}={path.stem}", *needed])
+        loaded = load.load(raw)
         assert getattr(loaded, group).name == path.stem
 
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_models_go_by_their_names_in_the_reference_too(alias):
-    raw, _ = composition.compose([f"model={alias}"])
+    raw, _ = hydra_compose.compose([f"model={alias}"])
     assert raw.model.name == ALIASES[alias]
-    raw, _ = composition.compose(["--multirun", f"model={alias},vgg5"])
+    raw, _ = hydra_compose.compose(["--multirun", f"model={alias},vgg5"])
     assert raw.model.name == ALIASES[alias]
 
 
@@ -235,9 +236,9 @@ def test_devices_may_keep_fewer_samples():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_is_a_possible_job(path):
-    raw, _ = composition.compose([f"experiment={path.stem}"])
+    raw, _ = hydra_compose.compose([f"experiment={path.stem}"])
     if raw.data.name not in {"digits", "synthetic"}:  # the others need files
-        raw, _ = composition.compose([f"experiment={path.stem}", "data=synthetic"])
+        raw, _ = hydra_compose.compose([f"experiment={path.stem}", "data=synthetic"])
     assert make_plan(raw, 5, Path("nowhere"), True).devices
 
 
@@ -249,13 +250,13 @@ def test_the_selector_is_for_pipar_and_the_formula_for_split_networks():
 
 
 def test_an_experiment_may_be_a_sweep():
-    _, multirun = composition.compose(["experiment=uplink"])
+    _, multirun = hydra_compose.compose(["experiment=uplink"])
     assert multirun
 
 
 def test_the_yaml_and_the_classes_agree_on_the_defaults():
-    raw, _ = composition.compose(["network=none"])
-    written, built_in = config.load(raw), schema.Config()
+    raw, _ = hydra_compose.compose(["network=none"])
+    written, built_in = load.load(raw), schema.Config()
     assert (written.pipeline, written.optimizer, written.node, written.fault) == (
         *(built_in.pipeline, built_in.optimizer),
         *(built_in.node, built_in.fault),
@@ -263,12 +264,12 @@ def test_the_yaml_and_the_classes_agree_on_the_defaults():
 
 
 def test_devices_read_only_their_node_section():
-    node = config.parse_node(["epochs=3", "node.threads=2", "node.device=cpu", "--multirun", "bogus=1"])
+    node = load.parse_node(["epochs=3", "node.threads=2", "node.device=cpu", "--multirun", "bogus=1"])
     assert (node.threads, node.device) == (2, "cpu")
     with pytest.raises(UserError, match=r"node.thread: no such key: did you mean node.threads\?"):
-        config.parse_node(["node.thread=2"])
+        load.parse_node(["node.thread=2"])
     with pytest.raises(UserError, match=r"node.threads=0: must be >= 1"):
-        config.parse_node(["node.threads=0"])
+        load.parse_node(["node.threads=0"])
 
 
 def test_norm_names_are_the_yaml_values():

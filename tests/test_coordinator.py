@@ -6,17 +6,18 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from pipar_rpc.coordinator import Coordinator
-from pipar_rpc.epoch_result import EpochSums
-from pipar_rpc.errors import LostError
-from pipar_rpc.link import Link
-from pipar_rpc.microbatch import Part
-from pipar_rpc.patience import Deadlines, Patience
-from pipar_rpc.peer import Peer
-from pipar_rpc.port import Port, Result
-from pipar_rpc.roster import Roster
-from pipar_rpc.round_report import RoundReport
-from pipar_rpc.timeline import Timeline
+from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.coordination.coordinator import Coordinator
+from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.epoch_result import EpochSums
+from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.plan.deadlines import Deadlines, Patience
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.round_report import RoundReport
+from pipar_rpc.transport.server_port import Port
 
 
 class Half:

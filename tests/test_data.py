@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.data import (
     Batches,
     DataSpec,
@@ -26,7 +27,6 @@ from pipar_rpc.data import (
     open_source,
     split_held_out,
 )
-from pipar_rpc.errors import ConfigError, UserError
 
 NUMBERS = np.random.default_rng(0)
 

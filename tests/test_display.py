@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from pipar_rpc.display import MAX_ROWS_SHOWN, device_states, summary_table
-from pipar_rpc.sinks import COLUMNS, CsvSink
+from pipar_rpc.results.terminal import MAX_ROWS_SHOWN, device_states, summary_table
+from pipar_rpc.results.writers import COLUMNS, CsvSink
 
 
 def peers(*done, iterations=10):

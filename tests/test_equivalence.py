@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipar_rpc.models import MODELS, ModelSpec, Norm, build_meta, build_model, seed_dropout
-from pipar_rpc.timeline import Stage
+from pipar_rpc.timing.timeline import Stage
 
 from .loops import assert_close, make_batches, train_plain, train_split
 

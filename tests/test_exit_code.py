@@ -8,7 +8,7 @@ import pytest
 
 from pipar_rpc import __main__ as command
 from pipar_rpc import jobs
-from pipar_rpc.errors import PeerError, UserError
+from pipar_rpc.base.errors import PeerError, UserError
 
 
 class Full:

@@ -10,12 +10,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from pipar_rpc.errors import LostError
-from pipar_rpc.microbatch import Part
+from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.models import DropoutStreams
-from pipar_rpc.seeds import generator
-from pipar_rpc.server import ServerHalf
-from pipar_rpc.timeline import Timeline
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.server_half import ServerHalf
 
 from .conftest import SMALL, sweep_of
 from .test_no_hang import end

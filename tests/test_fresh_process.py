@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from pipar_rpc.errors import PeerError, UserError
-from pipar_rpc.fresh_process import run_in_process
-from pipar_rpc.worker import open_pool
+from pipar_rpc.base.errors import PeerError, UserError
+from pipar_rpc.base.fresh_process import run_in_process
+from pipar_rpc.base.threads import open_pool
 
 from .conftest import survivors
 
@@ -61,7 +61,7 @@ def test_the_environment_of_this_process_stays_as_it_is_for_all_its_threads():
 
 def test_it_ends_with_the_process_that_waits_for_it(processes):
     program = (
-        "import time; from pipar_rpc.fresh_process import run_in_process\n"
+        "import time; from pipar_rpc.base.fresh_process import run_in_process\n"
         "run_in_process(time.sleep, 600, environment={}, timeout_s=600)"
     )
     parent = processes.start([sys.executable, "-c", program])

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from launch.infer import PUBLISHED, infer, pipelined_seconds, seconds
-from pipar_rpc.device_profile import DeviceProfile, read_profile
-from pipar_rpc.fedavg import num_bytes
+from pipar_rpc.base.states import num_bytes
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
-from pipar_rpc.pace import UnitTimes
+from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
+from pipar_rpc.testbed.unit_times import UnitTimes
 
 from .conftest import ROOT, environment
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc.errors import UserError
-from pipar_rpc.link import Link, LinkSpec, RateTrace
-from pipar_rpc.seeds import generator
-from pipar_rpc.trace import read_trace
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.seeds import generator
+from pipar_rpc.testbed.bandwidth_trace import read_trace
+from pipar_rpc.testbed.link import Link, LinkSpec, RateTrace
 
 from .clock import Clock
 

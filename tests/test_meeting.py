@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore, TCPStore
 
-from pipar_rpc.errors import PeerError
-from pipar_rpc.meeting import Meeting
-from pipar_rpc.worker import open_pool
+from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.transport.rendezvous import Meeting
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pipar_rpc.errors import ConfigError, UserError
+from pipar_rpc.base.errors import ConfigError, UserError
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.models import (
     MODELS,
     ModelSpec,
@@ -23,7 +24,6 @@ from pipar_rpc.models import (
     summarise,
 )
 from pipar_rpc.models.dropout import SeededDropout
-from pipar_rpc.seeds import generator
 
 from .conftest import ROOT
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from launch import agreement, netns
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 
 from .conftest import SMALL, free_port
 from .test_rpc import rows_of

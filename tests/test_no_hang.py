@@ -14,18 +14,20 @@ import torch
 from torch import nn
 from torch.distributed import autograd as dist_autograd
 
+from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.base.threads import open_pool, repeating
 from pipar_rpc.data import Batches, DataSpec, Images, Transform, load_train_part, open_source, partition
-from pipar_rpc.device import Cut, Device
-from pipar_rpc.errors import PeerError
-from pipar_rpc.link import Link
-from pipar_rpc.microbatch import Part
 from pipar_rpc.models import DropoutStreams
-from pipar_rpc.pace import UnitTimes
-from pipar_rpc.port import Port, Result
-from pipar_rpc.speed import SpeedSpec
-from pipar_rpc.stopping import Stop
-from pipar_rpc.timeline import Timeline
-from pipar_rpc.worker import InOrder, open_pool, repeating
+from pipar_rpc.testbed.device_speed import SpeedSpec
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.testbed.unit_times import UnitTimes
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.server_port import Port
+from pipar_rpc.transport.turn_order import InOrder
 
 from .conftest import SMALL, survivors
 from .loops import NATIVE
@@ -391,7 +393,7 @@ def test_nothing_is_left_of_these_tests():
 def test_the_watchdog_ends_a_process_whose_stderr_nobody_reads(processes, stderr):
     """As when torchrun, which read it, was killed; seen as a device that stayed for ever."""
     program = (
-        "import os, time; from pipar_rpc.worker import watchdog\n"
+        "import os, time; from pipar_rpc.base.threads import watchdog\n"
         f"reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); {stderr}\n"
         "with watchdog(0.2, 'too long', exit_code=7): time.sleep(60)"
     )

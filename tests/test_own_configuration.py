@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from torch.distributed import HashStore
 
-from pipar_rpc import composition, config
+from pipar_rpc import hydra_compose
 from pipar_rpc.__main__ import _share_node
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.jobs import World
-from pipar_rpc.meeting import Meeting
+from pipar_rpc.plan import load
+from pipar_rpc.transport.rendezvous import Meeting
 
 from .conftest import ROOT
 
@@ -46,15 +47,15 @@ def own_configuration(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_users_own_file_decides(own_configuration, form):
-    arguments = composition.normalise(FORMS[form])
-    assert composition.normalise(arguments) == arguments
-    raw, _ = composition.compose(arguments)
+    arguments = hydra_compose.normalise(FORMS[form])
+    assert hydra_compose.normalise(arguments) == arguments
+    raw, _ = hydra_compose.compose(arguments)
     assert (raw.num_devices, raw.model.name, raw.seed) == (2, "vgg16", 1)
-    assert config.node_of(raw).data_root == "{device}"
+    assert load.node_of(raw).data_root == "{device}"
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["pipar_rpc", *arguments])
-        composition.run_jobs(lambda job, path, number: seen.append(job), own_configuration / "run")
+        hydra_compose.run_jobs(lambda job, path, number: seen.append(job), own_configuration / "run")
     assert seen == [raw]  # the job has what was checked
 
 
@@ -79,19 +80,19 @@ def test_bad_files_and_flags_are_one_line(own_configuration, arguments, line):
     for name, text in texts.items():
         Path(f"{name}.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        composition.compose(["--config-dir=.", *arguments])
+        hydra_compose.compose(["--config-dir=.", *arguments])
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
 
 def test_devices_get_the_node_keys_of_the_files(own_configuration):
     arguments = ["-cn", "mine", "-cd=.", "++node.threads=3", "node.timeout_s=300"]
-    raw, _ = composition.compose(arguments)
-    in_files = config.node_in_files(raw, arguments)
+    raw, _ = hydra_compose.compose(arguments)
+    in_files = load.node_in_files(raw, arguments)
     assert in_files == {"data_root": "{device}"}
-    node = config.parse_node(["node.threads=3"], in_files)
+    node = load.parse_node(["node.threads=3"], in_files)
     assert (node.data_root, node.threads) == ("{device}", 3)
-    assert config.parse_node(["node.data_root=own"], in_files).data_root == "own"
+    assert load.parse_node(["node.data_root=own"], in_files).data_root == "own"
 
 
 @pytest.mark.parametrize(("one_machine", "store"), [(True, True), (False, True), (True, False)])

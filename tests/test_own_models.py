@@ -9,8 +9,8 @@ import torchvision
 from torch.nn import functional as F
 
 from pipar_rpc.data import Batches, DataSpec, Partition, Transform, load_train_part, open_source
-from pipar_rpc.fedavg import weighted_average
 from pipar_rpc.models import ModelSpec, Norm, build_model, published
+from pipar_rpc.training.fedavg import weighted_average
 
 from .conftest import ROOT, SMALL
 from .loops import assert_close

@@ -8,8 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.data import DataSpec, Partition, partition, read_indices
-from pipar_rpc.errors import ConfigError, UserError
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=400).map(torch.tensor)
 DEVICES = st.integers(1, 12)

@@ -8,8 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc.link import Link
-from pipar_rpc.passage import (
+from pipar_rpc.coordination.device_handle import LOAD, UPLOAD, Peer
+from pipar_rpc.plan.deadlines import Deadlines, Patience
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.testbed.link_rates import measure_rates
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import (
     ENOUGH_S,
     MESSAGE_BYTES,
     RECENT,
@@ -21,11 +25,7 @@ from pipar_rpc.passage import (
     carried,
     ping,
 )
-from pipar_rpc.patience import Deadlines, Patience
-from pipar_rpc.peer import LOAD, UPLOAD, Peer
-from pipar_rpc.port import Port
-from pipar_rpc.probe import measure_rates
-from pipar_rpc.timeline import Timeline
+from pipar_rpc.transport.server_port import Port
 
 from .clock import Clock
 

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from pipar_rpc.device_profile import DeviceProfile, read_profile
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, summarise
-from pipar_rpc.unit_timer import run_once, timers
+from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
+from pipar_rpc.testbed.unit_timer import run_once, timers
 
 from .conftest import environment
 

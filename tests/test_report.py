@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from launch.report_data import best, load
-from pipar_rpc.sinks import COLUMNS
+from pipar_rpc.results.writers import COLUMNS
 
 from .conftest import ROOT, environment
 

@@ -7,10 +7,11 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc import checkpoint, composition
-from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
-from pipar_rpc.errors import UserError
-from pipar_rpc.storage import alone_in
+from pipar_rpc import hydra_compose
+from pipar_rpc.base.disk import alone_in
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.checkpoints import file
+from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 
 from .conftest import SMALL, sweep_of
 from .test_rpc import rows_of
@@ -20,7 +21,7 @@ EPOCHS = 3
 BASE = (
     *(option for option in SMALL if not option.startswith("epochs")),
     *(f"epochs={EPOCHS}", "aggregation.every=1", "network.uplink_mbps=1", "pipeline.num_micro_batches=3"),
-    *("optimizer.weight_decay=0.01", "devices.overrides.2.batch_size=4", "checkpoint.keep=20"),
+    *("optimizer.weight_decay=0.01", "devices.overrides.2.batch_size=4", "file.keep=20"),
 )
 JOBS = {
     "fl": ("strategy=fl", "network.uplink_mbps=20"),
@@ -132,8 +133,8 @@ def make(number=3, value=1.0):
 
 
 def test_what_is_written_is_read(tmp_path):
-    checkpoint.write(make(), tmp_path / "c.pt")
-    found = checkpoint.read(tmp_path / "c.pt")
+    file.write(make(), tmp_path / "c.pt")
+    found = file.read(tmp_path / "c.pt")
     assert torch.equal(found.networks[0]["a"], make().networks[0]["a"])
     for name in ("round", "epoch", "iteration", "cuts", "settings", "rows"):
         assert getattr(found, name) == getattr(make(), name)
@@ -143,16 +144,16 @@ def test_what_is_written_is_read(tmp_path):
 def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
     """One without the elapsed time is from before; one with more in it is from later."""
     path = tmp_path / "c.pt"
-    checkpoint.write(make(), path)
+    file.write(make(), path)
     content = torch.load(path)
     for changed in ({"elapsed_s": None}, {"spin": 0.5}):
         own = {key: value for key, value in (content | changed).items() if value is not None}
         of = {key: value for key, value in own.items() if key not in {"format", "digest"}}
-        torch.save(own | {"digest": checkpoint._digest(of)}, path)
+        torch.save(own | {"digest": file._digest(of)}, path)
         if "spin" not in own:
-            assert checkpoint.read(path).elapsed_s == 0
+            assert file.read(path).elapsed_s == 0
     with pytest.raises(UserError, match="not a checkpoint of this version"):
-        checkpoint.read(path)
+        file.read(path)
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
@@ -197,14 +198,14 @@ def test_a_damaged_one_is_one_line_and_the_one_before_it_is_used(tmp_path, caplo
     if damage == "foreign":
         torch.save({"epoch": 3, "state_dict": {}}, path)
     elif damage == "code":
-        torch.save({"format": checkpoint.FORMAT, "round": print}, path)
+        torch.save({"format": file.FORMAT, "round": print}, path)
     elif damage == "bit":
         place = content.index(b"\x00\x00\x80\x3f" * 100) + 200  # inside a tensor of ones
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not one\n"}[damage])
     with pytest.raises(UserError) as error:
-        checkpoint.read(path)
+        file.read(path)
     assert str(error.value).startswith(f"{path}: not a ")
     assert "\n" not in str(error.value)
     assert folder.latest().round == 1
@@ -229,7 +230,7 @@ def test_any_folder_can_be_gone_on_in(tmp_path, monkeypatch, folder):
     seen = []
     monkeypatch.setattr("sys.argv", ["pipar_rpc"])
     monkeypatch.chdir(tmp_path)
-    composition.run_jobs(lambda raw, path, number: seen.append((raw, path)), tmp_path / folder)
+    hydra_compose.run_jobs(lambda raw, path, number: seen.append((raw, path)), tmp_path / folder)
     ((raw, path),) = seen
     assert path == tmp_path / folder
     assert OmegaConf.is_config(raw)

@@ -8,10 +8,10 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from pipar_rpc import sinks
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
-from pipar_rpc.fedavg import weighted_average
 from pipar_rpc.models import ModelSpec, Norm, build_model
+from pipar_rpc.results import writers
+from pipar_rpc.training.fedavg import weighted_average
 
 from .conftest import SMALL
 from .loops import assert_close
@@ -130,7 +130,7 @@ def test_a_failing_job_does_not_stop_the_others(repeated):
 def test_results_are_complete(repeated):
     _, jobs = repeated
     rows = rows_of(jobs[2])
-    assert tuple(rows[0]) == sinks.COLUMNS
+    assert tuple(rows[0]) == writers.COLUMNS
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
         assert row["job"] == "2"
@@ -161,11 +161,11 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     events = EventAccumulator(str(jobs[2] / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    per_device = {tag for tag in sinks.TAGS.values() if "_per_device/" in tag}
+    per_device = {tag for tag in writers.TAGS.values() if "_per_device/" in tag}
     of_the_selector = ("predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps")
-    not_asked_for = {sinks.TAGS[key] for key in ("overlap", *of_the_selector)}
-    assert set(sinks.TAGS.values()) - per_device - not_asked_for <= tags
-    per_device.remove(sinks.TAGS["device_val_accuracy"])  # not asked for
+    not_asked_for = {writers.TAGS[key] for key in ("overlap", *of_the_selector)}
+    assert set(writers.TAGS.values()) - per_device - not_asked_for <= tags
+    per_device.remove(writers.TAGS["device_val_accuracy"])  # not asked for
     assert {f"{tag}/device{k}" for tag in per_device for k in (1, 2, 3)} <= tags
     assert [scalar.step for scalar in events.Scalars("train/loss_by_iteration")] == [1, 2, 3, 4]
     assert events.Tags()["images"] == ["data/partition"]
@@ -177,7 +177,7 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     assert settings["num_micro_batches"].number_value == 7
     rows = rows_of(jobs[2])
     for column in ("epoch_time_s", "test_accuracy", "uplink_mbps"):
-        scalars = events.Scalars(sinks.TAGS[column])
+        scalars = events.Scalars(writers.TAGS[column])
         assert [scalar.step for scalar in scalars] == [1, 2]
         assert [scalar.value for scalar in scalars] == pytest.approx(
             [float(row[column]) for row in rows], rel=1e-4

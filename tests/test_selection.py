@@ -6,10 +6,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc import checkpoint
-from pipar_rpc.device_profile import DeviceProfile
+from pipar_rpc.checkpoints import file
 from pipar_rpc.models import ModelSpec, Norm, build_meta
-from pipar_rpc.pace import UnitTimes
+from pipar_rpc.testbed.device_profile import DeviceProfile
+from pipar_rpc.testbed.unit_times import UnitTimes
 
 from . import test_strategies
 from .conftest import SMALL
@@ -30,7 +30,7 @@ def write_profile(path):
 
 JOB = (
     *(option for option in SMALL if not option.startswith(("epochs", "network"))),
-    *("model.norm=group", "devices.overrides.2.batch_size=4", "checkpoint.keep=20"),
+    *("model.norm=group", "devices.overrides.2.batch_size=4", "file.keep=20"),
 )
 
 
@@ -75,7 +75,7 @@ def test_switching_is_what_a_checkpoint_recut_and_resumed_would_be(switched, mod
     job, _ = switched
     points = [row["split_point"] for row in rows_of(job)]
     last = next(epoch for epoch in range(1, EPOCHS) if points[epoch] != points[epoch - 1])
-    saved = [checkpoint.read(job / "checkpoints" / f"round_{n:06}.pt") for n in (last - 1, last, last + 1)]
+    saved = [file.read(job / "checkpoints" / f"round_{n:06}.pt") for n in (last - 1, last, last + 1)]
     assert saved[0].cuts != saved[1].cuts
     cuts = [
         f"devices.overrides.{number}.pipeline={{split_point:{p},num_micro_batches:{n}}}"
@@ -84,7 +84,7 @@ def test_switching_is_what_a_checkpoint_recut_and_resumed_would_be(switched, mod
     resumed = (f"resume={job}/checkpoints/round_{last:06}.pt", f"epochs={last + 1}", "hydra.run.dir=recut")
     done = module_processes.torchrun(3, *JOB, *cuts, *resumed, "network=none", module="tests.float64_main")
     assert done.code == 0, done.err
-    recut = checkpoint.read(module_processes.directory / "recut" / "checkpoints" / f"round_{last + 1:06}.pt")
+    recut = file.read(module_processes.directory / "recut" / "checkpoints" / f"round_{last + 1:06}.pt")
     assert recut.cuts == saved[1].cuts
     for one, two in zip(
         [*recut.networks, *recut.momentum], [*saved[2].networks, *saved[2].momentum], strict=True

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipar_rpc.link import LinkSpec, RateTrace
-from pipar_rpc.pace import UnitTimes, interpolate
-from pipar_rpc.prediction import (
+from pipar_rpc.plan.strategies import Method
+from pipar_rpc.selector.choose import choose, predict
+from pipar_rpc.selector.prediction import (
     LABEL_BYTES,
     DeviceFacts,
     ServerFacts,
@@ -19,10 +19,10 @@ from pipar_rpc.prediction import (
     mean_iteration_s,
     move_seconds,
 )
-from pipar_rpc.probe import LinkRates, link_rates
-from pipar_rpc.selection import Facts, Selection
-from pipar_rpc.selector import choose, predict
-from pipar_rpc.strategies import Method
+from pipar_rpc.selector.selection import Facts, Selection
+from pipar_rpc.testbed.link import LinkSpec, RateTrace
+from pipar_rpc.testbed.link_rates import LinkRates, link_rates
+from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
 
 from .test_pure import StageTimes, simulate
 

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc import speed, testbed
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
-from pipar_rpc.pace import NativePace, Pace, UnitTimes, interpolate, replayed
-from pipar_rpc.speed import MachineSpeed, SpeedSpec
-from pipar_rpc.timeline import Stage
+from pipar_rpc.results import throughput
+from pipar_rpc.testbed import device_speed
+from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec
+from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, interpolate, replayed
+from pipar_rpc.timing.timeline import Stage
 
 from .clock import Clock
 from .loops import CPU
@@ -147,37 +148,40 @@ def test_measuring_needs_one_thread():
     torch.set_num_threads(2)
     try:
         with pytest.raises(UserError, match=r"node\.threads=2: must be 1"):
-            speed.measure(spec(slowdown=5, batch_size=3), CPU)
+            device_speed.measure(spec(slowdown=5, batch_size=3), CPU)
     finally:
         torch.set_num_threads(1)
 
 
 def test_a_machine_is_measured_once_and_with_the_whole_network(monkeypatch):
     """So that a device is the same one wherever the network is cut."""
-    monkeypatch.setattr(speed, "RUNS", 1)
+    monkeypatch.setattr(device_speed, "RUNS", 1)
     torch.manual_seed(3)
-    host, machine = speed.calibrate(spec(num_units=1), {}, CPU)
+    host, machine = device_speed.calibrate(spec(num_units=1), {}, CPU)
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))  # torch's random numbers are left alone
-    assert host == speed.host_name()
+    assert host == device_speed.host_name()
     assert machine.reference_s > 0
     assert [unit.name for unit in machine.units] == list(build_meta(VGG5)._modules)
     assert set(machine.units[0].forward) == {1, 2, 5, 10, 20}
 
-    assert speed.measure(spec(num_units=4), CPU) == machine
+    assert device_speed.measure(spec(num_units=4), CPU) == machine
     other = MachineSpeed(1.0, UNITS)
-    assert speed.calibrate(spec(num_units=1), {host: other}, CPU) == (host, other)  # as another device found
+    assert device_speed.calibrate(spec(num_units=1), {host: other}, CPU) == (
+        host,
+        other,
+    )  # as another device found
 
 
 def test_times_that_cannot_be_true_are_told_once(caplog):
-    watch = testbed.Watch(time_scale=10)
+    watch = throughput.Watch(time_scale=10)
     row = {"epoch_time_s": 100.0, "server_idle_s": 92.0}
     for _ in range(2):
         watch.check(SimpleNamespace(late=[0.0, 0.2, 0.04]), row)
     slow, server = (record.getMessage() for record in caplog.records)
     assert "too slow to emulate 3 devices: computing for device2 took 20% longer" in slow
-    assert "testbed.time_scale=10" in server
+    assert "throughput.time_scale=10" in server
     assert "8% of the epoch" in server
-    testbed.Watch(1).check(SimpleNamespace(late=[0.05]), {"epoch_time_s": 100.0, "server_idle_s": 50.0})
+    throughput.Watch(1).check(SimpleNamespace(late=[0.05]), {"epoch_time_s": 100.0, "server_idle_s": 50.0})
     assert len(caplog.records) == 2

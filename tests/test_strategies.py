@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from pipar_rpc.base.threads import open_pool
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
-from pipar_rpc.fedavg import weighted_average
 from pipar_rpc.models import ModelSpec, Norm, build_model
-from pipar_rpc.rotation import Rotation
-from pipar_rpc.worker import open_pool
+from pipar_rpc.training.fedavg import weighted_average
+from pipar_rpc.transport.turn_order import Rotation
 
 from .conftest import SMALL
 from .loops import assert_close

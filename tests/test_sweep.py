@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipar_rpc import composition
-from pipar_rpc.errors import UserError
+from pipar_rpc import hydra_compose
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.sweep import for_sweeper, last_figure, variants
 
 from .conftest import SMALL
@@ -99,7 +99,7 @@ def test_hydra_may_go_into_the_jobs_folder(tmp_path, monkeypatch, multirun):
     seen = []
     monkeypatch.setattr("sys.argv", ["pipar_rpc", *multirun, "hydra.job.chdir=true"])
     monkeypatch.chdir(tmp_path)
-    composition.run_jobs(lambda raw, path, number: seen.append((Path.cwd(), path.parent)), Path("results"))
+    hydra_compose.run_jobs(lambda raw, path, number: seen.append((Path.cwd(), path.parent)), Path("results"))
     assert set(seen) == {(tmp_path, tmp_path / "results" if multirun else tmp_path)}
     assert len(seen) == (3 if multirun else 1)
 
@@ -153,16 +153,16 @@ def test_there_are_ranks_for_the_largest_job(tmp_path, arguments, most):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
-    jobs, multirun = composition.compose_all([f"--config-dir={tmp_path}", *arguments])
+    jobs, multirun = hydra_compose.compose_all([f"--config-dir={tmp_path}", *arguments])
     assert multirun
     assert max(job.num_devices or 0 for job in jobs) == most
 
 
 def test_the_first_job_of_an_experiment_that_is_a_sweep():
-    raw, _ = composition.compose(["experiment=uplink"])
+    raw, _ = hydra_compose.compose(["experiment=uplink"])
     assert raw.pipeline.num_micro_batches == 1
     with pytest.raises(UserError, match="model=vgg7: no such choice"):
-        composition.compose(["experiment=compare", "hydra.sweeper.params.model='vgg5,vgg7'"])
+        hydra_compose.compose(["experiment=compare", "hydra.sweeper.params.model='vgg5,vgg7'"])
 
 
 OUTSIDE = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
@@ -188,6 +188,6 @@ OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 )
 def test_sweeps_that_cannot_be(arguments, line):
     with pytest.raises(UserError) as caught:
-        composition.compose(arguments)
+        hydra_compose.compose(arguments)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)

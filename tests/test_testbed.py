@@ -4,9 +4,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc.device_profile import DeviceProfile
 from pipar_rpc.models import ModelSpec, Norm, build_meta
-from pipar_rpc.pace import UnitTimes
+from pipar_rpc.testbed.device_profile import DeviceProfile
+from pipar_rpc.testbed.unit_times import UnitTimes
 
 from .conftest import SMALL
 from .test_rpc import job_dirs, rows_of

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc.gantt import iteration_figure
-from pipar_rpc.perfetto import TraceFile
-from pipar_rpc.recording import Recording
-from pipar_rpc.timeline import Span, Stage, pack, unpack
+from pipar_rpc.results.gantt import iteration_figure
+from pipar_rpc.results.perfetto import TraceFile
+from pipar_rpc.results.recording import Recording
+from pipar_rpc.timing.timeline import Span, Stage, pack, unpack
 
 from .conftest import SMALL
 from .test_rpc import job_dirs, rows_of

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pipar_rpc.base.errors import ConfigError, nearest
 from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.embedded import Digits, Synthetic
 from pipar_rpc.data.held_out import split_held_out
@@ -12,7 +13,6 @@ from pipar_rpc.data.imagefolder import ImageFolder
 from pipar_rpc.data.partition import PARTITIONS, partition, read_indices
 from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Partition, Source
 from pipar_rpc.data.torchvision_sets import TorchVision
-from pipar_rpc.errors import ConfigError, nearest
 
 __all__ = [
     "PARTITIONS",

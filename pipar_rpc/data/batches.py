@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.data.spec import Images
-from pipar_rpc.seeds import generator
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.data.spec import DataSpec, Split, resize
-from pipar_rpc.seeds import generator
 
 
 class Digits:

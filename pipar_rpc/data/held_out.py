@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.data.spec import DataSpec
-from pipar_rpc.errors import ConfigError
-from pipar_rpc.seeds import generator
 
 
 def split_held_out(num_held_out: int, spec: DataSpec) -> tuple[Tensor, Tensor]:

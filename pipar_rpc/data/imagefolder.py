@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.data.spec import DataSpec, MissingDataError, Split
-from pipar_rpc.errors import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"})
 LAYOUT = "train/<class>/<image> and test/<class>/<image>, in a folder or in a .zip"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.seeds import generator
 from pipar_rpc.data.spec import DataSpec
-from pipar_rpc.errors import ConfigError, UserError, first_line
-from pipar_rpc.seeds import generator
 
 MAX_DRAWS = 100  # of a Dirichlet partition, until every device has enough
 

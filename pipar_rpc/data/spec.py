@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 
 Split = Literal["train", "test"]
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.data.spec import DataSpec, MissingDataError, Split, resize
-from pipar_rpc.errors import UserError
 
 DOWNLOAD_TIMEOUT_S = 600.0  # longest wait for another process that downloads the same files
 SOCKET_TIMEOUT_S = 30.0  # longest silence of a download

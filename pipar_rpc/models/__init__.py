@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipar_rpc.errors import ConfigError, nearest
-from pipar_rpc.fedavg import State
+from pipar_rpc.base.errors import ConfigError, nearest
+from pipar_rpc.base.states import State
 from pipar_rpc.models import torchvision_nets, vgg, weights
 from pipar_rpc.models.custom import build_custom
 from pipar_rpc.models.dropout import DropoutStreams, seed_dropout

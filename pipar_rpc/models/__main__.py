@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from pipar_rpc.errors import UserError
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES, MODELS, build_meta, summarise, table
 from pipar_rpc.models.arguments import add_arguments, spec_of
 

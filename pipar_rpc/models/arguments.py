@@ -4,7 +4,7 @@ import argparse
 
 import yaml
 
-from pipar_rpc.errors import require
+from pipar_rpc.base.errors import require
 from pipar_rpc.models.norm import Norm
 from pipar_rpc.models.spec import CUSTOM, ModelSpec
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pipar_rpc.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.errors import ConfigError, UserError, first_line
 from pipar_rpc.models.spec import ModelSpec, named_units
 
 KEY = "model._target_"

@@ -7,8 +7,8 @@ share in the order in which their threads happen to run.
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.microbatch import Part
-from pipar_rpc.seeds import generator
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.seeds import generator
 
 
 class SeededDropout(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipar_rpc.errors import UserError, first_line
+from pipar_rpc.base.errors import UserError, first_line
 from pipar_rpc.models.spec import ModelSpec, named_units
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from pipar_rpc.errors import ConfigError
+from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.models.norm import Norm
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.errors import ConfigError, UserError, first_line
-from pipar_rpc.fedavg import State
+from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.states import State
 
 KEY = "model.weights"
 

@@ -1,0 +1,1 @@
+"""Training as a file: saving it, and going on from it."""

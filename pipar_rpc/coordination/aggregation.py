@@ -1,0 +1,71 @@
+"""Models that travel: up to be averaged and back down, or from one device to the next."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from pipar_rpc.base.states import State, num_bytes
+from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.testbed.link import Slot
+from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline
+from pipar_rpc.training.fedavg import weighted_average
+
+
+def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
+    """The whole network M^k of each device, its two halves joined by name: split points may differ.
+
+    The tensors of the server halves are the live ones.
+
+    Args:
+        device_states: the device halves, as uploaded.
+    """
+    return {peer: state | peer.half.state() for peer, state in device_states.items()}
+
+
+def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
+    """The global network M = sum_k |D_k| / |D| * M^k.
+
+    Args:
+        networks: of the devices.
+        samples: samples that each device processed since the last aggregation.
+        timeline: receives the span of the computation.
+    """
+    with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
+        return weighted_average(networks, samples)
+
+
+def hand_over(peer: Peer, state: State) -> Future[Any]:
+    """Loads a device half that another device has trained, over the emulated downlink."""
+    peer.port.downlink.wait(reserve_download(peer, state))
+    return peer.call("load", state)
+
+
+def reserve_download(peer: Peer, *states: State) -> Slot:
+    """A slot of the emulated downlink for models."""
+    slot = peer.port.downlink.reserve(sum(map(num_bytes, states)))
+    peer.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
+    return slot
+
+
+def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer, Future[Any]]:
+    """Loads the global network into all server halves, and into all device halves over their downlinks.
+
+    Sends each device half when its emulated transfer has ended; the links run at the same time.
+
+    Args:
+        device_states: the device halves, for their keys.
+        network: state of the whole network.
+
+    Returns:
+        One future per device.
+    """
+    transfers = []
+    for peer, uploaded in device_states.items():
+        peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
+        half = {key: network[key] for key in uploaded}
+        transfers.append((reserve_download(peer, half), peer, half))
+    loaded: dict[Peer, Future[Any]] = {}
+    for slot, peer, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
+        peer.port.downlink.wait(slot)
+        loaded[peer] = peer.call("load", half)
+    return loaded

@@ -1,0 +1,97 @@
+"""Building a device's objects on the device's own rank, from plain data."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipar_rpc.base.memory import reset_peak_rss
+from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.states import State
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.data import Batches, load_train_part, open_source
+from pipar_rpc.models import DropoutStreams, build_part
+from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.plan.node import Node
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.exchange import Exchange, LocalExchange
+from pipar_rpc.training.server_half import ServerHalf
+from pipar_rpc.transport.device_port import Reporter, RpcExchange
+from pipar_rpc.transport.rpc_group import expect
+
+
+def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
+    """Loads what `state`, of a whole network, has of these layers; returns them."""
+    layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+    return layers
+
+
+def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
+    """Creates a device with its own data and its half of the network.
+
+    At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
+    until the models are averaged.
+
+    Args:
+        node: the device's machine.
+        stop: ends what it does, and the loading of its data.
+        job: what to do.
+        state: parameters and buffers of the device half.
+        momentum: of its parameters; empty at the beginning.
+        port: RRef of the device's port on the server.
+    """
+    reset_peak_rss()
+    source = open_source(job.data, node.data_root, node.download)
+    samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
+    timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep)
+    # Micro-batches are numbered on through all cuts: the port puts them in order.
+    numbers, passed = itertools.count(), Passages()
+
+    def make_cut(job: DeviceJob, state: State) -> Cut:
+        with torch.random.fork_rng(devices=[]):
+            layers = build_part(job.model, job.split_point)
+        fill(layers, state)
+        exchange: Exchange
+        if job.split_point == job.num_units:
+            exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
+        else:
+            parts = job.num_micro_batches
+            exchange = RpcExchange(port, uplink, timeline, parts, stop, numbers, passed)
+        dropout = DropoutStreams(layers, job.seed, job.rank)
+        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed)
+
+    return Device(
+        name=job.name,
+        cut=make_cut(job, state),
+        optimizer=job.optimizer,
+        batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+        report=Reporter(port),
+        uplink=uplink,
+        smallest=job.smallest,
+        device=node.device,
+        timeline=timeline,
+        make_cut=make_cut,
+        momentum=momentum,
+        on_patience=expect,
+        passed=passed,
+        stop=stop,
+    )
+
+
+def build_server_half(
+    layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline, momentum: State | None = None
+) -> ServerHalf:
+    """The server half of a device, on this machine.
+
+    Args:
+        layers: P+1..Q.
+        job: of the device.
+        node: this machine.
+        timeline: receives the spans of the computation.
+        momentum: of their parameters; empty at the beginning.
+    """
+    dropout = DropoutStreams(layers, job.seed, job.rank)
+    return ServerHalf(layers, job.optimizer, dropout, node.device, timeline, momentum)

@@ -1,0 +1,95 @@
+"""One device, as the server sees it."""
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipar_rpc.base.states import num_bytes
+from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import ENOUGH_S
+from pipar_rpc.training.server_half import ServerHalf
+from pipar_rpc.transport.remote_object import Remote
+from pipar_rpc.transport.server_port import Port
+
+UPLOAD, LOAD = MODELS = ("upload", "load")  # methods with which models move
+TRAIN = "train"  # the one method in which a device gives signs of life before it has ended
+
+
+@dataclass(eq=False)
+class Peer:
+    """One device, as the server sees it.
+
+    Attributes:
+        name: for errors and displays.
+        remote: the device half and its data, on the device.
+        port: where the device's micro-batches arrive.
+        half: the device's server half.
+        timeline: spans of this server half and of the downlink.
+        patience: how long to wait for it.
+        links_timed: whether the links are emulated (or unused), so that their times are known.
+        class_counts: samples of each class that the device trains on.
+        iterations: iterations per epoch.
+        present: whether it takes part; see `pipar_rpc.coordination.membership`.
+        moved: bytes and seconds of the last model that went up (`upload`), and of the last one down (`load`).
+    """
+
+    name: str
+    remote: Remote
+    port: Port
+    half: ServerHalf
+    timeline: Timeline
+    patience: Patience
+    links_timed: bool
+    class_counts: tuple[int, ...] = ()
+    iterations: int = 0
+    present: bool = True
+    moved: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _last_reply: float = 0.0
+
+    def expect(self, emulated_s: float, links_timed: bool) -> None:
+        """The device is about to do other work: what was measured does not count any longer."""
+        self.patience = Patience(self.patience.deadlines, emulated_s)
+        self.port.slowest_s, self.links_timed = None, links_timed
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Runs a method of the device after those called before; returns at once. See `Remote.call`."""
+        asked = time.monotonic()
+
+        def note(answer: Future[Any]) -> None:
+            began, self._last_reply = max(asked, self._last_reply), time.monotonic()
+            if answer.exception() is None:
+                self.patience.note(method, self._last_reply - began)
+                if method in MODELS:
+                    model = args[0] if method == LOAD else answer.result()
+                    self.moved[method] = (num_bytes(model), self._last_reply - began)
+                self.port.heard()
+
+        answer = self.remote.call(method, *args)
+        answer.add_done_callback(note)
+        return answer
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """The result of a method of the device; raises LostError if it does not come in time."""
+        limit_s = self.limit_s(method)
+        return self.remote.wait(self.call(method, *args), limit_s, f"answer to {method}")
+
+    def limit_s(self, method: str) -> float:
+        """The longest silence of the device while it does `method`."""
+        return self.patience.limit_s(method, self.port.slowest_s if method == TRAIN else None)
+
+    def model_mbps(self, method: str, answer_s: float = 0.0) -> float | None:
+        """Mbit/s at which the last model moved; None if none did since the last call, or in no time.
+
+        Args:
+            method: `UPLOAD` or `LOAD`.
+            answer_s: of its time, what an empty message would have taken.
+        """
+        size, seconds = self.moved.pop(method, (0, 0.0))
+        return size * 8e-6 / (seconds - answer_s) if seconds - answer_s >= ENOUGH_S else None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that the device trains on."""
+        return sum(self.class_counts)

@@ -1,0 +1,152 @@
+"""What came of an epoch: the sums over its rounds, and the figures that follow from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from pipar_rpc.base.states import State
+from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.timing.metrics import DeviceUsage, EpochMetrics, epoch_metrics
+from pipar_rpc.timing.timeline import COMPUTE, Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
+from pipar_rpc.training.round_report import RoundReport
+
+
+@dataclass
+class EpochResult:
+    """What came of an epoch, or of what was trained of it.
+
+    Attributes:
+        metrics: times, bytes and what follows from them.
+        losses: of each iteration, mean over the devices that took part in it.
+        train_loss: mean over the samples.
+        train_accuracy: share of the samples classified correctly while training, 0..1.
+        device_peak_rss_mb: of each device.
+        late: of each device, by which share of its emulated computing real computing took longer.
+        training_s: seconds from the start of each round until the last device had trained, summed up.
+        model_bytes: uploaded models of all devices.
+        began: `time.monotonic()` at the start.
+        server_spans: of each device's server half and downlink.
+        aggregation_spans: averages of the networks.
+        network: the global network at the end; None if nothing was aggregated.
+        device_networks: each device's own network before the last average, if they are kept; None for those
+            that were not in it.
+        lost: numbers of the devices that have left so far.
+    """
+
+    metrics: EpochMetrics
+    losses: list[float]
+    train_loss: float
+    train_accuracy: float
+    device_peak_rss_mb: list[float]
+    late: list[float]
+    training_s: float
+    model_bytes: int
+    began: float
+    server_spans: list[list[Span]]
+    aggregation_spans: list[Span]
+    network: State | None
+    device_networks: list[State | None]
+    lost: list[int]
+
+
+@dataclass
+class Usage:
+    """Sums over the rounds of an epoch, for one device."""
+
+    downlink_bytes_before: int
+    reports: list[RoundReport] = field(default_factory=list)
+    model_bytes: int = 0
+    server_spans: list[Span] = field(default_factory=list)
+    links_timed: bool = True
+
+
+class EpochSums:
+    """Collects what is known of an epoch while it is trained.
+
+    Args:
+        peers: all devices, also those that have left.
+    """
+
+    def __init__(self, peers: Sequence[Peer]) -> None:
+        self._usage = {peer: Usage(peer.port.downlink.num_bytes) for peer in peers}
+        self.training_s = 0.0
+
+    def note(self, peer: Peer, report: RoundReport) -> None:
+        """Adds a round of a device whose server half has done its part of it."""
+        sums = self._usage[peer]
+        sums.reports.append(report)
+        sums.server_spans += peer.timeline.drain()
+        sums.links_timed &= peer.links_timed  # as it was in this round
+
+    @property
+    def samples(self) -> int:
+        """Samples that were trained so far."""
+        return sum(report.samples for sums in self._usage.values() for report in sums.reports)
+
+    def uploaded(self, peer: Peer, num_bytes: int) -> None:
+        """Adds a model that a device has sent."""
+        self._usage[peer].model_bytes += num_bytes
+
+    def result(
+        self,
+        began: float,
+        seconds: float,
+        aggregation: Timeline,
+        network: State | None,
+        device_networks: list[State | None],
+    ) -> EpochResult:
+        """The figures of the epoch, which took `seconds` from `began` on."""
+        usage, merging = self._usage, aggregation.drain()
+        for peer, sums in usage.items():
+            sums.server_spans += peer.timeline.drain()  # the models' way back
+        spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
+        devices = [_device_usage(sums, peer.port.downlink.num_bytes) for peer, sums in usage.items()]
+        reports = [report for sums in usage.values() for report in sums.reports]
+        samples = self.samples
+        return EpochResult(
+            metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
+            losses=_mean_losses(usage),
+            train_loss=sum(report.loss for report in reports) / samples,
+            train_accuracy=sum(report.correct for report in reports) / samples,
+            device_peak_rss_mb=[s.reports[-1].peak_rss_mb if s.reports else 0.0 for s in usage.values()],
+            late=[_late(sums.reports) for sums in usage.values()],
+            training_s=self.training_s,
+            model_bytes=sum(sums.model_bytes for sums in usage.values()),
+            began=began,
+            server_spans=[sums.server_spans for sums in usage.values()],
+            aggregation_spans=merging,
+            network=network,
+            device_networks=device_networks,
+            lost=[number for number, peer in enumerate(usage, start=1) if not peer.present],
+        )
+
+
+def _late(reports: Sequence[RoundReport]) -> float:
+    emulated = sum(report.emulated_s for report in reports)
+    return sum(report.late_s for report in reports) / emulated if emulated else 0.0
+
+
+def _mean_losses(usage: Mapping[Peer, Usage]) -> list[float]:
+    """Mean over the devices, iteration by iteration; some have fewer iterations than others."""
+    columns = zip_longest(
+        *[[loss for report in sums.reports for loss in report.losses] for sums in usage.values()]
+    )
+    present = [[loss for loss in column if loss is not None] for column in columns]
+    return [sum(losses) / len(losses) for losses in present]
+
+
+def _device_usage(sums: Usage, downlink_bytes: int) -> DeviceUsage:
+    on_device: dict[Stage, Busy] = {}
+    for report in sums.reports:
+        for stage, busy in report.stages.items():
+            before = on_device.get(stage, Busy(0.0, 0))
+            on_device[stage] = Busy(before.seconds + busy.seconds, before.count + busy.count)
+    return DeviceUsage(
+        seconds=sum(report.seconds for report in sums.reports),
+        iterations=sum(report.iterations for report in sums.reports),
+        stages=sum_by_stage(sums.server_spans) | on_device,
+        on_device=on_device,
+        uplink_bytes=sum(report.uplink_bytes for report in sums.reports) + sums.model_bytes,
+        downlink_bytes=downlink_bytes - sums.downlink_bytes_before,
+        links_timed=sums.links_timed,
+    )

@@ -1,0 +1,259 @@
+"""Hydra: from the command line to composed configurations. Nothing else imports it."""
+
+import io
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import chdir, redirect_stderr
+from pathlib import Path
+
+import hydra
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_launcher import BasicLauncherConf
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pipar_rpc.base.errors import ConfigError, UserError, nearest
+from pipar_rpc.models import ALIASES
+from pipar_rpc.plan.load import FREE_KEYS, one_line
+from pipar_rpc.plan.schema import Config
+from pipar_rpc.sweep import check_objective, for_sweeper, variants
+
+HYDRA_VERSION = "1.3"
+CONFIG = "config"
+MULTIRUN = "--multirun"
+INFO_FLAGS = ("--help", "--hydra-help", "--shell-completion", "--cfg", "--info")
+PATH_FLAGS = ("config_path", "config_dir")
+
+ConfigStore.instance().store("schema", Config)
+
+
+def config_dir() -> Path:
+    """conf/: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def cut_name(split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
+    """Where a job cuts, for its folder's name: P and N, or that they are still to be chosen."""
+    return "selected" if profile_iterations else f"P{split_point}_N{num_micro_batches}"
+
+
+OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:P,N,profile_iterations}
+OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra wants it.
+
+    Flags go to the front, by their long names, because argparse takes overrides on one side of a flag only;
+    folders in them are as seen from here; settings of single devices and arguments of custom models get
+    Hydra's "add or override" prefix, because nothing is known of them beforehand; models may be called by
+    their names in the paper's reference.
+
+    Raises:
+        UserError: no such flag, or one without its value.
+    """
+    args, flags = _parse(arguments), []
+    for action in get_args_parser()._actions:
+        value = getattr(args, action.dest, None)
+        if action.option_strings and value not in {None, False}:
+            flags.append(action.option_strings[0] + ("" if value is True else f"={value}"))
+    overrides: list[str] = args.overrides
+    return flags + [f"++{word}" if word.startswith(FREE_KEYS) else _own_names(word) for word in overrides]
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    """Hydra's flags, wherever they stand, and the overrides."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            args = get_args_parser().parse_intermixed_args(arguments)
+    except SystemExit as end:
+        if not end.code:  # --version has been answered
+            raise
+        raise UserError(said.getvalue().rpartition("error: ")[2].strip()) from None
+    for name in PATH_FLAGS:
+        path = getattr(args, name)
+        if path and "://" not in path:
+            setattr(args, name, str(Path(path).expanduser().absolute()))
+    return args
+
+
+def _own_names(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key != "model":
+        return argument
+    return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
+
+
+def only_informs(arguments: Sequence[str]) -> bool:
+    """Whether the command line asks Hydra to show something instead of running a job."""
+    return any(argument.split("=")[0] in INFO_FLAGS for argument in arguments)
+
+
+def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path | None = None) -> None:
+    """Has Hydra run the job, or the jobs of a sweep, that `sys.argv` describes.
+
+    Args:
+        job: called with the composed configuration, the job's own output folder and its number; returns the
+            figure for a sweeper that optimises, NaN if the job has failed.
+        folder: of the run or the sweep; None for a new one as the configuration says.
+    """
+    if folder is not None:
+        # In Hydra's quotes backslashes are doubled before a quote, and only there.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(folder))
+        sys.argv += [f"hydra.{kind}.dir='{escaped}'" for kind in ("run", "sweep")]
+
+    def task(raw: DictConfig) -> float | None:
+        settings = HydraConfig.get()
+        number = 0 if OmegaConf.is_missing(settings.job, "num") else settings.job.num
+        # With hydra.job.chdir=true Hydra has gone into the job's folder. The devices, other processes, have
+        # not, and a path means the same to all ranks and in all jobs.
+        with chdir(settings.runtime.cwd):
+            value = job(raw, Path(settings.runtime.output_dir), number)
+        return for_sweeper(value, settings.sweeper._target_)
+
+    hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=CONFIG)(task)()
+
+
+def compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
+    """Composes what the command line says, before Hydra writes anything; for a sweep, its first job.
+
+    Returns:
+        The configuration, and whether it is a sweep.
+
+    Raises:
+        UserError: unknown key or choice, or a value of the wrong type; in any value of a sweep.
+    """
+    jobs, multirun = _compose(arguments)
+    return _without_hydra(jobs[0]), multirun
+
+
+def compose_all(arguments: Sequence[str]) -> tuple[list[DictConfig], bool]:
+    """As `compose`, but for a sweep all jobs that differ in groups or `num_devices`, the first one first."""
+    jobs, multirun = _compose(arguments, combine=True)
+    return [_without_hydra(job) for job in jobs], multirun
+
+
+def run_folder(arguments: Sequence[str]) -> Path:
+    """Where a run or a sweep that began now would write."""
+    jobs, multirun = _compose(arguments)
+    return Path(jobs[0].hydra.sweep.dir if multirun else jobs[0].hydra.run.dir)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def _compose(arguments: Sequence[str], combine: bool = False) -> tuple[list[DictConfig], bool]:
+    """The first job and one for each further value of a sweep; `combine`: for combinations of groups."""
+    args = _parse(normalise(arguments))
+    loader, name = _loader(args), args.config_name or CONFIG
+    try:
+        # What Hydra itself goes by: composed without what is swept.
+        settings = loader.load_configuration(name, args.overrides, RunMode.MULTIRUN, True, False)
+        multirun = bool(args.multirun) or settings.hydra.mode == RunMode.MULTIRUN
+        overrides = _overrides(loader, args.overrides, settings if multirun else None)
+        choices = [_values(override) for override in overrides]
+        _check_swept([each.key_or_group for each in overrides if each.is_sweep_override()], multirun)
+        groups = {*settings.hydra.runtime.choices, "num_devices"} if combine else set()
+        together = [override.key_or_group in groups for override in overrides]
+        jobs = [
+            loader.load_configuration(name, variant, RunMode.RUN) for variant in variants(choices, together)
+        ]
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(_explain(error, loader, name)) from error
+    for job in jobs:
+        _check(job, multirun)
+    return jobs, multirun
+
+
+def _loader(args: Namespace) -> ConfigLoaderImpl:
+    """Looks for files where `hydra.main` does."""
+    for flag in PATH_FLAGS:
+        path = getattr(args, flag)
+        if path and "://" not in path and not Path(path).is_dir():
+            raise ConfigError(f"--{flag.replace('_', '-')}", path, "an existing folder")
+    version.setbase(HYDRA_VERSION)
+    setup_globals()
+    places = create_config_search_path(args.config_path or str(config_dir()))
+    if args.config_dir:
+        schema = SearchPathQuery(provider="schema")
+        places.prepend("command-line", f"file://{args.config_dir}", schema)
+    return ConfigLoaderImpl(places)
+
+
+def _overrides(loader: ConfigLoaderImpl, given: list[str], sweep: DictConfig | None) -> list[Override]:
+    """Those of the command line, after those of `hydra.sweeper.params` that they leave standing."""
+    parser = OverridesParser.create(loader)
+    own = parser.parse_overrides(given)
+    params = OmegaConf.select(sweep, "hydra.sweeper.params") if sweep is not None else None
+    if not isinstance(params, DictConfig):
+        return own
+    lines = [f"{key!s}={value}" for key, value in params.items() if isinstance(value, str | int | float)]
+    known = {override.get_key_element() for override in own}
+    return [each for each in parser.parse_overrides(lines) if each.get_key_element() not in known] + own
+
+
+def _check_swept(keys: list[str], multirun: bool) -> None:
+    for key in keys:
+        if not multirun:
+            raise UserError(f"{key}: several values need --multirun")
+        if key.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{key}: must be one value; if there is a comma in it, write \"{key}='A,B'\"")
+
+
+def _check(job: DictConfig, multirun: bool) -> None:
+    """Refuses what cannot be run, whatever the values of its keys."""
+    if OmegaConf.get_type(job) is not Config:
+        defaults = "a configuration that has `config` or `schema` among its defaults"
+        raise ConfigError("--config-name", job.hydra.job.config_name, defaults)
+    launcher = job.hydra.launcher._target_
+    if launcher != BasicLauncherConf._target_:
+        raise ConfigError("hydra/launcher", launcher, "basic, which runs the jobs inside this torchrun")
+    check_objective(job.objective, job.hydra.sweeper._target_ if multirun else "")
+
+
+def _values(override: Override) -> list[str]:
+    """An override as the overrides of the single jobs that it stands for."""
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):  # for sweepers that choose the values themselves
+        return [f"{key}={interval.start}", f"{key}={interval.end}"]
+    return [str(override.input_line)]
+
+
+def _explain(error: Exception, loader: ConfigLoaderImpl, name: str) -> str:
+    """A composition error as one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if error.options:
+            return f"{group}={choice}: no such choice: {nearest(choice, error.options)}"
+        if error.missing_cfg_file == name:
+            names = loader.get_group_options("", ObjectType.CONFIG)
+            known = [file for file in names if not file.startswith("_")]  # one of them is Hydra's own
+            return f"--config-name={name}: no such file: {nearest(name, known)}"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return one_line(error.__cause__)
+    if isinstance(error, OmegaConfBaseException):
+        return one_line(error)
+    first, *more = str(error).splitlines()
+    return " ".join([first, *(more if isinstance(error, YAMLError) else more[: first.endswith(":")])])

@@ -1,0 +1,1 @@
+"""From configuration to plain data: everything below takes plain arguments."""

@@ -1,0 +1,74 @@
+"""One device's part of a job, as plain data that can be sent to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.data import DataSpec, Transform
+from pipar_rpc.models import ModelSpec
+from pipar_rpc.plan.deadlines import Deadlines
+from pipar_rpc.testbed.device_speed import SpeedSpec
+from pipar_rpc.testbed.link import LinkSpec
+
+
+@dataclass(frozen=True)
+class DeviceJob:
+    """One device's part in a job.
+
+    Attributes:
+        rank: number of the device, 1..K.
+        num_devices: K.
+        model: the uncut network.
+        data: the data set; the device takes its own part.
+        transform: from stored images to network input.
+        num_units: Q.
+        split_point: P, 1..Q.
+        num_micro_batches: N.
+        batch_size: B.
+        smallest: samples that a micro-batch has at least.
+        uplink: the emulated uplink.
+        downlink: the emulated downlink.
+        speed: of the emulated device.
+        optimizer: arguments of `torch.optim.SGD`.
+        seed: of the experiment.
+        deadlines: of waiting for the other side.
+        emulated_s: upper limit of what is emulated between two signs of life.
+    """
+
+    rank: int
+    num_devices: int
+    model: ModelSpec
+    data: DataSpec
+    transform: Transform
+    num_units: int
+    split_point: int
+    num_micro_batches: int
+    batch_size: int
+    smallest: int
+    uplink: LinkSpec
+    downlink: LinkSpec
+    speed: SpeedSpec
+    optimizer: dict[str, Any]
+    seed: int
+    deadlines: Deadlines
+    emulated_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """RPC name of the device's worker."""
+        return worker_name(self.rank)
+
+    @property
+    def links_emulated(self) -> bool:
+        """Whether the rates of both links are known."""
+        return self.uplink.rate.limited and self.downlink.rate.limited
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest silence of the other side before anything has been measured."""
+        return self.deadlines.ceiling_s + self.emulated_s
+
+
+def links_timed(job: DeviceJob) -> bool:
+    """Whether the links' times are known: they are emulated, or unused."""
+    return job.links_emulated or job.split_point == job.num_units

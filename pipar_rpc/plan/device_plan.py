@@ -1,0 +1,200 @@
+"""One device's part of a job: its checked configuration as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.states import num_bytes
+from pipar_rpc.data import DataSpec, Transform
+from pipar_rpc.models import (
+    CUSTOM,
+    ModelSpec,
+    Norm,
+    UnitSummary,
+    build_meta,
+    read_weights,
+    smallest_batch,
+    summarise,
+)
+from pipar_rpc.plan.deadlines import Deadlines
+from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.plan.emulation_schema import TraceEnd
+from pipar_rpc.plan.schema import Config
+from pipar_rpc.testbed.bandwidth_trace import read_trace
+from pipar_rpc.testbed.device_profile import read_profile
+from pipar_rpc.testbed.device_speed import SpeedSpec
+from pipar_rpc.testbed.link import LinkSpec, RateTrace
+from pipar_rpc.testbed.unit_times import UnitTimes
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of the network before it has numbers."""
+
+    spec: ModelSpec
+    units: list[UnitSummary]
+    num_bytes: int
+    smallest: int
+
+
+def check_model(config: Config, data: DataSpec) -> Network:
+    """Checks that the network takes the images and the weights."""
+    assert data.num_classes is not None
+    model = config.model
+    images = (data.channels, data.image_size, data.num_classes)
+    spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
+    network = build_meta(spec)
+    units = summarise(network, spec)
+    if model.weights is not None:
+        read_weights(Path(model.weights), spec, model.strict_weights)
+    return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
+
+
+def device_job(
+    config: Config, rank: int, num_devices: int, data: DataSpec, model: Network, largest_batch: int
+) -> DeviceJob:
+    """The part of one device.
+
+    Args:
+        config: with the device's own overrides merged in.
+        rank: of the device.
+        num_devices: K.
+        data: the data set.
+        model: the network.
+        largest_batch: of all devices.
+    """
+    strategy, num_units = config.resolved_strategy, len(model.units)
+    split_point = num_units if strategy.whole_network else config.pipeline.split_point
+    if split_point > num_units:
+        what = f"1..{num_units} ({model.spec.name} has {num_units} cut units)"
+        raise ConfigError("pipeline.split_point", split_point, what)
+    uplink, downlink = _links(config)
+    job = DeviceJob(
+        rank=rank,
+        num_devices=num_devices,
+        model=model.spec,
+        data=data,
+        transform=Transform(
+            tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
+        ),
+        num_units=num_units,
+        split_point=num_units,
+        num_micro_batches=1,
+        batch_size=config.batch_size,
+        smallest=model.smallest,
+        uplink=uplink,
+        downlink=downlink,
+        speed=_speed(config, model, largest_batch),
+        optimizer={
+            "lr": config.optimizer.lr,
+            "momentum": config.optimizer.momentum,
+            "weight_decay": config.optimizer.weight_decay,
+        },
+        seed=config.seed,
+        deadlines=Deadlines(
+            config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s
+        ),
+    )
+    num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
+    return cut_job(job, split_point, num_micro_batches, model)
+
+
+def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Network) -> DeviceJob:
+    """The same job with other cuts.
+
+    Args:
+        job: of the device.
+        split_point: P.
+        num_micro_batches: N; capped where micro-batches would be too small.
+        model: the network.
+    """
+    in_transit = model.units[split_point - 1].activation_bytes * job.batch_size + model.num_bytes
+    flops = sum(unit.flops for unit in model.units[:split_point])
+    speed = replace(job.speed, num_units=split_point)
+    slowest = sum(link.worst_seconds(in_transit) for link in (job.uplink, job.downlink))
+    return replace(
+        job,
+        split_point=split_point,
+        num_micro_batches=max(1, min(num_micro_batches, job.batch_size // job.smallest)),
+        speed=speed,
+        emulated_s=slowest + speed.worst_seconds(flops),
+    )
+
+
+def check_samples(job: DeviceJob, num_samples: int) -> None:
+    """Raises ConfigError if a device with that many samples has no whole batch, or one that is too small."""
+    has = f"device {job.rank} has {num_samples} samples"
+    if job.batch_size > num_samples:
+        raise ConfigError("batch_size", job.batch_size, f"1..{num_samples} ({has})")
+    last = num_samples % job.batch_size or job.batch_size
+    if last < job.smallest:
+        why = f"{has}, so that the last batch has {last}, too few for batch norm in {job.model.name}"
+        raise ConfigError("batch_size", job.batch_size, f"another number ({why})")
+
+
+def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:
+    """The emulated uplink and downlink of a device, in real time."""
+    network, scale = config.network, config.testbed.time_scale
+    if network.trace is None:
+        rates = RateTrace.constant(network.uplink_mbps), RateTrace.constant(network.downlink_mbps)
+    else:
+        rates = read_trace(Path(network.trace), network.trace_end is TraceEnd.loop)
+    latency_s, jitter_s = network.latency_ms / 1000 / scale, network.jitter_ms / 1000 / scale
+    uplink, downlink = (LinkSpec(rate.scaled(scale), latency_s, jitter_s, bin_s=1 / scale) for rate in rates)
+    return uplink, downlink
+
+
+def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
+    """The speed of a device that holds all units."""
+    testbed = config.testbed
+    units: tuple[UnitTimes, ...] = ()
+    if testbed.profile is not None:
+        path = Path(testbed.profile)
+        profile = read_profile(path)
+        profile.check(path, model.spec, [unit.name for unit in model.units])
+        units = tuple(profile.units)
+    speed = SpeedSpec(
+        model=model.spec,
+        num_units=len(model.units),
+        batch_size=largest_batch,
+        slowdown=testbed.slowdown,
+        calibrate_s=testbed.calibrate_s,
+        profile=units,
+        time_scale=testbed.time_scale,
+    )
+    if speed.native and testbed.time_scale != 1:
+        native = "1 for a device as fast as this machine: its computing cannot be scaled"
+        raise ConfigError("testbed.time_scale", testbed.time_scale, native)
+    return speed
+
+
+def notices(config: Config, job: DeviceJob) -> list[str]:
+    """What the user should know about how a device's configuration was understood."""
+    n, batch_size = config.pipeline.num_micro_batches, config.batch_size
+    found = []
+    if not config.resolved_strategy.pipelined:
+        held = f"devices hold {job.split_point} of {job.num_units} cut units, one micro-batch"
+        return [f"strategy={config.strategy}: {held}"]
+    if n > batch_size:
+        found.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
+    elif n > job.num_micro_batches:
+        needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
+        found.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
+    if job.num_micro_batches > 1 and config.model.norm is Norm.batch and config.model.name != CUSTOM:
+        size = batch_size // job.num_micro_batches
+        samples = "1 sample" if size == 1 else f"{size} samples"
+        found.append(
+            f"model.norm=batch: batch statistics are those of micro-batches of {samples}; "
+            "model.norm=group trains exactly as without micro-batches"
+        )
+    return found
+
+
+def check_shared_half(strategy: str, jobs: Sequence[DeviceJob]) -> None:
+    """Raises ConfigError unless all devices can train one server half."""
+    first = jobs[0].split_point
+    for job in jobs:
+        if job.split_point != first:
+            same = f"{first} as on device 1: strategy={strategy} has one server half for all devices"
+            raise ConfigError(f"devices.overrides.{job.rank}.pipeline.split_point", job.split_point, same)

@@ -1,0 +1,141 @@
+"""From a composed configuration to checked objects of `pipar_rpc.plan.schema`; errors are one line.
+
+Hydra composes, `load` turns the result into a `Config`. Config objects end in experiment.py: everything below
+takes plain arguments.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
+from pipar_rpc.plan.schema import Config, NodeConfig
+
+DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; (): all keys below it
+    "pipeline": (),
+    "network": (),
+    "testbed": ("slowdown", "calibrate_s", "profile"),
+    "batch_size": (),
+    "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
+}
+FREE_KEYS = ("devices.overrides.", "model.args.", "fault.leave.")  # below these, any key may be added
+
+
+def load(raw: DictConfig) -> Config:
+    """Turns a composed configuration into a checked Config; raises UserError with one line."""
+    for key in set(_keys(raw)) - set(_keys(OmegaConf.structured(Config))):  # added with Hydra's +key=value
+        if not key.startswith(FREE_KEYS):
+            raise UserError(_unknown(key))
+    config = _checked(raw)
+    assert isinstance(config, Config)
+    return config
+
+
+def for_device(raw: DictConfig, device: int) -> Config:
+    """The configuration as device `device` (1..K) sees it, `devices.overrides.<device>` merged in.
+
+    Raises:
+        UserError: one line; about an override if it begins with `devices.overrides.`.
+    """
+    overrides = raw.devices.overrides.get(str(device))
+    if overrides is None:
+        return load(raw)
+    prefix = f"devices.overrides.{device}"
+    if not isinstance(overrides, DictConfig):
+        raise ConfigError(prefix, overrides, f"settings of {', '.join(DEVICE_KEYS)}")
+    _check_device_keys(overrides, prefix)
+    try:
+        merged = OmegaConf.merge(raw, overrides)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{prefix}.{one_line(error)}") from error
+    assert isinstance(merged, DictConfig)
+    return load(merged)
+
+
+def _check_device_keys(overrides: DictConfig, prefix: str) -> None:
+    for name, value in overrides.items():
+        key = str(name)
+        if key not in DEVICE_KEYS:
+            hint = nearest(key, DEVICE_KEYS)
+            raise UserError(f"{prefix}.{key}: no such key for a single device: {hint}")
+        if not isinstance(value, DictConfig):
+            if key != "batch_size":
+                single = f"single keys of {key}, as {prefix}.{key}.{(DEVICE_KEYS[key] or ('...',))[0]}=..."
+                raise ConfigError(f"{prefix}.{key}", value, f"{single}: presets are for all devices")
+            continue
+        for below in map(str, value):
+            if (allowed := DEVICE_KEYS[key]) and below not in allowed:
+                may = f"may differ: {', '.join(allowed)}"
+                raise UserError(f"{prefix}.{key}.{below}: must be the same for all devices; {may}")
+
+
+def node_of(raw: DictConfig) -> NodeConfig:
+    """The node section of a composed configuration, checked."""
+    node = _checked(raw.node)
+    assert isinstance(node, NodeConfig)
+    return node
+
+
+def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = None) -> NodeConfig:
+    """Reads the `node.*` overrides of a command line; all that a device rank reads of it.
+
+    Args:
+        arguments: the command line.
+        in_files: `node_in_files` of rank 0; the command line has precedence.
+
+    Raises:
+        UserError: unknown `node.` key or a value out of range.
+    """
+    own = [argument.lstrip("+") for argument in arguments if argument.lstrip("+").startswith("node.")]
+    parts = ({"node": OmegaConf.structured(NodeConfig)}, {"node": dict(in_files or {})})
+    try:
+        raw = OmegaConf.merge(*parts, OmegaConf.from_dotlist(own))
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+    assert isinstance(raw, DictConfig)
+    return node_of(raw)
+
+
+def node_in_files(raw: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the files of a composed configuration, not its command line, set in its node section."""
+    given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    default = OmegaConf.structured(NodeConfig)
+    return {
+        str(key): value
+        for key, value in raw.node.items()
+        if value != default[key] and f"node.{key}" not in given
+    }
+
+
+def _checked(raw: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(raw)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: OmegaConfBaseException) -> str:
+    """An OmegaConf error as one line that begins with the full key."""
+    key = str(error.full_key or "")
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return _unknown(key)
+    reason = first_line(error).rstrip(".")
+    return f"{key}: {reason}" if key else reason
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, _keys(OmegaConf.structured(Config)), n=1)
+    return f"{key}: no such key" + (f": did you mean {close[0]}?" if close else "; README.md lists all keys")
+
+
+def _keys(raw: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in raw.items():
+        assert isinstance(name, str | int)
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, DictConfig):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,43 @@
+"""What is local to the machine a process runs on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.plan.schema import NodeConfig
+
+
+@dataclass(frozen=True)
+class Node:
+    """This process's machine.
+
+    Attributes:
+        data_root: where data sets are.
+        download: whether missing data sets may be downloaded.
+        device: where this process computes.
+        memory_limit_mb: 10^6 bytes that a device process may take; None for no limit.
+    """
+
+    data_root: Path
+    download: bool
+    device: torch.device
+    memory_limit_mb: float | None = None
+
+
+def prepare(config: NodeConfig, local_rank: int) -> Node:
+    """Sets up this process's computing and returns its node; raises ConfigError for a missing GPU.
+
+    "auto" takes a GPU if there is one; several processes of one machine take its GPUs in turn.
+    """
+    torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True  # one seed, one result
+    available = torch.cuda.device_count()
+    name = config.device
+    if name == "auto":
+        name = f"cuda:{local_rank % available}" if available else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise ConfigError("node.device", name, f"auto, cpu or one of this machine's {available} GPUs")
+    return Node(config.data_path, config.download, device, config.memory_limit)

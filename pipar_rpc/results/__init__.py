@@ -1,0 +1,1 @@
+"""What people see: results.csv, TensorBoard, pictures, timelines, the terminal."""

@@ -1,0 +1,63 @@
+"""Everything that a job writes and shows, in one hand."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipar_rpc.results.writers import CsvSink, PngSink, Row, Sink, TensorBoardSink
+
+log = logging.getLogger(__name__)
+
+
+class Outputs:
+    """All sinks of a job.
+
+    Args:
+        output_dir: of the job.
+        rows: of epochs that were trained before.
+        in_place: whether they were trained in this folder.
+    """
+
+    def __init__(self, output_dir: Path, rows: Sequence[Row], in_place: bool) -> None:
+        self._sinks: list[Sink] = [
+            CsvSink(output_dir / "results.csv", rows),
+            TensorBoardSink(output_dir / "tensorboard", rows, in_place),
+            PngSink(output_dir),
+        ]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Hands on the row of one epoch."""
+        for sink in self._sinks:
+            sink.add(row)
+
+    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+        """Hands on a part of a curve."""
+        for sink in self._sinks:
+            sink.curve(tag, values, start)
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Hands on a figure."""
+        for sink in self._sinks:
+            sink.picture(name, figure)
+
+    def text(self, name: str, text: str, step: int = 0) -> None:
+        """Hands on lines of text."""
+        for sink in self._sinks:
+            sink.text(name, text, step)
+
+    def event(self, line: str, step: int) -> None:
+        """Something that happened to the job in round `step`: in the log, too."""
+        log.warning(line)
+        self.text("devices/events", line, step)
+
+    def selected_again(self, lines: str, step: int) -> None:
+        """The selector has changed P and N after round `step`: in the log, too."""
+        for line in lines.splitlines():
+            log.info(line)
+        self.text("selector/changes", lines, step)
+
+    def close(self) -> None:
+        """Closes all."""
+        for sink in self._sinks:
+            sink.close()

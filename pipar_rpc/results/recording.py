@@ -1,0 +1,77 @@
+"""All spans of an epoch, from all ranks, on rank 0's clock."""
+
+from dataclasses import dataclass
+
+from pipar_rpc.coordination.epoch_result import EpochResult
+from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.timing.timeline import Span, union_seconds, unpack
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All spans of an epoch; times are seconds of rank 0's `time.monotonic()`.
+
+    Attributes:
+        epoch: from 1.
+        began: when the epoch began.
+        devices: for each device, what it computed and what its uplink carried.
+        servers: for each device, what its server half computed and what its downlink carried.
+        aggregation: averages of the networks.
+    """
+
+    epoch: int
+    began: float
+    devices: list[list[Span]]
+    servers: list[list[Span]]
+    aggregation: list[Span]
+
+    def iteration(self, number: int) -> list[list[Span]]:
+        """For each device, the spans of its iteration `number` (from 0) on both sides and both links."""
+        pairs = zip(self.devices, self.servers, strict=True)
+        return [
+            [span for span in (*device, *server) if span.iteration == number and span.micro_batch]
+            for device, server in pairs
+        ]
+
+    def overlap(self) -> float:
+        """How many of a device, its two links and its server half work at a time while any does.
+
+        Between 1 (one after the other) and 4; mean over the devices.
+        """
+        means = []
+        for device, server in zip(self.devices, self.servers, strict=True):
+            spans = [*device, *server]
+            if device:  # it has not left
+                busy = sum(span.end - span.start for span in spans)
+                means.append(busy / union_seconds(spans) if busy else 1.0)
+        return sum(means) / len(means) if means else 1.0
+
+
+class Recorder:
+    """Records the first epochs of a job.
+
+    Args:
+        roster: the devices.
+        epochs: how many epochs.
+    """
+
+    def __init__(self, roster: Roster, epochs: int) -> None:
+        self._roster, self._epochs = roster, epochs
+        self._recording = False
+
+    def begin(self, epoch: int) -> None:
+        """To be called before an epoch (from 1)."""
+        wanted = epoch <= self._epochs
+        if wanted != self._recording:
+            self._recording = wanted
+            self._roster.ask("record", wanted)
+
+    def finish(self, epoch: int, result: EpochResult) -> Recording | None:
+        """The spans of the epoch that has just ended, if it was recorded."""
+        if not self._recording:
+            return None
+        packed = self._roster.ask("spans")
+        clocks = self._roster.ping(list(packed))
+        spans = {peer: unpack(packed[peer], took.clock_offset_s) for peer, took in clocks.items()}
+        devices = [spans.get(peer, []) for peer in self._roster.everyone]
+        return Recording(epoch, result.began, devices, result.server_spans, result.aggregation_spans)

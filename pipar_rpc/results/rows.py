@@ -1,0 +1,74 @@
+"""What is reported about an epoch: a row for results.csv and TensorBoard, a line for the log."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pipar_rpc.base.memory import peak_rss_mb
+from pipar_rpc.coordination.epoch_result import EpochResult
+from pipar_rpc.plan.plan import Plan
+from pipar_rpc.results.writers import Row
+
+
+def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
+    """The columns of `pipar_rpc.results.writers` but for what is measured on held-out images."""
+    config, devices = plan.config, plan.devices
+    return {
+        "job": job,
+        "epoch": epoch,
+        "strategy": config.strategy,
+        "model": config.model.name,
+        "data": config.data.name,
+        "partition": config.partition.name,
+        "network": config.network.label,
+        "testbed": config.testbed.label,
+        "time_scale": config.testbed.time_scale,
+        "num_devices": len(devices),
+        "split_point": _joined([device.split_point for device in devices]),
+        "num_micro_batches": _joined([device.num_micro_batches for device in devices]),
+        "batch_size": _joined([device.batch_size for device in devices]),
+        "iterations": len(result.losses),
+        "seed": config.seed,
+        **dataclasses.asdict(result.metrics.scaled(config.testbed.time_scale)),
+        "training_time_s": result.training_s * config.testbed.time_scale,
+        "model_bytes": result.model_bytes,
+        "train_loss": result.train_loss,
+        "train_accuracy": result.train_accuracy,
+        "server_peak_rss_mb": peak_rss_mb(),
+        "device_peak_rss_mb": max(result.device_peak_rss_mb),
+        "each_device_peak_rss_mb": tuple(result.device_peak_rss_mb),
+        "devices_alive": len(devices) - len(result.lost),
+        "devices_lost": tuple(result.lost) or None,
+    }
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """A row as one line for the log."""
+    accuracies = ", ".join(
+        f"{name} {row[f'{name}_accuracy']:.4f}"
+        for name in ("train", "val", "test")
+        if row[f"{name}_accuracy"] is not None
+    )
+    if row["device_val_accuracy"] is not None:
+        own = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
+        accuracies += f", devices' own val {' '.join(own)}"
+    predicted = row.get("predicted_iteration_s")
+    iterations = (
+        ""
+        if predicted is None
+        else (
+            f"iteration {row['iteration_time_s']:.3f} s, predicted {predicted:.3f} s "
+            f"({predicted / row['iteration_time_s'] - 1:+.1%}), "
+        )
+    )
+    scaled = "" if row["time_scale"] == 1 else f" (emulated: real time x {row['time_scale']:g})"
+    return (
+        f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s{scaled}, loss {row['train_loss']:.4f}, "
+        f"accuracy {accuracies}, {iterations}"
+        f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
+        f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"
+    )

@@ -1,0 +1,135 @@
+"""What rank 0 shows on the terminal: a progress bar while training, a table at the end."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from pipar_rpc.coordination.device_handle import Peer
+
+MAX_DEVICES_SHOWN = 8
+MAX_ROWS_SHOWN = 20
+
+
+class Progress:
+    """A bar per epoch: iterations of the slowest device, their rate, the loss, and where each device is.
+
+    Only on a terminal; elsewhere the log has one line per epoch.
+    """
+
+    def __init__(self, peers: Sequence[Peer], num_epochs: int) -> None:
+        self._peers, self._num_epochs = peers, num_epochs
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, epoch: int) -> None:
+        """Begins the bar of an epoch (from 1)."""
+        for peer in self._peers:
+            peer.port.iteration = 0
+        total = max(peer.iterations for peer in self._peers)
+        self._bar = self._new_bar(total, f"epoch {epoch}/{self._num_epochs}", "it")
+
+    def start_evaluation(self, epoch: int, samples: int) -> None:
+        """Begins the bar of an evaluation of `samples` images."""
+        self._bar = self._new_bar(samples, f"evaluate {epoch}/{self._num_epochs}", "img")
+
+    def evaluated(self, samples: int) -> None:
+        """Moves the bar of an evaluation on."""
+        if self._bar is not None:
+            self._bar.update(samples)
+
+    def refresh(self) -> None:
+        """Shows the devices' latest reports."""
+        if self._bar is None or self._bar.disable:
+            return
+        losses = [peer.port.loss for peer in self._peers if peer.port.iteration]
+        loss = f"{sum(losses) / len(losses):.3f}" if losses else "-"
+        self._bar.set_postfix_str(f"loss {loss}, {device_states(self._peers)}", refresh=False)
+        self._bar.update(self._slowest() - self._bar.n)
+
+    def stop(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _new_bar(self, total: int, description: str, unit: str) -> "tqdm[Any]":
+        self.stop()
+        hidden = not sys.stderr.isatty()
+        return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)
+
+    def _slowest(self) -> int:
+        present = [peer for peer in self._peers if peer.present]
+        working = [peer.port.iteration for peer in present if peer.port.iteration < peer.iterations]
+        return min(working, default=max((peer.iterations for peer in present), default=0))
+
+
+def device_states(peers: Sequence[Peer]) -> str:
+    """Iterations done by each device, or their range if there are many devices."""
+    if len(peers) > MAX_DEVICES_SHOWN:
+        done = [peer.port.iteration for peer in peers]
+        return f"{len(peers)} devices at {min(done)}..{max(done)}"
+    return "devices " + " ".join(map(_state, peers))
+
+
+def _state(peer: Peer) -> str:
+    if not peer.present:
+        return "lost"
+    return "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration)
+
+
+SUMMARY = {  # column of results.csv: heading, format
+    "epoch": ("epoch", "{:.0f}"),
+    "epoch_time_s": ("time s", "{:.2f}"),
+    "server_idle_s": ("server idle s", "{:.2f}"),
+    "device_idle_s": ("device idle s", "{:.2f}"),
+    "uplink_mbps": ("up Mbit/s", "{:.2f}"),
+    "downlink_mbps": ("down Mbit/s", "{:.2f}"),
+    "efficiency": ("efficiency", "{:.2f}"),
+    "train_loss": ("loss", "{:.4f}"),
+    "train_accuracy": ("train acc", "{:.4f}"),
+    "val_accuracy": ("val acc", "{:.4f}"),
+    "test_accuracy": ("test acc", "{:.4f}"),
+}
+
+
+def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a job as text, with a line of means over the epochs; long jobs show their last epochs.
+
+    Throughput is summed over the devices; idle time of devices is a mean.
+    """
+    shown = [[_format(row.get(key), form) for key, (_, form) in SUMMARY.items()] for row in rows]
+    mean = ["mean", *(_mean(rows, key, form) for key, (_, form) in list(SUMMARY.items())[1:7]), *[""] * 4]
+    skipped = len(shown) - MAX_ROWS_SHOWN
+    note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
+    lines = table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
+    legend = "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
+    scale = rows[0].get("time_scale", 1)
+    scaled = [f"times and rates are emulated: {scale:g} seconds pass in a real one"] if scale != 1 else []
+    return "\n".join([*note, *lines, legend, *scaled])
+
+
+def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The last epoch of each job of a sweep, by the name of its folder."""
+    columns = [key for key in SUMMARY if key != "epoch"]
+    lines = [
+        [name, *(_format(row.get(key), SUMMARY[key][1]) for key in columns)] for name, row in jobs.items()
+    ]
+    return ["last epoch of each job:", *table(["job", *(SUMMARY[key][0] for key in columns)], lines)]
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Right-aligned lines under headings."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return ["  ".join(h.rjust(w) for h, w in zip(headings, widths, strict=True)), rule, *lines]
+
+
+def _format(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return _format(sum(values) / len(values), form) if values else ""

@@ -1,0 +1,80 @@
+"""Rank 0's part of the emulated testbed: calibration, what the links carried, whether times are true."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from pipar_rpc.coordination.epoch_result import EpochResult
+from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.results.outputs import Outputs
+from pipar_rpc.results.writers import Row
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 0.05  # share of the time that may be wrong before the user is told
+
+
+class Throughput:
+    """Curves of what each link carried in every emulated second of the training.
+
+    Args:
+        roster: the devices.
+        outputs: receive the curves.
+        elapsed_s: of the training, before; real seconds.
+        time_scale: emulated seconds in a real one.
+    """
+
+    def __init__(self, roster: Roster, outputs: Outputs, elapsed_s: float, time_scale: float) -> None:
+        self._roster, self._outputs = roster, outputs
+        self._reported: dict[str, int] = defaultdict(lambda: int(elapsed_s * time_scale))
+        for peer in roster.peers:
+            peer.port.downlink.start(elapsed_s)
+        roster.ask("start_clock", elapsed_s)
+
+    def report(self) -> None:
+        """Hands over the seconds that have ended since the last call."""
+        for peer, uplink in self._roster.ask("drain_traffic").items():
+            self._add(f"uplink_mbps/{peer.name}", uplink)
+            self._add(f"downlink_mbps/{peer.name}", peer.port.downlink.drain_traffic())
+
+    def _add(self, name: str, traffic: Sequence[float]) -> None:
+        start = self._reported[name]
+        self._reported[name] = start + len(traffic)
+        mbps = [num_bytes * 8e-6 for num_bytes in traffic]
+        self._outputs.curve(f"network_by_second/{name}", mbps, start)
+
+
+class Watch:
+    """Warns, once for each reason, when an emulated testbed's times are not what they should be.
+
+    Args:
+        time_scale: emulated seconds in a real one.
+    """
+
+    def __init__(self, time_scale: float) -> None:
+        self._time_scale = time_scale
+        self._warned: set[str] = set()
+
+    def check(self, result: EpochResult, row: Row) -> None:
+        """Looks at an epoch; `row` is its row of results.csv."""
+        scale = self._time_scale
+        share, number = max((share, number) for number, share in enumerate(result.late, start=1))
+        if share > TOLERANCE:
+            self._warn(
+                "late",
+                f"this machine is too slow to emulate {len(result.late)} devices: computing for "
+                f"device{number} took {share:.0%} longer than on the emulated device; fewer devices, or a "
+                f"testbed.time_scale below {scale:g}, give it more time",
+            )
+        busy = 1 - row["server_idle_s"] / row["epoch_time_s"]
+        if busy * (1 - 1 / scale) > TOLERANCE:
+            self._warn(
+                "server",
+                f"testbed.time_scale={scale:g} speeds up emulated devices and links only: the server's own "
+                f"computing, {busy:.0%} of the epoch, is shown {scale:g} times as long as it is",
+            )
+
+    def _warn(self, reason: str, message: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            log.warning(message)

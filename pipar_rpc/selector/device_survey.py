@@ -1,0 +1,76 @@
+"""What a device finds out about itself before the training, so that P and N can be chosen."""
+
+import itertools
+import math
+import time
+from typing import Any
+
+import torch
+
+from pipar_rpc.base.memory import reset_peak_rss, rss_mb
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.data import open_source, partition
+from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.plan.node import Node
+from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.testbed.link_rates import Probed
+from pipar_rpc.testbed.unit_timer import time_units
+from pipar_rpc.testbed.unit_times import UnitTimes
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.transport.device_port import RpcExchange
+
+
+class Scout(Probed):
+    """Answers the server's questions; trains nothing but networks of its own.
+
+    Args:
+        node: the device's machine.
+        stop: ends measurements.
+        job: what the device is to do, with split point Q.
+    """
+
+    def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:
+        self._node, self._stop, self._job = node, stop, job
+        self._numbers = itertools.count()
+
+    def num_samples(self) -> int:
+        """Samples that the device will train on; raises UserError if its data is missing."""
+        job = self._job
+        labels = open_source(job.data, self._node.data_root, self._node.download).labels("train")
+        return len(partition(labels, job.data, job.num_devices)[job.rank - 1])
+
+    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        """This machine's name and speed, for a device whose speed is derived from it."""
+        return calibrate(self._job.speed, known, self._node.device)
+
+    def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
+        """Wall times of the first `num_units` units on this machine."""
+        spec, device = self._job.model, self._node.device
+        return time_units(spec, [batch_size], runs, device, on_run=self._stop.check, num_units=num_units)
+
+    def free_bytes(self) -> float:
+        """Memory that is left for training; infinite without `node.memory_limit`."""
+        reset_peak_rss()  # what earlier jobs left does not count
+        limit = self._node.memory_limit_mb
+        return math.inf if limit is None else (limit - rss_mb()) * 1e6
+
+    def exchange(self, port: Any, count: int, times: int) -> float:
+        """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
+        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Passages())
+        parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
+        labels, found = torch.zeros(1, dtype=torch.int64), []
+        try:
+            for _ in range(times):
+                began = time.monotonic()
+                for answer in [exchange.submit(part, torch.zeros(1), labels) for part in parts]:
+                    self._stop.result(answer)
+                found.append(time.monotonic() - began)
+        finally:
+            exchange.close()
+        return min(found)
+
+    def close(self) -> None:
+        """Nothing is held."""

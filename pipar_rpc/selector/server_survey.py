@@ -1,0 +1,77 @@
+"""What the server finds out about itself before the training: how fast it is, alone and under load.
+
+Everything is measured on networks of its own, as on the devices (`survey`).
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.models import ModelSpec, build_model
+from pipar_rpc.selector.prediction import ServerFacts
+from pipar_rpc.testbed.unit_timer import random_images, run_once, time_units, timers
+from pipar_rpc.training.exchange import Process, Result
+
+
+def survey_server(
+    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
+) -> ServerFacts:
+    """Times the server by itself, and under the load of `halves` networks at the same time.
+
+    Args:
+        spec: of the network.
+        sizes: of micro-batches.
+        runs: of the whole network for each size.
+        device: where server halves compute.
+        halves: how many there will be.
+    """
+    alone = time_units(spec, sizes, runs, device)
+    at_once = min(halves, 2 * (os.cpu_count() or 1))
+    crowded = _crowded_seconds(spec, sizes, runs, device, at_once)
+    together = {}
+    for size, seconds in crowded.items():
+        by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
+        together[size] = min(float(at_once), max(1.0, at_once * by_itself / seconds))
+    return ServerFacts(alone, together)
+
+
+def _crowded_seconds(
+    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, at_once: int
+) -> dict[int, float]:
+    """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
+        images = random_images(spec, max(sizes), device)
+
+        def work(number: int, size: int) -> None:
+            for _ in range(1 + runs):
+                run_once(networks[number], images[:size])
+
+        with open_pool("survey", at_once) as pool:
+            for size in sizes:
+                for done in [pool.submit(work, number, size) for number in range(at_once)]:
+                    done.result()
+    times = [unit.times() for network in networks for unit in network]
+    return {size: sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once for size in sizes}
+
+
+def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
+    """A server half that computes the whole network for `size` samples, whatever it gets.
+
+    Making it and using it draws from torch's own generator.
+    """
+    network = build_model(spec).to(device).train()
+    images = random_images(spec, size, device)
+
+    def process(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
+        network(images).sum().backward()  # gradients add up, as within a mini-batch; no update
+        finish(device)
+        reply(Result(torch.zeros_like(activation), 0.0, 0))
+
+    return process

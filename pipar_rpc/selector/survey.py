@@ -1,0 +1,226 @@
+"""What the server finds out before the training: how fast devices and links are.
+
+Everything is measured on networks of their own: weights, optimisers, batch statistics and random numbers of
+the job stay as they are.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from pipar_rpc.base.states import num_bytes
+from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
+from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.selector.device_survey import Scout
+from pipar_rpc.selector.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.server_survey import computing_half
+from pipar_rpc.testbed.device_speed import calibrate_all
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.testbed.link_rates import LinkRates, link_rates, measure_rates
+from pipar_rpc.testbed.unit_timer import sizes_to_time
+from pipar_rpc.testbed.unit_times import UnitTimes
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import ping
+from pipar_rpc.transport.closing import close_all
+from pipar_rpc.transport.remote_object import Remote, place
+from pipar_rpc.transport.server_port import Port
+
+MESSAGES, TIMES = 20, 3  # micro-batches in flight, and how often
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A device that is asked."""
+
+    job: DeviceJob
+    remote: Remote
+
+    def call(self, to_do: str, method: str, *args: Any) -> Any:
+        """Asks and waits for the answer."""
+        return self.wait(self.remote.call(method, *args), to_do)
+
+    def wait(
+        self, answer: Future[Any], to_do: str, times: int = 1, silent_s: Callable[[], float] | None = None
+    ) -> Any:
+        """Waits `times` as long as a device may be silent; see `Remote.wait`."""
+        return self.remote.wait(answer, self.job.timeout_s * times, to_do, silent_s)
+
+
+def survey_devices(
+    jobs: Sequence[DeviceJob],
+    sizes: Sequence[UnitSizes],
+    runs: int,
+    every: int,
+    elapsed_s: float,
+    server: ServerFacts,
+    here: torch.device,
+) -> tuple[list[DeviceFacts], ServerFacts]:
+    """Asks all devices, which hold nothing yet; also finds out what their micro-batches cost the server.
+
+    Args:
+        jobs: of each device, with split point Q.
+        sizes: of each unit.
+        runs: of the whole network for each batch size, where the device's speed is not emulated.
+        every: iterations between two aggregations; -1: one epoch, 0: never.
+        elapsed_s: where bandwidth traces go on; real seconds.
+        server: what is known of it.
+        here: where server halves compute.
+
+    Raises:
+        UserError: a device lacks its data.
+        PeerError: a device failed or did not answer in time.
+    """
+    with _scouts(jobs) as devices:
+        samples = _ask_all(devices, "count its samples", "num_samples")
+        free = _ask_all(devices, "tell its memory", "free_bytes")
+        free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
+        held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
+        times = _unit_times(devices, runs, held)
+        links = [_links(device, elapsed_s) for device in devices]
+        server = _with_messages(server, devices, here)
+    facts = [
+        DeviceFacts(
+            units=times[index],
+            **links[index]._asdict(),
+            batch_size=job.batch_size,
+            smallest=job.smallest,
+            iterations=_iterations(samples[index], job.batch_size, every),
+            memory_bytes=free[index],
+            num_samples=samples[index],
+        )
+        for index, job in enumerate(jobs)
+    ]
+    return facts, server
+
+
+@contextmanager
+def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
+    devices: list[_Asked] = []
+    try:
+        for job in jobs:
+            devices.append(_Asked(job, place(job.name, Scout, job)))
+        yield devices
+    finally:
+        close_all({own.remote: Patience(own.job.deadlines, own.job.emulated_s) for own in devices})
+
+
+def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> list[Any]:
+    """Asks all at the same time."""
+    answers = [device.remote.call(method, *args) for device in devices]
+    return [device.wait(answer, to_do) for device, answer in zip(devices, answers, strict=True)]
+
+
+def _iterations(num_samples: int, batch_size: int, every: int) -> float:
+    epoch = math.ceil(num_samples / batch_size)
+    return {-1: epoch, 0: math.inf}.get(every, min(every, epoch))
+
+
+def _without_images(free_bytes: float, job: DeviceJob, num_samples: int) -> float:
+    """What is left of the memory once the training images are in it, as uint8."""
+    return free_bytes - num_samples * job.data.channels * job.data.image_size**2
+
+
+def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
+    """Emulated devices: what they will take. Others are measured, all at the same time.
+
+    Only as many units are measured as a device can hold; the others cannot be chosen and count as nothing.
+    """
+    speeds = [device.job.speed for device in devices]
+    asks = [partial(device.call, "measure its machine's speed", "calibrate") for device in devices]
+    found: dict[int, list[UnitTimes]] = {}
+    for index, (speed, machine) in enumerate(zip(speeds, calibrate_all(speeds, asks), strict=True)):
+        units = speed.unit_times(machine and machine[1])
+        if units is not None:
+            found[index] = units
+    native = [index for index in range(len(devices)) if index not in found]
+    measured = _measured([devices[i] for i in native], runs, [held[i] for i in native])
+    found |= zip(native, measured, strict=True)
+    return [found[index] for index in range(len(devices))]
+
+
+def _measured(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
+    """A call for each size, so that a slow device is heard of now and then."""
+    found: list[list[UnitTimes]] = [[] for _ in devices]
+    sizes = [sizes_to_time(device.job.batch_size, device.job.smallest) for device in devices]
+    for step in range(max(map(len, sizes), default=0)):
+        taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
+        answers = [devices[i].remote.call("unit_times", sizes[i][step], runs, held[i]) for i in taking_part]
+        for index, answer in zip(taking_part, answers, strict=True):
+            units: list[UnitTimes] = devices[index].wait(answer, "time its network", 1 + runs)
+            found[index] = [a.joined(b) for a, b in zip(found[index] or units, units, strict=True)]
+    return [_filled(units, device.job) for device, units in zip(devices, found, strict=True)]
+
+
+def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
+    """With nothing for the units that the device cannot hold."""
+    nothing = {job.batch_size: 0.0}
+    return units + [UnitTimes("", nothing, nothing, 0.0)] * (job.num_units - len(units))
+
+
+def _links(device: _Asked, elapsed_s: float) -> LinkRates:
+    def call(*asked: Any) -> Any:
+        return device.call("answer a timed transfer", *asked)
+
+    up, down = device.job.uplink, device.job.downlink
+    known = up.rate.after(elapsed_s), down.rate.after(elapsed_s)
+    emulated = [mbps if link.rate.limited else None for link, mbps in zip((up, down), known, strict=True)]
+    real = None if all(emulated) else measure_rates(call, ping(call), *emulated)
+    return link_rates(up, down, known, real)
+
+
+def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.device) -> ServerFacts:
+    """With `message_s`, as the first device finds it, and `shared_message_s`, a median over the devices.
+
+    Measured with the smallest micro-batches, whose activations are a few bytes and for which the server
+    computes the whole network: many in flight, less one, less the computing by itself. What the server's
+    threads take from each other is in it.
+    """
+    spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
+    computing_s = sum(unit.forward[size] + unit.backward[size] for unit in server.units)
+    with ExitStack() as stack:
+        # Random layers draw from torch's own generator, in the ports' threads.
+        stack.enter_context(torch.random.fork_rng(devices=[here] if here.type == "cuda" else []))
+        asked = []
+        for device in devices:
+            port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
+            stack.callback(port.close)
+            asked.append((device, port))
+
+        def wait(count: int, some: int) -> list[float]:
+            """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
+            calls = [
+                device.remote.call("exchange", port.reference(), count, TIMES)
+                for device, port in asked[:some]
+            ]
+            return [
+                device.wait(call, "exchange micro-batches", silent_s=partial(getattr, port, "silent_s"))
+                for (device, port), call in zip(asked, calls, strict=False)
+            ]
+
+        def seconds(some: int) -> float:
+            """For each micro-batch besides computing, which takes longer if there are many halves."""
+            each = [
+                (b - a) / (MESSAGES - 1) for a, b in zip(wait(1, some), wait(MESSAGES, some), strict=True)
+            ]
+            return max(0.0, statistics.median(each) - computing_s * float(server.slowdown(some, size)[-1]))
+
+        alone = seconds(1)
+        shared = seconds(together) / together if together > 1 else alone
+    return replace(server, message_s=alone, shared_message_s=shared)
+
+
+def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:
+    """What each unit needs on the network and in memory; nothing is computed."""
+    network = build_meta(spec)
+    units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
+    return [
+        UnitSizes(unit.activation_bytes, num_bytes(layers.state_dict()), held) for unit, held, layers in units
+    ]

@@ -1,0 +1,1 @@
+"""How fast links and devices are: emulated, recorded or measured."""

@@ -1,0 +1,87 @@
+"""Recorded speed of a real device: how long each cut unit of a network takes there, as a YAML file."""
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pipar_rpc.base.errors import ConfigError, first_line
+from pipar_rpc.models import ModelSpec, Norm
+from pipar_rpc.testbed.unit_times import UnitTimes
+
+KEY = "testbed.profile"
+
+
+@dataclass
+class DeviceProfile:
+    """What `python -m pipar_rpc.profiler` records: the file's keys and their types.
+
+    Attributes:
+        model, norm, channels, image_size, num_classes, target, args: of the network; see `ModelSpec`.
+        units: times of each cut unit, in order; batch size -> seconds.
+        machine: what it was recorded on and with; for the reader.
+    """
+
+    model: str
+    norm: Norm
+    channels: int
+    image_size: int
+    num_classes: int
+    units: list[UnitTimes]
+    target: str | None = None
+    machine: dict[str, str] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network it was recorded with."""
+        images = (self.channels, self.image_size, self.num_classes)
+        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args)
+
+    def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
+        """Writes the file, `origin` in its first line; raises OSError."""
+        rounded = [asdict(unit.scaled(1.0, digits=7)) for unit in self.units]
+        values = asdict(self) | {"norm": self.norm.name, "units": rounded}
+        path.write_text(f"# {origin} Times are seconds.\n{OmegaConf.to_yaml(values)}")
+
+    def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:
+        """Raises ConfigError unless this is a profile of that network with those units."""
+        if replace(self.spec, args=spec.args) != spec:
+            raise ConfigError(KEY, path, f"a profile of {_called(spec)}; it is of {_called(self.spec)}")
+        if self.args != spec.args:
+            raise ConfigError(KEY, path, f"a profile with model.args {spec.args}; it has {self.args}")
+        if [unit.name for unit in self.units] != unit_names:
+            raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
+
+
+def read_profile(path: Path) -> DeviceProfile:
+    """Reads a profile.
+
+    Raises:
+        ConfigError: one line about what is wrong with the file.
+    """
+    try:
+        raw = OmegaConf.merge(OmegaConf.structured(DeviceProfile), OmegaConf.load(path))
+        profile = cast(DeviceProfile, OmegaConf.to_object(raw))
+    except OSError as error:
+        raise ConfigError(KEY, path, f"a readable file ({first_line(error)})") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        made = "a file made by python -m pipar_rpc.profiler"
+        raise ConfigError(KEY, path, f"{made} ({first_line(error)})") from error
+    for unit in profile.units:
+        times = [*unit.forward.values(), *unit.backward.values(), unit.update]
+        sizes = [*unit.forward, *unit.backward]
+        if not unit.forward or not unit.backward or min(sizes) < 1:
+            raise ConfigError(KEY, path, f"forward and backward times of unit {unit.name} by batch size")
+        if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times):
+            raise ConfigError(KEY, path, f"seconds >= 0 for unit {unit.name}")
+    return profile
+
+
+def _called(spec: ModelSpec) -> str:
+    images = f"{spec.channels}x{spec.image_size}x{spec.image_size} images"
+    return f"{spec.target or spec.name} ({spec.norm.name} norm, {images}, {spec.num_classes} classes)"

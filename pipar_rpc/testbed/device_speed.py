@@ -1,0 +1,201 @@
+"""How fast the emulated device is: from a factor, a calibration or a recorded profile to its pace."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.fresh_process import run_in_process
+from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
+from pipar_rpc.testbed.unit_timer import random_images, run_once, sizes_to_time, timers
+from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, replayed
+
+REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
+REFERENCE_BATCH = 100
+RUNS, FEWEST_RUNS = 9, 3
+LONG_S = 30.0  # after which large networks are content with fewer runs
+MEASURE_TIMEOUT_S = 240.0
+# By default glibc adapts to what a process did before, and CPU time of the same work differs by up to 40 %
+# from process to process. So large blocks always come from the kernel, in a process without a history.
+STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_TRIM_THRESHOLD_": str(1 << 17)}
+SLOWEST_FLOPS = 1e9  # per second, of one core of whatever machine this is: only for deadlines
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """What a calibration finds out about a machine.
+
+    Attributes:
+        reference_s: seconds of the forward and backward pass of VGG5's first unit (with batch norm) on 100
+            images of 3x32x32.
+        units: times of all units of a job's network.
+    """
+
+    reference_s: float
+    units: tuple[UnitTimes, ...]
+
+
+@dataclass(frozen=True)
+class SpeedSpec:
+    """The emulated device's speed, as plain data.
+
+    Attributes:
+        model: the uncut network.
+        num_units: cut units that the device holds.
+        batch_size: of the largest batches of any device.
+        slowdown: factor on this machine's computing time; with a calibration, on the calibrated time.
+        calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
+        profile: recorded times of the network's units; empty for none. They take precedence.
+        time_scale: divides all emulated times.
+    """
+
+    model: ModelSpec
+    num_units: int
+    batch_size: int
+    slowdown: float = 1.0
+    calibrate_s: float | None = None
+    profile: tuple[UnitTimes, ...] = ()
+    time_scale: float = 1.0
+
+    @property
+    def native(self) -> bool:
+        """Whether the device is as fast as this machine."""
+        return not self.profile and self.calibrate_s is None and self.slowdown == 1
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether this machine's speed has to be known."""
+        return not self.profile and not self.native
+
+    def factor(self, machine: MachineSpeed) -> float:
+        """Emulated seconds for each second of computing on `machine`."""
+        target_s = machine.reference_s if self.calibrate_s is None else self.calibrate_s
+        return self.slowdown * target_s / machine.reference_s
+
+    def pace(self, machine: MachineSpeed | None = None, sleep: Callable[[float], None] = time.sleep) -> Pace:
+        """The pace of the device half; this machine's own as long as a calibrated one is not known."""
+        units = self.unit_times(machine)
+        return NativePace() if units is None else Pace(replayed(units), sleep=sleep)
+
+    def unit_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
+        """Real seconds of each unit that the device holds, if its speed is emulated.
+
+        Args:
+            machine: measured, if the speed is `calibrated`.
+        """
+        if self.profile:
+            return [unit.scaled(1 / self.time_scale) for unit in self.profile[: self.num_units]]
+        if self.native or machine is None:
+            return None
+        factor = self.factor(machine) / self.time_scale
+        return [unit.scaled(factor) for unit in machine.units[: self.num_units]]
+
+    def worst_seconds(self, flops: float) -> float:
+        """A generous guess of what an iteration computes on the emulated device, for deadlines.
+
+        Args:
+            flops: of the forward pass of the units that the device holds, for one sample.
+        """
+        if self.profile:
+            once = sum(unit.iteration_s(self.batch_size) for unit in self.profile[: self.num_units])
+        elif self.calibrate_s is not None:
+            work = flops * self.batch_size / (_reference_flops() * REFERENCE_BATCH)
+            once = work * self.calibrate_s * self.slowdown
+        else:  # a backward pass takes about two forward passes
+            once = 0.0 if self.native else 3 * flops * self.batch_size / SLOWEST_FLOPS * self.slowdown
+        return 2 * once / self.time_scale  # small micro-batches are less efficient
+
+
+_measured: dict[tuple[str, int, torch.device], MachineSpeed] = {}
+
+
+def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
+    """Measures this machine; once for each network in the life of a process.
+
+    So the jobs of a sweep do not differ by the noise of their calibrations.
+
+    Raises:
+        ConfigError: several threads compute, of which only one could be timed.
+        PeerError: measuring failed or took too long.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and threads != 1:
+        raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
+    key = (repr(spec.model), spec.batch_size, device)
+    found = _measured.get(key)
+    if found is None:
+        found = _measured[key] = run_in_process(
+            _measure, spec, device, RUNS, environment=STEADY_MALLOC, timeout_s=MEASURE_TIMEOUT_S
+        )
+    return found
+
+
+def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
+    """CPU seconds of one thread; on a GPU wall seconds, for CPU time says nothing there.
+
+    Always of the whole network: units that are measured without the others find warmer caches, and a device
+    would be another one for each split point (by 10 to 30 % with ResNet18's second unit).
+    """
+    torch.set_num_threads(1)
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
+    units = timers(build_model(spec.model).to(device), device, clock)
+    reference_images = random_images(REFERENCE_MODEL, REFERENCE_BATCH, device)
+    images = random_images(spec.model, spec.batch_size, device)
+    smallest = smallest_batch(build_meta(spec.model), spec.model)
+    began = time.monotonic()
+    for run in range(1 + runs):  # in turn: what slows the machine down for a while, slows both down
+        if run > FEWEST_RUNS and time.monotonic() - began > LONG_S:
+            break
+        run_once(reference, reference_images)
+        for size in sizes_to_time(spec.batch_size, smallest):
+            run_once(units, images[:size])
+    (first,) = (unit.times() for unit in reference)
+    seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]
+    return MachineSpeed(seconds, tuple(unit.times() for unit in units))
+
+
+def host_name() -> str:
+    """Name of this machine; processes of one machine are equally fast."""
+    return platform.node()
+
+
+def calibrate(
+    spec: SpeedSpec, known: Mapping[str, MachineSpeed], device: torch.device
+) -> tuple[str, MachineSpeed]:
+    """This machine's name and speed, measured unless `known` has it."""
+    host = host_name()
+    machine = known.get(host)
+    if machine is None:
+        machine = measure(spec, device)
+    return host, machine
+
+
+def calibrate_all(
+    specs: Sequence[SpeedSpec],
+    asks: Sequence[Callable[[Mapping[str, MachineSpeed]], tuple[str, MachineSpeed]]],
+) -> list[tuple[str, MachineSpeed] | None]:
+    """Name and speed of each device's machine; None where the device's speed does not derive from it.
+
+    One after the other, and one for each machine, so that they do not disturb each other.
+
+    Args:
+        specs: of each device.
+        asks: of each device, runs `calibrate` there with the machines that are known.
+    """
+    known: dict[str, MachineSpeed] = {}
+    found: list[tuple[str, MachineSpeed] | None] = []
+    for spec, ask in zip(specs, asks, strict=True):
+        machine = ask(known) if spec.calibrated else None
+        known |= [machine] if machine else []
+        found.append(machine)
+    return found
+
+
+@cache
+def _reference_flops() -> float:
+    return summarise(build_meta(REFERENCE_MODEL), REFERENCE_MODEL)[0].flops

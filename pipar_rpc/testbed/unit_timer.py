@@ -1,0 +1,133 @@
+"""How long the cut units of a network take on this machine."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.base.gpu import finish
+from pipar_rpc.models import ModelSpec, build_model, build_part
+from pipar_rpc.testbed.unit_times import UnitTimes
+
+BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
+
+
+def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
+    """Sizes of micro-batches that are timed: a few up to the whole mini-batch."""
+    return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
+
+
+class UnitTimer:
+    """A cut unit that notes how long it computes.
+
+    Args:
+        name: of the unit.
+        layers: the unit. It is trained, with a step size of almost nothing.
+        device: where it computes.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: nn.Module,
+        device: torch.device,
+        clock: Callable[[], float],
+    ) -> None:
+        self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
+        parameters = list(layers.parameters())
+        self._optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9) if parameters else None
+        self._forward = defaultdict[int, list[float]](list)
+        self._backward = defaultdict[int, list[float]](list)
+        self._update: list[float] = []
+        self._output = torch.empty(0)
+
+    def forward(self, x: Tensor, first: bool) -> Tensor:
+        """The output; nobody needs the gradient of the first unit's input."""
+        entering = x.detach().requires_grad_(not first).clone()  # the unit may work in place
+        self._output, seconds = self._timed(lambda: self._layers(entering))
+        self._forward[len(x)].append(seconds)
+        return self._output
+
+    def backward(self) -> None:
+        """The backward pass of the last output, and an optimiser step."""
+        output, gradient = self._output, torch.ones_like(self._output)
+        _, seconds = self._timed(lambda: output.backward(gradient))
+        self._backward[len(output)].append(seconds)
+        if self._optimizer is not None:
+            _, seconds = self._timed(self._optimizer.step)
+            self._update.append(seconds)
+            self._optimizer.zero_grad()
+
+    def times(self) -> UnitTimes:
+        """Medians; the first run of each batch size does not count."""
+        forward = {size: _median(runs[1:]) for size, runs in self._forward.items()}
+        backward = {size: _median(runs[1:]) for size, runs in self._backward.items()}
+        return UnitTimes(self._name, forward, backward, _median(self._update or [0.0]))
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        """What `work` returns, and its seconds."""
+        finish(self._device)
+        began = self._clock()
+        result = work()
+        finish(self._device)
+        return result, self._clock() - began
+
+
+def run_once(units: Sequence[UnitTimer], images: Tensor) -> None:
+    """One forward and one backward pass of consecutive units, the first of a network first."""
+    x = images
+    for index, unit in enumerate(units):
+        x = unit.forward(x, first=index == 0)
+    for unit in reversed(units):
+        unit.backward()
+
+
+def timers(network: nn.Sequential, device: torch.device, clock: Callable[[], float]) -> list[UnitTimer]:
+    """A timer for each unit of a network that is on `device`."""
+    named = zip(network._modules, network, strict=True)
+    return [UnitTimer(name, layers, device, clock) for name, layers in named]
+
+
+def random_images(spec: ModelSpec, count: int, device: torch.device) -> Tensor:
+    """Images of the size that the network takes, shape [count, C, H, W]."""
+    return torch.rand(count, spec.channels, spec.image_size, spec.image_size, device=device)
+
+
+def time_units(
+    spec: ModelSpec,
+    sizes: Sequence[int],
+    runs: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+    on_run: Callable[[], object] = lambda: None,
+    num_units: int | None = None,
+) -> list[UnitTimes]:
+    """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
+
+    Args:
+        spec: of the network.
+        sizes: batch sizes.
+        runs: that count, for each size; there is one more before them.
+        device: where to compute.
+        clock: seconds.
+        on_run: called after each run.
+        num_units: how many of the first units; all by default.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        network = build_model(spec) if num_units is None else build_part(spec, num_units)
+        units = timers(network.to(device), device, clock)
+        images = random_images(spec, max(sizes), device)
+        for size in sizes:
+            for _ in range(1 + runs):
+                run_once(units, images[:size])
+                on_run()
+    return [unit.times() for unit in units]
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return round(statistics.median(seconds), 7)

@@ -1,0 +1,148 @@
+"""Emulated device speed: each stage is stretched, by sleeping, to what a slower device would take.
+
+How long a stage takes comes from times of the single units, recorded before the training, and not from what
+it takes while training: devices that share this machine's cores would slow each other down. Stretching each
+stage by its CPU time was tried: caches, memory and page faults made CPU time of the same work differ by up
+to 40 % from process to process, and by a tenth with one busy neighbour.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+from pipar_rpc.timing.timeline import Stage
+
+Seconds = Callable[[Stage, int], float]
+"""Emulated seconds of (stage, samples)."""
+
+
+@dataclass
+class Pace:
+    """Stretches computation to what the emulated device would take.
+
+    Args:
+        seconds: how long a stage takes on it.
+        clock: wall time in seconds; another one in tests.
+        sleep: sleeps for seconds; one that can be interrupted where the device may be stopped.
+
+    Attributes:
+        emulated_s: emulated seconds so far.
+        late_s: seconds by which real computing took longer than the emulated device would.
+    """
+
+    seconds: Seconds
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    emulated_s: float = 0.0
+    late_s: float = 0.0
+    _overslept_s: float = field(default=0.0, init=False)
+
+    @contextmanager
+    def stretch(self, stage: Stage, samples: int) -> Iterator[None]:
+        """Runs the block, then sleeps until it has lasted as long as on the emulated device.
+
+        Sleeping too long by a little, as operating systems do, shortens the next block's sleep.
+
+        Args:
+            stage: what is computed.
+            samples: of how many samples.
+        """
+        began = self.clock()
+        yield
+        lasting = self.seconds(stage, samples)
+        self.emulated_s += lasting
+        end = began + lasting - self._overslept_s
+        remaining = end - self.clock()
+        if remaining > 0:
+            self.sleep(remaining)
+            self._overslept_s = self.clock() - end
+        else:
+            self.late_s += max(0.0, -remaining - self._overslept_s)
+            self._overslept_s = 0.0
+
+
+class NativePace(Pace):
+    """This machine's own speed: nothing is stretched."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda stage, samples: 0.0)
+
+    @contextmanager
+    def stretch(self, stage: Stage, samples: int) -> Iterator[None]:
+        """Runs the block."""
+        yield
+
+
+@dataclass(frozen=True)
+class UnitTimes:
+    """How long one cut unit takes.
+
+    Attributes:
+        name: of the unit in the network.
+        forward: batch size -> seconds.
+        backward: batch size -> seconds.
+        update: seconds of the optimiser step.
+    """
+
+    name: str
+    forward: dict[int, float]
+    backward: dict[int, float]
+    update: float
+
+    def iteration_s(self, samples: int) -> float:
+        """Forward pass, backward pass and update of a mini-batch of `samples`, in one piece."""
+        return interpolate(self.forward, samples) + interpolate(self.backward, samples) + self.update
+
+    def joined(self, other: "UnitTimes") -> "UnitTimes":
+        """Times at the batch sizes of both; the update's is the other's."""
+        forward, backward = self.forward | other.forward, self.backward | other.backward
+        return UnitTimes(self.name, forward, backward, other.update)
+
+    def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":
+        """The times of a device that takes `factor` times as long, rounded to `digits` if given."""
+
+        def times(seconds: float) -> float:
+            return seconds * factor if digits is None else round(seconds * factor, digits)
+
+        forward = {size: times(seconds) for size, seconds in self.forward.items()}
+        backward = {size: times(seconds) for size, seconds in self.backward.items()}
+        return UnitTimes(self.name, forward, backward, times(self.update))
+
+
+def replayed(units: Sequence[UnitTimes]) -> Seconds:
+    """The times of a device that holds `units`, in order.
+
+    Between the recorded batch sizes, times are interpolated; beyond them, they grow in proportion.
+    """
+
+    @cache  # of few sizes, and asked for at every micro-batch
+    def seconds(stage: Stage, samples: int) -> float:
+        match stage:
+            case Stage.DEVICE_FORWARD:
+                return sum(interpolate(unit.forward, samples) for unit in units)
+            case Stage.DEVICE_BACKWARD:
+                return sum(interpolate(unit.backward, samples) for unit in units)
+            case Stage.UPDATE:
+                return sum(unit.update for unit in units)
+        return 0.0
+
+    return seconds
+
+
+def interpolate(times: Mapping[int, float], samples: int) -> float:
+    """Seconds at `samples`: on straight lines between the recorded batch sizes, in proportion beyond them.
+
+    A line through the two nearest would multiply the noise of recordings that are close to each other.
+    """
+    if samples in times:
+        return times[samples]
+    sizes = sorted(times)
+    above = bisect_left(sizes, samples)
+    if above in {0, len(sizes)}:
+        nearest = sizes[0] if above == 0 else sizes[-1]
+        return times[nearest] * samples / nearest
+    low, high = sizes[above - 1], sizes[above]
+    return times[low] + (times[high] - times[low]) * (samples - low) / (high - low)

@@ -1,0 +1,1 @@
+"""Spans of time, the figures that are computed from them, and the stage recurrence."""

@@ -1,0 +1,134 @@
+"""What an epoch is measured by. One definition of each figure, used everywhere."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds
+from pipar_rpc.timing.timeline import COMPUTE, Busy, Stage
+
+
+@dataclass(frozen=True)
+class DeviceUsage:
+    """What one device and its server half did in an epoch.
+
+    Attributes:
+        seconds: wall time the device spent in training rounds.
+        iterations: iterations trained.
+        stages: busy time of its compute stages and uplink, and of its server half and downlink.
+        on_device: those of the stages that the device itself computed.
+        uplink_bytes: payload from the device: activations, labels and models.
+        downlink_bytes: payload to the device: gradients and models.
+        links_timed: whether the stages hold the links' times: with emulated links; real ones are not timed.
+    """
+
+    seconds: float
+    iterations: int
+    stages: dict[Stage, Busy]
+    on_device: dict[Stage, Busy]
+    uplink_bytes: int
+    downlink_bytes: int
+    links_timed: bool
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Figures of one epoch, in real time unless `scaled`.
+
+    Attributes:
+        epoch_time_s: wall seconds on rank 0 from the start of the first round to the end of the last
+            aggregation.
+        iteration_time_s: a device's wall seconds in training rounds per iteration; mean over the devices.
+        server_idle_s: epoch time minus the union of the intervals in which any server half or the
+            aggregation computes.
+        device_idle_s: epoch time minus the device's compute time; mean over the devices that took part.
+        uplink_bytes: payload of all devices.
+        downlink_bytes: payload of all devices.
+        uplink_mbps: uplink_bytes * 8 / epoch time, in Mbit/s (10^6 bit/s).
+        downlink_mbps: downlink_bytes * 8 / epoch time, in Mbit/s.
+        device_uplink_mbps: the same for each device.
+        device_downlink_mbps: the same for each device.
+        bound_s: lower limit of an iteration's time by the stage recurrence of `pipar_rpc.timing.stage_recurrence` over the
+            measured mean stage times; of the device with the highest. None where links are not timed.
+        efficiency: bound_s / that device's measured seconds per iteration. None like bound_s.
+    """
+
+    epoch_time_s: float
+    iteration_time_s: float
+    server_idle_s: float
+    device_idle_s: float
+    uplink_bytes: int
+    downlink_bytes: int
+    uplink_mbps: float
+    downlink_mbps: float
+    device_uplink_mbps: tuple[float, ...]
+    device_downlink_mbps: tuple[float, ...]
+    bound_s: float | None
+    efficiency: float | None
+
+    def scaled(self, factor: float) -> "EpochMetrics":
+        """The same with all times `factor` times as long: emulated time, if `testbed.time_scale` is."""
+        times = ("epoch_time_s", "iteration_time_s", "server_idle_s", "device_idle_s")
+        rates = ("uplink_mbps", "downlink_mbps")
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name) * factor for name in times},
+            **{name: getattr(self, name) / factor for name in rates},
+            device_uplink_mbps=tuple(rate / factor for rate in self.device_uplink_mbps),
+            device_downlink_mbps=tuple(rate / factor for rate in self.device_downlink_mbps),
+            bound_s=None if self.bound_s is None else self.bound_s * factor,
+        )
+
+
+def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[DeviceUsage]) -> EpochMetrics:
+    """Computes an epoch's figures.
+
+    Args:
+        epoch_s: the epoch time.
+        server_busy_s: union of the server's compute intervals.
+        devices: one entry per device.
+    """
+    active = [d for d in devices if d.iterations]  # the others have left
+    busy = [sum(b.seconds for stage, b in d.on_device.items() if stage in COMPUTE) for d in active]
+    bounds = [_bound(d) for d in active]
+    measured = [d.seconds / d.iterations for d in active]
+    bound, time_of_bound = max(zip(bounds, measured, strict=True))
+    timed = all(d.links_timed for d in active)
+    uplinks = tuple(d.uplink_bytes * 8e-6 / epoch_s for d in devices)
+    downlinks = tuple(d.downlink_bytes * 8e-6 / epoch_s for d in devices)
+    return EpochMetrics(
+        epoch_time_s=epoch_s,
+        iteration_time_s=sum(measured) / len(measured),
+        server_idle_s=epoch_s - server_busy_s,
+        device_idle_s=epoch_s - sum(busy) / len(busy),
+        uplink_bytes=sum(d.uplink_bytes for d in devices),
+        downlink_bytes=sum(d.downlink_bytes for d in devices),
+        uplink_mbps=sum(uplinks),
+        downlink_mbps=sum(downlinks),
+        device_uplink_mbps=uplinks,
+        device_downlink_mbps=downlinks,
+        bound_s=bound if timed else None,
+        efficiency=bound / time_of_bound if timed else None,
+    )
+
+
+def _bound(usage: DeviceUsage) -> float:
+    num_micro_batches = max(1, round(usage.stages[Stage.DEVICE_FORWARD].count / usage.iterations))
+
+    def mean(stage: Stage) -> float:
+        total = usage.stages.get(stage, Busy(0.0, 0)).seconds
+        return total / usage.iterations / num_micro_batches
+
+    forward = mean(Stage.DEVICE_FORWARD)
+    server_forward, server_backward = mean(Stage.SERVER_FORWARD), mean(Stage.SERVER_BACKWARD)
+    if Stage.SERVER_FORWARD in usage.on_device:  # split point Q: the loss is part of the device's forward
+        forward, server_forward, server_backward = forward + server_forward + server_backward, 0.0, 0.0
+    times = StageTimes(
+        device_forward=forward,
+        uplink=mean(Stage.UPLINK),
+        server_forward=server_forward,
+        server_backward=server_backward,
+        downlink=mean(Stage.DOWNLINK),
+        device_backward=mean(Stage.DEVICE_BACKWARD),
+    )
+    return float(iteration_seconds(times, num_micro_batches))

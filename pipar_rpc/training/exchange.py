@@ -1,0 +1,62 @@
+"""What the two halves need of each other: the device's way to the server half, and what comes back.
+
+Algorithms 1 and 2 meet here; `pipar_rpc.transport` carries it between processes.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from pipar_rpc.base.microbatch import Part
+
+
+class Result(NamedTuple):
+    """What a micro-batch's pass through the server half gives.
+
+    Attributes:
+        gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
+        loss: mean over the micro-batch, unweighted.
+        correct: samples whose largest logit is the label's.
+    """
+
+    gradient: Tensor
+    loss: float
+    correct: int
+
+
+Process = Callable[[Part, Tensor, Tensor, Callable[[Result], None]], None]
+"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is there."""
+
+
+class Exchange(Protocol):
+    """What the device loop needs of the other half."""
+
+    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+        """Sends a micro-batch on its way, in the order of the calls; returns at once.
+
+        Args:
+            part: place within the mini-batch.
+            activation: detached, on the CPU; not changed afterwards.
+            labels: int64 of shape [b].
+        """
+
+    def close(self) -> None:
+        """Releases threads."""
+
+
+class LocalExchange:
+    """A server half in the same process: split point Q, where only the loss is left, and tests."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+        """Runs the server half at once, in the calling thread."""
+        future: Future[Result] = Future()
+        self._process(part, activation, labels, future.set_result)
+        return future
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,43 @@
+"""Federated averaging of whole networks (McMahan et al., 2017)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipar_rpc.base.states import State
+
+
+def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> State:
+    """Averages state dicts: M = sum_k w_k / sum(w) * M^k.
+
+    Floating-point entries are summed in double precision, in the order given, and returned in their own
+    type; integer entries (BatchNorm's `num_batches_tracked`) take the maximum, for which an average has
+    no meaning.
+
+    Args:
+        states: one state dict per device, all with the same keys, shapes and types.
+        weights: one per state, not negative: the samples processed since the last aggregation.
+
+    Raises:
+        ValueError: nothing to average, weights that add up to zero, or states with other keys.
+    """
+    total = float(sum(weights))
+    if not states or len(states) != len(weights):
+        raise ValueError(f"expected one weight per state, got {len(states)} states, {len(weights)} weights")
+    if total <= 0 or min(weights) < 0:
+        raise ValueError(f"expected weights >= 0 with a positive sum, got {list(weights)}")
+    for state in states:
+        if state.keys() != states[0].keys():
+            raise ValueError(f"states differ in their keys: {sorted(state.keys() ^ states[0].keys())}")
+    return {key: _average([state[key] for state in states], weights, total) for key in states[0]}
+
+
+def _average(tensors: Sequence[Tensor], weights: Sequence[float], total: float) -> Tensor:
+    first = tensors[0]
+    if not first.is_floating_point():
+        return torch.stack(list(tensors)).amax(dim=0)
+    mean = torch.zeros(first.shape, dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        mean.add_(tensor.double(), alpha=weight / total)
+    return mean.to(first.dtype)

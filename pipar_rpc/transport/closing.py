@@ -1,0 +1,54 @@
+"""The end of objects on other ranks: busy is not lost, and silent is."""
+
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+
+from pipar_rpc.base.errors import LostError
+from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.transport.remote_object import Remote
+
+log = logging.getLogger(__name__)
+
+ASK_EVERY_S = 5.0  # whether a worker that was asked to close still lives, and what it does
+
+
+def close_all(remotes: Mapping[Remote, Patience]) -> list[tuple[str, BaseException]]:
+    """Closes objects at the same time and waits for it; returns the workers where that failed, and why.
+
+    A worker that is busy is waited for as long as it answers, up to the longest that it may take for
+    anything. Those that are lost are left alone.
+
+    Args:
+        remotes: with how long to wait for each.
+    """
+    began, failed = time.monotonic(), list[tuple[str, BaseException]]()
+    closing = {remote: remote.close() for remote in remotes if not remote.lost}
+    while closing:
+        wait(closing.values(), ASK_EVERY_S)
+        busy = {
+            remote: remote.doing(remotes[remote].unanswered_s)
+            for remote, closed in closing.items()
+            if not closed.done()
+        }
+        for remote, closed in closing.items():
+            if remote in busy:
+                error = _given_up(remote, busy[remote], time.monotonic() - began, remotes[remote].longest_s)
+            else:
+                error = closed.exception()
+            if error is not None:
+                failed.append((remote.name, error))
+        closing = {remote: closing[remote] for remote in busy if not remote.lost}
+    return failed
+
+
+def _given_up(remote: Remote, doing: Future[str], waited_s: float, longest_s: float) -> BaseException | None:
+    """Why a worker that has been closing for `waited_s` is not waited for any longer, if it is not."""
+    if error := doing.exception():
+        return error
+    if waited_s > longest_s:
+        remote.abandon()
+        return LostError(f"the server waited {waited_s:.0f} s for {remote.name} to end {doing.result()}")
+    log.info("waiting for %s to end %s, %.0f s so far", remote.name, doing.result(), waited_s)
+    return None

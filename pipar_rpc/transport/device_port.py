@@ -1,0 +1,127 @@
+"""The boundary between the two halves: activations go up, activation gradients come back.
+
+This is the only place where autograd crosses a process. Distributed autograd carries the gradient of one
+tensor; both halves use plain local autograd, plain `.grad` and plain optimisers, in an order of their own.
+
+    device, one pool thread per micro-batch in flight        server, one `Port` per device
+      dist_autograd.context()                                  RPC handler: queue, return a future at once
+      wait for the uplink slot                                 compute thread, in order n: forward, backward
+      rpc: activation, labels  ------------------------->      sender thread: wait for the downlink slot,
+      gradient of the activation  <----------------------        dist_autograd.backward(context)
+      reply: loss  <-------------------------------------        set the future
+
+A thread holds at most one autograd context, hence a thread per micro-batch in flight. Passing the loss
+through `dist_autograd.backward` over the whole graph was tried and rejected: it blocks the server until the
+device's backward pass is done, copies all gradients once per context, and runs the device's backward passes
+in the order of arrival.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor
+from torch.distributed import autograd as dist_autograd
+from torch.distributed import rpc
+
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.testbed.link import Link, Slot
+from pipar_rpc.timing.timeline import Span, Stage, Timeline
+from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.remote_object import send
+from pipar_rpc.transport.server_port import deliver, report
+
+
+class Reporter:
+    """Tells the server that an iteration is done; does not wait for an answer."""
+
+    def __init__(self, port: Any) -> None:
+        self._port = port
+
+    def __call__(self, iteration: int, loss: float) -> None:
+        """Reports `iteration` (from 0, within the epoch) and its mean loss."""
+        rpc.rpc_async(self._port.owner(), report, args=(self._port, iteration, loss))
+
+
+class RpcExchange:
+    """The device's end of the exchange with a `Port` on the server.
+
+    An answer takes as long as the server computes, which may have other devices' micro-batches before it. So
+    it has no deadline of its own: that the server lives is what `Session.serve` asks, all the time.
+
+    Args:
+        port: RRef of the port.
+        uplink: the device's emulated uplink; its sleeps end with `stop`.
+        timeline: receives the uplink's spans.
+        max_in_flight: largest number of micro-batches of one iteration; a thread each.
+        stop: ends all waiting.
+        numbers: of the micro-batches that the port receives, from 0.
+        passed: notes when activations leave and gradients arrive.
+    """
+
+    def __init__(
+        self,
+        port: Any,
+        uplink: Link,
+        timeline: Timeline,
+        max_in_flight: int,
+        stop: Stop,
+        numbers: Iterator[int],
+        passed: Passages,
+    ) -> None:
+        self._port, self._uplink, self._timeline, self._stop = port, uplink, timeline, stop
+        self._numbers, self._passed = numbers, passed
+        self._previous_sent = threading.Event()
+        self._previous_sent.set()
+        self._stack = ExitStack()
+        self._pool: ThreadPoolExecutor = self._stack.enter_context(open_pool("exchange", max_in_flight))
+
+    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+        """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
+        number = next(self._numbers)
+        labels = labels.clone()  # a view may drag its whole storage over the wire
+        slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
+        self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
+        previous_sent, self._previous_sent = self._previous_sent, threading.Event()
+        order = (previous_sent, self._previous_sent)
+        return self._pool.submit(self._exchange, slot, order, number, part, activation, labels)
+
+    def close(self) -> None:
+        """Waits for the calls in flight and releases the threads."""
+        self._stack.close()
+
+    def _exchange(
+        self,
+        slot: Slot,
+        order: tuple[threading.Event, threading.Event],
+        number: int,
+        part: Part,
+        activation: Tensor,
+        labels: Tensor,
+    ) -> Result:
+        with dist_autograd.context() as context_id:
+            leaf = activation.requires_grad_()
+            leaf.register_hook(lambda gradient: self._passed.down.note(number))
+            answer = self._stop.result(self._send(slot, order, number, part, context_id, leaf, labels))
+            gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
+            return Result(gradients[leaf], *answer)
+
+    def _send(
+        self, slot: Slot, order: tuple[threading.Event, threading.Event], number: int, *arguments: Any
+    ) -> Future[Any]:
+        """Sends a micro-batch in its slot; the future gets loss and correct count, or the server's error."""
+        previous_sent, sent = order
+        try:
+            self._uplink.wait(slot)
+            # Without an emulated link to space them, the threads would race, and a late micro-batch that
+            # overtakes an earlier one makes the server wait with both.
+            previous_sent.wait()
+            self._passed.up.note(number)
+            return send(self._port.owner_name(), deliver, (self._port, number, *arguments), timeout_s=0)
+        finally:
+            sent.set()

@@ -1,0 +1,229 @@
+"""The RPC group: joining and leaving. No knowledge of training.
+
+Rank 0 (worker "server") drives. Every other rank (worker "device<rank>") lets rank 0 place objects on it and
+waits in `Session.serve` until it is dismissed.
+"""
+
+import logging
+import math
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.distributed import rpc
+
+import pipar_rpc
+from pipar_rpc.base.errors import PeerError, UserError, first_line
+from pipar_rpc.base.ranks import SERVER, worker_name
+from pipar_rpc.base.threads import watchdog
+from pipar_rpc.transport import network_interface, remote_object
+from pipar_rpc.transport.rendezvous import Meeting
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL_S = 5.0
+LEAVE_TIMEOUT_S = 30.0
+MIN_JOIN_S = 10.0
+ABRUPT_LEAVE_TIMEOUT_S = 8.0
+
+
+@dataclass
+class _Group:
+    """What the RPC handlers of this process share."""
+
+    dismissed: threading.Event = field(default_factory=threading.Event)
+    graceful: bool = True
+    exit_code: int = 0
+    patience_s: float = math.inf
+
+
+_group = _Group()
+
+
+def _ping() -> None:
+    return None
+
+
+def _still_wanted(name: str) -> bool:
+    return not remote_object.is_lost(name)
+
+
+def expect(patience_s: float) -> None:
+    """Sets the seconds of silence after which a device takes the server for lost."""
+    _group.patience_s = patience_s
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What a rank says of itself.
+
+    Attributes:
+        versions: of what must be the same everywhere.
+        restarts: how often torchrun would still start it again.
+        host: number of its torchrun.
+    """
+
+    versions: dict[str, str]
+    restarts: int
+    host: int
+
+
+def _introduce() -> _Member:
+    python, pytorch = ".".join(platform.python_version_tuple()[:2]), torch.__version__.split("+")[0]
+    return _Member(
+        {"python": python, "torch": pytorch, "pipar_rpc": pipar_rpc.__version__},
+        _number("TORCHELASTIC_MAX_RESTARTS") - _number("TORCHELASTIC_RESTART_COUNT"),
+        _number("GROUP_RANK"),
+    )
+
+
+def _number(variable: str) -> int:
+    return int(os.environ.get(variable, "0"))
+
+
+def _dismiss(graceful: bool, exit_code: int) -> None:
+    _group.graceful, _group.exit_code = graceful, exit_code
+    _group.dismissed.set()
+
+
+class Session:
+    """This process's membership of the RPC group; obtained from `join`."""
+
+    def __init__(self, rank: int, world_size: int, timeout_s: float, meeting: Meeting | None) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.exit_code = 1  # unless all goes well
+        self._timeout_s, self._meeting = timeout_s, meeting
+        self._members = [_introduce()]
+
+    def meet(self) -> None:
+        """Gets to know the devices; raises UserError if one runs another version than the server."""
+        own = self._members[0].versions
+        for rank in range(1, self.world_size):
+            member = remote_object.request(worker_name(rank), _introduce, (), self._timeout_s).result()
+            self._members.append(member)
+            for name, version in own.items():
+                if member.versions.get(name) != version:
+                    raise UserError(
+                        f"{worker_name(rank)} runs {name} {member.versions.get(name)}, the server {version}: "
+                        "install the same version on both"
+                    )
+
+    def returned(self) -> list[str]:
+        """The names of lost devices that have come back, and would be in a group that is formed now."""
+        lost = [rank for rank in range(1, self.world_size) if remote_object.is_lost(worker_name(rank))]
+        if self._meeting is None or not lost:
+            return []
+        return [worker_name(rank) for rank in lost if self._meeting.returned(rank)]
+
+    @property
+    def can_regroup(self) -> bool:
+        """Whether torchrun would start all ranks again."""
+        return all(member.restarts > 0 for member in self._members)
+
+    def serve(self) -> int:
+        """Waits on a device until the server dismisses it; returns the exit code that the server told.
+
+        Raises:
+            PeerError: the server is gone, or has given this device up.
+        """
+        name = worker_name(self.rank)
+        while not _group.dismissed.wait(PING_INTERVAL_S):
+            patience_s = min(self._timeout_s, _group.patience_s)
+            try:
+                wanted = rpc.rpc_sync(SERVER, _still_wanted, args=(name,), timeout=patience_s)
+            except RuntimeError as error:
+                if _group.dismissed.is_set():
+                    break
+                raise PeerError(f"{name} lost the server: {first_line(error)}") from error
+            if not wanted and not _group.dismissed.is_set():
+                raise PeerError(f"{name} was given up by the server, which had waited for it")
+        return _group.exit_code
+
+    def dismiss(self) -> bool:
+        """Tells all devices that the work is done; returns whether all can leave together."""
+        names = [worker_name(rank) for rank in range(1, self.world_size)]
+        graceful = _all_answer(names, _ping)
+        dismissed = _all_answer(names, _dismiss, graceful, self.exit_code)
+        if self._meeting is not None and self.exit_code == 0:
+            hosts = {member.host for member in self._members}
+            living = {
+                m.host for rank, m in enumerate(self._members) if not remote_object.is_lost(worker_name(rank))
+            }
+            try:
+                self._meeting.end(len(hosts - living))
+            except PeerError as error:  # then torchrun is gone, and nobody waits for anything
+                log.warning("%s", error)
+        return dismissed and graceful
+
+
+def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> bool:
+    replies = [remote_object.request(name, function, args, LEAVE_TIMEOUT_S) for name in names]
+    errors = [reply.exception() for reply in replies]
+    return not any(errors)
+
+
+@contextmanager
+def join(
+    rank: int,
+    world_size: int,
+    local: Any,
+    timeout_s: float,
+    meeting: Meeting | None,
+    listening: network_interface.Binding,
+) -> Iterator[Session]:
+    """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
+
+    Transport is plain TCP: torch's default shared-memory channels bypass emulated networks and poll.
+
+    Args:
+        rank: 0 for the server.
+        world_size: number of ranks.
+        local: handed to the factories of objects that are placed here.
+        timeout_s: longest wait for the other ranks at the start, and for any sign of life of the server
+            later. A ping queues behind bulk data on the same line, so it must exceed the longest transfer.
+        meeting: where the ranks find each other; None for the address in the environment.
+        listening: the address that this process may listen on.
+
+    Raises:
+        PeerError: the group did not come together.
+        UserError: this process listens elsewhere, and has to end at once: it does not leave the group.
+    """
+    global _group  # noqa: PLW0603  RPC handlers are module functions: they need to find it
+    _group = _Group()
+    remote_object.reset(local)
+    name = worker_name(rank)
+    join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
+    options = rpc.TensorPipeRpcBackendOptions(
+        rpc_timeout=join_s,
+        init_method=meeting.init_method() if meeting else "env://",
+        _transports=["uv"],
+        _channels=["basic"],
+    )
+    waited = f"rank {rank} ({name}) waited {join_s:.0f} s for the other {world_size - 1} ranks to join"
+    with warnings.catch_warnings(), watchdog(join_s + 5, f"pipar_rpc: error: {waited}"):
+        warnings.filterwarnings("ignore", message="You are using a Backend", category=UserWarning)
+        try:
+            rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
+        except RuntimeError as error:
+            raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
+    network_interface.verify(listening)
+    rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
+    session = Session(rank, world_size, timeout_s, meeting)
+    graceful = False
+    try:
+        yield session
+        graceful = _group.graceful
+    finally:
+        if rank == 0:
+            graceful = session.dismiss()
+        # Without the others' consent, torch waits for its handlers, and one that looks for an object whose
+        # reference a dying server has already deleted never ends.
+        patience_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
+        with watchdog(patience_s, f"pipar_rpc: error: {name} could not leave the group cleanly"):
+            rpc.shutdown(graceful=graceful, timeout=LEAVE_TIMEOUT_S if graceful else 0)

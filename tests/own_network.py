@@ -1,4 +1,4 @@
-"""Networks as users write them; `build` is the example of README."""
+"""Networks as users write them; `build` is docs/examples/own_network.py in short."""
 
 from torch import nn
 

@@ -184,7 +184,7 @@ def test_the_table_of_units():
     assert "32x16x16         384        32,768" in shown  # 1 * 9 * 32 weights, 32 biases, 64 of batch norm
 
 
-# Networks of the user's own. The example in README is tests/own_network.py's `build`.
+# Networks of the user's own, as those in tests/own_network.py.
 
 
 def custom(target, **args) -> ModelSpec:

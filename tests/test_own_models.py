@@ -1,7 +1,7 @@
 """Other networks over RPC: the user's own, torchvision's, weights in and out, devices that differ."""
 
 import re
-import textwrap
+import shutil
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ from .conftest import ROOT, SMALL
 from .loops import assert_close
 from .test_rpc import job_dirs, rows_of
 
-README = (ROOT / "README.md").read_text()
+EXAMPLE = ROOT / "docs/examples/own_network.py"
+PAGE = (ROOT / "docs/networks-and-data.md").read_text()
 
 
 def output_of(processes):
@@ -24,11 +25,10 @@ def output_of(processes):
     return path
 
 
-def test_the_custom_network_of_the_readme(processes):
-    (code,) = re.findall(r"\n\n((?:    # my_nets\.py\n)(?:    .*\n|\n)+?)\n\S", README)
-    own = processes.directory / "my_nets.py"
-    own.write_text(textwrap.dedent(code))
-    (command,) = re.findall(r"^    torchrun .+ (model=custom .+)$", README, flags=re.MULTILINE)
+def test_the_custom_network_of_the_docs(processes):
+    own = processes.directory / EXAMPLE.name
+    shutil.copy(EXAMPLE, own)
+    (command,) = re.findall(r"^    torchrun .+ (model=custom .+)$", PAGE, flags=re.MULTILINE)
     done = processes.torchrun(3, *command.split(), *SMALL, "devices.overrides.1.pipeline.split_point=2")
     assert done.code == 0, done.err
     path = output_of(processes)

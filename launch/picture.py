@@ -1,4 +1,4 @@
-"""Draws README's picture of the pipeline from the cost model: python -m launch.picture"""
+"""Draws the pipeline, the picture in README.md, from the cost model: python -m launch.picture"""
 
 from pathlib import Path
 

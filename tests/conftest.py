@@ -106,7 +106,7 @@ class Processes:
     def start_torchrun(
         self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", options: tuple[str, ...] = ()
     ) -> subprocess.Popen[str]:
-        """The command of the README, with its own port."""
+        """The command that users run, with its own port."""
         command = [*TORCHRUN, f"--nproc-per-node={num_ranks}", *options]
         return self.start([*command, f"--master-port={free_port()}", "-m", module, *overrides])
 

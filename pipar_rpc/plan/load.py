@@ -128,7 +128,8 @@ def one_line(error: OmegaConfBaseException) -> str:
 
 def _unknown(key: str) -> str:
     close = difflib.get_close_matches(key, _keys(OmegaConf.structured(Config)), n=1)
-    return f"{key}: no such key" + (f": did you mean {close[0]}?" if close else "; README.md lists all keys")
+    hint = f": did you mean {close[0]}?" if close else "; docs/configuration.md lists all keys"
+    return f"{key}: no such key{hint}"
 
 
 def _keys(raw: DictConfig, prefix: str = "") -> list[str]:

@@ -69,7 +69,7 @@ def _require_allowed(binding: Binding, trusted_network: bool, allow_public: bool
     if not found.is_loopback and not trusted_network:
         raise UserError(
             f"{what} can be reached from other machines, and {NO_AUTHENTICATION}; "
-            "set node.trusted_network=true if you trust all of them (README: Security)"
+            "set node.trusted_network=true if you trust all of them (docs/security.md)"
         )
     if found.version == 6 and found.is_link_local:  # tried: torch sends the number of its own interface along
         raise UserError(

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from launch.report_data import load
 from launch.script import run_script
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.results.runs import load
 from pipar_rpc.results.terminal import table
 
 Cell = tuple[str, int]  # model, N

@@ -3,30 +3,30 @@
     python -m pipar_rpc.profiler resnet18 --output here.yaml
     python -m launch.infer here.yaml --output inferred.yaml
 
-The profile says how fast a device is in each unit of a network. Two published figures (launch/published.yaml)
-say how fast the paper's board was in the first unit and in all others together: an epoch of PiPar with P = 1,
-and how many times longer one of federated learning took. Within the first unit, and among the others,
-proportions are those of the profile that is given. So the result is an inference, not a measurement: it takes
-links and server to cost no more than their transfers, and the deep units to be slower by one factor.
+The profile says how fast a device is in each unit of a network. Two published figures
+(pipar_rpc/results/published.yaml) say how fast the paper's board was in the first unit and in all others
+together: an epoch of PiPar with P = 1, and how many times longer one of federated learning took. Within the
+first unit, and among the others, proportions are those of the profile that is given. So the result is an
+inference, not a measurement: it takes links and server to cost no more than their transfers, and the deep
+units to be slower by one factor.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from scipy.optimize import brentq
 
 from launch.script import run_script
 from pipar_rpc.base.errors import ConfigError, first_line
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.models import build_meta, summarise
+from pipar_rpc.results.published import PublishedEpoch, read_published
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
 from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds
 
 BATCH_SIZE, ITERATIONS = 100, 100  # of an epoch of the paper
-PUBLISHED = Path(__file__).parent / "published.yaml"
 
 
 def seconds(unit: UnitTimes) -> float:
@@ -34,7 +34,7 @@ def seconds(unit: UnitTimes) -> float:
     return unit.iteration_s(BATCH_SIZE)
 
 
-def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: DictConfig) -> float:
+def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: PublishedEpoch) -> float:
     """An iteration of PiPar with P = 1, on a server that takes no time."""
     parts = published.num_micro_batches
     samples = round(BATCH_SIZE / parts)
@@ -48,10 +48,10 @@ def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: Dict
         device_backward=interpolate(first.backward, samples),
         update=first.update,
     )
-    return float(iteration_seconds(times, parts))
+    return iteration_seconds(times, parts)
 
 
-def first_factor(first: UnitTimes, activation_bytes: float, published: DictConfig) -> float:
+def first_factor(first: UnitTimes, activation_bytes: float, published: PublishedEpoch) -> float:
     """How many times slower the board's first unit is: that with which PiPar takes the published time."""
 
     def too_long(factor: float) -> float:
@@ -59,10 +59,10 @@ def first_factor(first: UnitTimes, activation_bytes: float, published: DictConfi
 
     target = published.epoch_s / ITERATIONS
     parts = published.num_micro_batches
-    return brentq(too_long, 0.0, 2 * parts * target / seconds(first))
+    return float(brentq(too_long, 0.0, 2 * parts * target / seconds(first)))
 
 
-def infer(profile: DeviceProfile, published: DictConfig) -> DeviceProfile:
+def infer(profile: DeviceProfile, published: PublishedEpoch) -> DeviceProfile:
     network = build_meta(profile.spec)
     activation_bytes = summarise(network, profile.spec)[0].activation_bytes
     first, *others = profile.units
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     args = parser.parse_args()
     profile = read_profile(args.profile)
-    known = OmegaConf.load(PUBLISHED).epochs
+    known = read_published().epochs
     if profile.model not in known or (profile.image_size, profile.channels) != (32, 3):
         what = f"of {' or '.join(known)}, images of 3x32x32: only their times are published"
         raise ConfigError("profile", args.profile, what)

@@ -1,21 +1,28 @@
-"""How the scripts of this folder end."""
+"""How the scripts of this folder end, and where those went that are part of the package now."""
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.command import run_command
 
 
-def run_script(name: str, main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 2 and one line if the user can mend it, 1 if a command failed, 130 on Ctrl-C."""
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip() if error.stderr else f"ended with {error.returncode}"
-        sys.exit(f"{name}: error: {' '.join(error.cmd)}: {said}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+def run_script(name: str, main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and exits as commands of the package do; with one line and 1 if what it started failed."""
+
+    def checked() -> int | None:
+        try:
+            return main()
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.strip() if error.stderr else f"ended with {error.returncode}"
+            sys.exit(f"{name}: error: {' '.join(error.cmd)}: {said}")
+
+    run_command(checked, name)
+
+
+def forward(old: str, new: str) -> None:
+    """Says on stderr what a command is called now, and runs it."""
+    print(f"python -m {old} is now python -m {new}", file=sys.stderr)
+    runpy.run_module(new, run_name="__main__", alter_sys=True)

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 import pipar_rpc
+from pipar_rpc.base.command import run_command
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
 from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
@@ -130,16 +131,11 @@ def _write_profile(args: argparse.Namespace) -> None:
     )
 
 
-def main() -> int:
-    """Records and writes; returns the exit code."""
+def main() -> None:
+    """Records and writes."""
     sys.path.insert(0, "")  # the user's own modules
-    try:
-        _write_profile(_parse())
-    except UserError as error:
-        print(f"pipar_rpc: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    _write_profile(_parse())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

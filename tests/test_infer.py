@@ -4,17 +4,17 @@ import subprocess
 import sys
 
 import pytest
-from omegaconf import OmegaConf
 
-from launch.infer import PUBLISHED, infer, pipelined_seconds, seconds
+from launch.infer import infer, pipelined_seconds, seconds
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
+from pipar_rpc.results.published import read_published
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 from .conftest import ROOT, environment
 
-KNOWN = OmegaConf.load(PUBLISHED).epochs
+KNOWN = read_published().epochs
 
 
 def profile_of(model: str, image_size: int = 32) -> DeviceProfile:

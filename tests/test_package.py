@@ -1,11 +1,18 @@
 """What a new user has: the installed package and the scripts."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 
 import pytest
+
+from tests.support.results import PIPAR, write
+from tests.support.source import imports
 
 from .conftest import ROOT
 
@@ -19,23 +26,41 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_conf_travels_inside_the_wheel(wheel):
+def test_conf_and_the_report_travel_inside_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"pipar_rpc/conf/{path.relative_to(ROOT / 'conf')}" in names
+    assert {f"pipar_rpc/results/{name}" for name in ("report.html.j2", "published.yaml")} <= names
+
+
+def test_the_wheel_declares_what_it_imports():
+    """As a requirement or as an extra; what an environment has beside that is not there for others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [texts for name, texts in project["optional-dependencies"].items() if name != "dev"]
+    requirements = itertools.chain(project["dependencies"], *extras)
+    declared = {re.split(r"[^\w.-]", text)[0].lower().replace("_", "-") for text in requirements}
+    packages = packages_distributions()
+    for path in (ROOT / "pipar_rpc").rglob("*.py"):
+        names = {name.partition(".")[0] for name in imports(path)} - sys.stdlib_module_names
+        for name in names - {"pipar_rpc"}:
+            assert declared & {package.lower() for package in packages[name]}, f"{path} imports {name}"
 
 
 def test_the_installed_package_runs_without_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     env = {**os.environ, "PYTHONPATH": str(site)}
-    code = "import pipar_rpc, pipar_rpc.composition as c; print(pipar_rpc.__file__, c.config_dir())"
+    code = "import pipar_rpc, pipar_rpc.hydra_compose as c; print(pipar_rpc.__file__, c.config_dir())"
     options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 60}
     shown = subprocess.run([sys.executable, "-c", code], check=True, **options)
     assert shown.stdout.split() == [str(site / "pipar_rpc/__init__.py"), str(site / "pipar_rpc/conf")]
     command = [sys.executable, "-m", "pipar_rpc", "--cfg", "job", "network=4g_plus"]
     shown = subprocess.run(command, check=True, **options)
     assert "uplink_mbps: 20" in shown.stdout
+    write(tmp_path / "run", PIPAR)
+    command = [sys.executable, "-m", "pipar_rpc.report", "run"]
+    subprocess.run(command, check=True, **options)
+    assert "Training time per epoch" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/test.sh", ".ci/run"])

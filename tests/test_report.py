@@ -1,36 +1,20 @@
 """The comparison page: what it computes from results files, and what it writes."""
 
 import base64
-import csv
 import re
 import subprocess
 import sys
 
 import pytest
 
-from launch.report_data import best, load
-from pipar_rpc.results.writers import COLUMNS
+from pipar_rpc.results.runs import best, load
+from tests.support.results import PIPAR, write
 
 from .conftest import ROOT, environment
 
-# Four devices, 3 iterations of 2 s and 4 s for models; in each the server computes 0.5 s, a device 1.5 s.
-PIPAR = {
-    **{"strategy": "pipar", "model": "vgg5", "network": "4g", "testbed": "pi", "num_devices": 4, "data": "x"},
-    **{"split_point": 1, "num_micro_batches": 5, "iterations": 3, "epoch_time_s": 10, "iteration_time_s": 2},
-    **{"server_idle_s": 8.5, "device_idle_s": 5.5, "uplink_bytes": 7e6, "downlink_bytes": 4e6},
-    **{"model_bytes": 1e6, "train_loss": 2.5, "efficiency": 0.9, "training_time_s": 6},
-}
 SFL = PIPAR | {"strategy": "sfl", "num_micro_batches": 1, "epoch_time_s": 13, "training_time_s": 9}
 FL = PIPAR | {"strategy": "fl", "split_point": 5, "epoch_time_s": 22, "training_time_s": 18}
 SL = PIPAR | {"strategy": "sl", "epoch_time_s": 24.4, "training_time_s": 24}
-
-
-def write(folder, *rows):
-    folder.mkdir(parents=True)
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @pytest.fixture
@@ -67,8 +51,8 @@ def test_the_fastest_run_of_each_strategy_is_compared(sweep):
     ]
 
 
-def report(*arguments):
-    command = [sys.executable, "-m", "launch.report", *map(str, arguments)]
+def report(*arguments, module="pipar_rpc.report"):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=environment(), check=False, capture_output=True, text=True, timeout=120
     )
@@ -129,4 +113,13 @@ def test_numbers_change_with_the_files(sweep):
 def test_bad_arguments_are_one_line(arguments, line):
     done = report(*arguments)
     assert done.returncode == 2
-    assert done.stderr == f"launch.report: error: {line}\n"
+    assert done.stderr == f"pipar_rpc: error: {line}\n"
+
+
+@pytest.mark.parametrize("command", ["report", "score"])
+def test_the_old_commands_go_on_working_with_a_notice(tmp_path, command):
+    done = report(tmp_path, module=f"launch.{command}")
+    assert done.returncode == 2
+    notice, line = done.stderr.splitlines()
+    assert notice == f"python -m launch.{command} is now python -m pipar_rpc.{command}"
+    assert line == f"pipar_rpc: error: no results.csv with rows below {tmp_path}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.source import imports
+
 PACKAGE = Path(__file__).parents[1] / "pipar_rpc"
 CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 TOP = "(top)"
@@ -37,17 +39,6 @@ def rooms() -> list[str]:
 
 def floors() -> dict[str, int]:
     return {room: -number for number, row in enumerate(rooms()) for room in row.split(", ")}
-
-
-def imports(path: Path) -> set[str]:
-    """Everything that a file imports, inside functions too; modules and the names taken out of them."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
 
 
 @cache

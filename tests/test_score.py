@@ -2,10 +2,10 @@
 
 import pytest
 
-from launch.report_data import load
-from launch.score import main, scores
-
-from .test_report import PIPAR, write
+from pipar_rpc.results.runs import load
+from pipar_rpc.results.scores import scores
+from pipar_rpc.score import main
+from tests.support.results import PIPAR, write
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.command import run_command
 from pipar_rpc.models import ALIASES, MODELS, build_meta, summarise, table
 from pipar_rpc.models.arguments import add_arguments, spec_of
 
 
-def main() -> int:
-    """Prints one table per network; returns the exit code."""
+def main() -> None:
+    """Prints one table per network."""
     parser = argparse.ArgumentParser(prog="python -m pipar_rpc.models", description=__doc__)
     names = f"{', '.join(MODELS)}, or the dotted name of your own function (default: all networks)"
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=names)
@@ -17,17 +17,12 @@ def main() -> int:
     args = parser.parse_args()
     sys.path.insert(0, "")  # the user's own modules
     for number, name in enumerate(args.models):
-        try:
-            spec = spec_of(args, ALIASES.get(name, name))
-            units = summarise(build_meta(spec), spec)
-        except UserError as error:
-            print(f"pipar_rpc: error: {error}", file=sys.stderr)
-            return 2
+        spec = spec_of(args, ALIASES.get(name, name))
+        units = summarise(build_meta(spec), spec)
         images = f"{args.channels}x{args.image_size}x{args.image_size}"
         print(f"{chr(10) if number else ''}{name}: Q = {len(units)}, images {images}, norm {args.norm}")
         print(table(units))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

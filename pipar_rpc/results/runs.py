@@ -53,21 +53,26 @@ class Run:
     rows: tuple[dict[str, str], ...]
 
     def text(self, column: str) -> str:
+        """The last epoch's cell."""
         return self.rows[-1][column]
 
     def curve(self, column: str) -> list[float]:
+        """The figures of all epochs that have one."""
         return [float(row[column]) for row in self.rows if row[column]]
 
     def median(self, column: str) -> float:
+        """The median over epochs; nan without a figure."""
         values = self.curve(column)
         return statistics.median(values) if values else float("nan")
 
     @property
     def case(self) -> Case:
+        """What this run has in common with those that it is compared with."""
         return Case(*map(self.text, Case._fields))
 
     @property
     def strategy(self) -> str:
+        """`fl`, `sl`, `sfl` or `pipar`."""
         return self.text("strategy")
 
     @property
@@ -79,20 +84,22 @@ class Run:
 
     @property
     def iterations(self) -> int:
+        """Iterations of the last epoch, as they were run."""
         return int(self.text("iterations"))
 
     def epoch_s(self, iterations: int) -> float:
+        """Seconds of an epoch of `iterations`."""
         training = self.median("training_time_s")
         moving = self.median("epoch_time_s") - training
         return moving + training * iterations / self.iterations
 
     def idle_s(self, who: str, iterations: int) -> float:
-        """Of the `server` or the `device`."""
+        """Idle seconds of the `server` or the `device` in an epoch of `iterations`."""
         busy = self.median("epoch_time_s") - self.median(f"{who}_idle_s")
         return self.epoch_s(iterations) - busy * iterations / self.iterations
 
     def mbps(self, link: str, iterations: int) -> float:
-        """Of the `uplink` or the `downlink`, all devices together."""
+        """Mbit/s of the `uplink` or the `downlink`, all devices together, over an epoch of `iterations`."""
         models = self.median("model_bytes")
         other = (self.median(f"{link}_bytes") - models) * iterations / self.iterations
         return (models + other) * 8e-6 / self.epoch_s(iterations)

@@ -6,7 +6,7 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from launch.report_data import ORDER, Case, Run, shown
+from pipar_rpc.results.runs import ORDER, Case, Run, shown
 
 Cases = Mapping[Case, Mapping[str, Run]]
 COLOURS = {"fl": "#E69F00", "sl": "#CC79A7", "sfl": "#56B4E9", "pipar": "#0072B2"}  # Okabe and Ito

@@ -1,0 +1,25 @@
+"""Results files, made up."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipar_rpc.results.writers import COLUMNS
+
+# Four devices, 3 iterations of 2 s and 4 s for models; in each the server computes 0.5 s, a device 1.5 s.
+PIPAR = {
+    **{"strategy": "pipar", "model": "vgg5", "network": "4g", "testbed": "pi", "num_devices": 4, "data": "x"},
+    **{"split_point": 1, "num_micro_batches": 5, "iterations": 3, "epoch_time_s": 10, "iteration_time_s": 2},
+    **{"server_idle_s": 8.5, "device_idle_s": 5.5, "uplink_bytes": 7e6, "downlink_bytes": 4e6},
+    **{"model_bytes": 1e6, "train_loss": 2.5, "efficiency": 0.9, "training_time_s": 6},
+}
+
+
+def write(folder: Path, *rows: Mapping[str, Any]) -> None:
+    """A new folder with a results.csv."""
+    folder.mkdir(parents=True)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import chdir, redirect_stderr
@@ -52,6 +53,19 @@ def cut_name(split_point: int, num_micro_batches: int, profile_iterations: int) 
     return "selected" if profile_iterations else f"P{split_point}_N{num_micro_batches}"
 
 
+def choices() -> str:
+    """The configuration groups with their choices, also those of --config-dir, in short lines for --help."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    lines = [
+        textwrap.fill(", ".join(names), 96, initial_indent=f"  {group:12}", subsequent_indent=" " * 14)
+        for group, names in sorted(groups.items())
+        if names
+    ]
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("choices", choices, replace=True)  # ${choices:}
 OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:P,N,profile_iterations}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 

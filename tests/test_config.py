@@ -1,6 +1,7 @@
 """Bad input: one line that names key, value and allowed range, before anything is written."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipar_rpc import hydra_compose
+from pipar_rpc.__main__ import main
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES, Norm
 from pipar_rpc.plan import load, schema
@@ -297,3 +299,26 @@ def test_help_and_config_are_shown_without_torchrun():
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0
     assert "uplink_mbps: 50" in done.stdout
+
+
+def test_help_is_short_and_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "own_net.yaml").touch()
+    monkeypatch.setattr("sys.argv", ["pipar_rpc", "--help", f"--config-dir={tmp_path / 'mine'}"])
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("torchrun was started"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    comments = str(hydra_compose.config_dir())  # a path, as long as it is
+    assert max(len(line) for line in text.splitlines() if comments not in line) <= 100
+    assert len(text.splitlines()) < 40
+    for group in (path for path in (ROOT / "conf").iterdir() if list(path.glob("*.yaml"))):
+        (names,) = re.findall(rf"^  {group.name} +((?:\S+, +|\S+,\n +)*\S+)$", text, flags=re.MULTILINE)
+        choices = {path.stem for path in group.glob("*.yaml")} | (
+            {"own_net"} if group.name == "model" else set()
+        )
+        assert set(re.split(r",\s+", names)) == choices
+    assert len(re.findall(r"^  .*-m pipar_rpc ", text, flags=re.MULTILINE)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

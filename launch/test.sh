@@ -4,8 +4,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment ".[dev]"
 cd "$root"
-"$venv/bin/python" -m ruff check .
-"$venv/bin/python" -m ruff format --check .
-"$venv/bin/python" -m mypy
+bash launch/lint.sh
 # Two at a time, file by file: most tests wait for processes of their own, and share one run within a file.
 "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -10,7 +10,9 @@ import zipfile
 from importlib.metadata import packages_distributions
 
 import pytest
+import yaml
 
+import pipar_rpc
 from tests.support.results import PIPAR, write
 from tests.support.source import imports
 
@@ -63,10 +65,26 @@ def test_the_installed_package_runs_without_the_checkout(wheel, tmp_path):
     assert "Training time per epoch" in (tmp_path / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/test.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/lint.sh", "launch/test.sh", ".ci/run"])
 def test_scripts_are_sound(script):
     subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
     assert "set -euo pipefail" in (ROOT / script).read_text()
+
+
+def test_hooks_and_public_ci_run_the_same_scripts():
+    assert "bash launch/lint.sh" in (ROOT / "launch/test.sh").read_text()
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [hook["entry"] for repo in hooks["repos"] for hook in repo["hooks"]] == ["bash launch/lint.sh"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert [step["run"] for step in steps if "run" in step] == ["bash .ci/run"]
+
+
+def test_one_version_is_named_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == citation["version"] == pipar_rpc.__version__
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_nothing_names_the_machines_it_was_made_on():

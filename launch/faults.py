@@ -141,7 +141,11 @@ class Trial:
                     found.append(f"process {process.pid}")
             except (ProcessLookupError, psutil.NoSuchProcess):
                 continue
-        listening = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        listening = {
+            connection.laddr.port
+            for connection in psutil.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr
+        }
         return found + [f"port {port}" for port in self.ports if port in listening]
 
 

@@ -48,7 +48,7 @@ def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: Publ
         device_backward=interpolate(first.backward, samples),
         update=first.update,
     )
-    return iteration_seconds(times, parts)
+    return float(iteration_seconds(times, parts))
 
 
 def first_factor(first: UnitTimes, activation_bytes: float, published: PublishedEpoch) -> float:

@@ -36,7 +36,7 @@ MOST_GROWTH = 0.02
 def sample(path: Path) -> None:
     process = psutil.Process()
     try:
-        contexts = dist_autograd._get_debug_info()["num_autograd_contexts"]
+        contexts = dist_autograd._get_debug_info()["num_autograd_contexts"]  # type: ignore[attr-defined]
     except (RuntimeError, KeyError):  # before the group has come together
         return
     row = [process.memory_info().rss / 1e6, process.num_threads(), process.num_fds(), int(contexts)]

@@ -1,182 +1,19 @@
-"""Running the real thing: torchrun, or single ranks, as processes of their own with a free port each."""
+"""Fixtures of all tests, and what every process of pytest sets first."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
-# A small job: 8x8 colour images, batches of 10, two iterations on each of two devices.
-SMALL = (
-    *("data=synthetic", "data.image_size=8", "data.train_size=200", "data.train_size_per_device=20"),
-    *("data.val_size=10", "data.test_size=20", "batch_size=10", "epochs=1", "network=none"),
-)
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
-
-torch.set_num_threads(1)
-# Whatever a shell starts in the background ignores Ctrl-C, and so do its children, which tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.support.processes import Processes
 
 
-def sweep_of(directory: Path, jobs: dict[str, tuple[str, ...]]) -> list[str]:
-    """Arguments of a sweep whose jobs have nothing in common: a file of the group `method` for each.
-
-    Choices of other groups ("model=...") may only be the model's.
-    """
-    (directory / "method").mkdir()
-    for name, overrides in jobs.items():
-        groups = [option for option in overrides if option.startswith("model=")]
-        values = OmegaConf.from_dotlist([option for option in overrides if option not in groups])
-        defaults = [{"override /model": option.split("=")[1]} for option in groups]
-        text = "# @package _global_\n" + OmegaConf.to_yaml({"defaults": [*defaults, "_self_"]})
-        (directory / "method" / f"own_{name}.yaml").write_text(text + OmegaConf.to_yaml(values))
-    return [f"--config-dir={directory}", "--multirun", f"method={','.join(f'own_{name}' for name in jobs)}"]
-
-
-@dataclass
-class Finished:
-    """A process that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environment(**extra: str) -> dict[str, str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")}
-    return {**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT), **extra}
-
-
-def survivors(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Those that live on after `timeout` seconds, and are killed now; whoever has ended may not be reaped."""
-    _, left = psutil.wait_procs(processes, timeout)
-    alive = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    for process in alive:
-        process.kill()
-    return alive
-
-
-@dataclass
-class Processes:
-    """Starts processes in a working directory; ends whatever is left of them and their children."""
-
-    directory: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command,
-            cwd=self.directory,
-            env=environment(**env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def finish(self, process: subprocess.Popen[str], timeout: float) -> Finished:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.kill(process)
-            out, err = process.communicate()
-            pytest.fail(f"not done after {timeout} s:\n{out}\n{err}")
-        return Finished(process.returncode, out, err)
-
-    def start_torchrun(
-        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", options: tuple[str, ...] = ()
-    ) -> subprocess.Popen[str]:
-        """The command that users run, with its own port."""
-        command = [*TORCHRUN, f"--nproc-per-node={num_ranks}", *options]
-        return self.start([*command, f"--master-port={free_port()}", "-m", module, *overrides])
-
-    def start_hosts(self, num_ranks: int, max_restarts: int, *overrides: str) -> list[subprocess.Popen[str]]:
-        """A torchrun for each rank, as on several machines."""
-        options = [f"--nnodes={num_ranks}", "--nproc-per-node=1", f"--max-restarts={max_restarts}"]
-        options += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-        return [
-            self.start([*TORCHRUN, *options, f"--node-rank={rank}", "-m", "pipar_rpc", *overrides])
-            for rank in range(num_ranks)
-        ]
-
-    def torchrun(self, num_ranks: int, *overrides: str, timeout: float = 120, **options: str) -> Finished:
-        return self.finish(self.start_torchrun(num_ranks, *overrides, **options), timeout)
-
-    def ranks(
-        self, num_ranks: int, *overrides: str, only: tuple[int, ...] = ()
-    ) -> list[subprocess.Popen[str]]:
-        """The ranks without torchrun's agent, which would end all others when one dies."""
-        port = str(free_port())
-        command = [sys.executable, "-m", "pipar_rpc", *overrides]
-        return [
-            self.start(
-                command,
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(num_ranks),
-                LOCAL_WORLD_SIZE=str(num_ranks),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )
-            for rank in only or range(num_ranks)
-        ]
-
-    def wait_for(self, pattern: str, timeout: float = 60) -> Path:
-        """Waits until a file that matches `pattern` exists in the working directory."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if found := sorted(self.directory.glob(pattern)):
-                return found[0]
-            time.sleep(0.1)
-        pytest.fail(f"no {pattern} after {timeout} s")
-
-    @staticmethod
-    def kill(process: subprocess.Popen[str]) -> None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # the session that start() gave it: children too
-        except ProcessLookupError:
-            return
-
-    def left_over(self) -> list[int]:
-        """Pids of sessions that still have a living process."""
-        sessions = {process.pid for process in self.started}
-        alive = set()
-        for other in psutil.process_iter(["pid", "status"]):
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if other.info["status"] != psutil.STATUS_ZOMBIE:
-                    alive.add(os.getsid(other.pid))
-        return sorted(sessions & alive)
-
-    def end_all(self) -> None:
-        """Kills what is left, and waits for all."""
-        left = self.left_over()
-        for process in self.started:
-            if process.pid in left:
-                self.kill(process)
-            for stream in (process.stdout, process.stderr):
-                if stream:
-                    stream.close()
-            process.wait()
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+    # Whatever a shell starts in the background ignores Ctrl-C, and so do its children, which tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -197,8 +34,8 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
 
 
 @pytest.fixture
-def double_precision():
-    """For references to which jobs of tests.float64_main are equal to rounding."""
+def double_precision() -> Iterator[None]:
+    """For references to which jobs of tests.support.float64_main are equal to rounding."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

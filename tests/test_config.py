@@ -14,8 +14,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES, Norm
 from pipar_rpc.plan import load, schema
 from pipar_rpc.plan.plan import make_plan
-
-from .conftest import ROOT
+from tests.support.processes import ROOT
 
 
 def plan(*overrides, world_size=5, data_root=Path("nowhere"), one_machine=True):
@@ -137,7 +136,7 @@ def test_a_sweep_is_refused_for_an_unknown_key_or_choice_in_any_value():
 
 
 def test_labels_beyond_the_number_of_classes(tmp_path):
-    from .test_data import write_mnist
+    from tests.support.data_files import write_mnist
 
     assert message("data.num_classes=7") == "data.num_classes=7: must be 10 for data=digits"
     write_mnist(tmp_path)
@@ -148,7 +147,7 @@ def test_labels_beyond_the_number_of_classes(tmp_path):
 
 
 def test_missing_training_data_is_the_devices_matter_on_several_machines(tmp_path):
-    from .test_data import write_folder
+    from tests.support.data_files import write_folder
 
     write_folder(tmp_path, per_class=30)
     for path in (tmp_path / "train").rglob("*.*"):
@@ -210,12 +209,14 @@ def test_models_go_by_their_names_in_the_reference_too(alias):
 
 def test_a_custom_model_with_arguments():
     own = (
-        plan("model=custom", "model._target_=tests.own_network.build", "model.args.width=8").devices[0].model
+        plan("model=custom", "model._target_=tests.support.own_network.build", "model.args.width=8")
+        .devices[0]
+        .model
     )
-    assert (own.target, own.args) == ("tests.own_network.build", {"width": 8})
-    line = message("model=custom", "model._target_=tests.own_network.build", "model.args.depth=8")
-    assert "model._target_=tests.own_network.build failed: TypeError: " in line
-    line = message("model=custom", "model._target_=tests.own_network.build", "pipeline.split_point=4")
+    assert (own.target, own.args) == ("tests.support.own_network.build", {"width": 8})
+    line = message("model=custom", "model._target_=tests.support.own_network.build", "model.args.depth=8")
+    assert "model._target_=tests.support.own_network.build failed: TypeError: " in line
+    line = message("model=custom", "model._target_=tests.support.own_network.build", "pipeline.split_point=4")
     assert line == "pipeline.split_point=4: must be 1..3 (custom has 3 cut units)"
 
 

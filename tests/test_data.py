@@ -1,8 +1,6 @@
 """Data sets in their real formats, written by the tests; who gets which sample; augmentation."""
 
-import gzip
 import pickle
-import struct
 import zipfile
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.data import (
@@ -27,8 +24,7 @@ from pipar_rpc.data import (
     open_source,
     split_held_out,
 )
-
-NUMBERS = np.random.default_rng(0)
+from tests.support.data_files import NUMBERS, write_folder, write_mnist
 
 
 def spec(name="digits", **changes) -> DataSpec:
@@ -78,20 +74,6 @@ def test_cifar(tmp_path, name, classes, files):
     assert len(source.classes) == classes
 
 
-def write_mnist(root: Path) -> np.ndarray:
-    """Six images of the digits 0..5 in both splits; returns them as [n, 28, 28]."""
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    digits = NUMBERS.integers(0, 256, (6, 28, 28), dtype=np.uint8)
-    for prefix in ("train", "t10k"):
-        images = struct.pack(">4i", 2051, 6, 28, 28) + digits.tobytes()
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(images)
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 6) + bytes(range(6)))
-        with gzip.open(raw / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(images)
-    return digits
-
-
 def test_mnist(tmp_path):
     digits = write_mnist(tmp_path)
     source = open_source(spec("mnist", channels=1, image_size=28), tmp_path, download=False)
@@ -129,17 +111,6 @@ def test_a_failed_download_gives_one_line(tmp_path, name, monkeypatch):
     with pytest.raises(MissingDataError, match="the download failed: ") as caught:
         open_source(spec(name), tmp_path, download=True).labels("train")
     assert "\n" not in str(caught.value)
-
-
-def write_folder(root: Path, per_class: int = 3) -> None:
-    for split in ("train", "test"):
-        for label, name in enumerate(["cat", "dog"]):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for i in range(per_class):
-                colour = (200 * label, 10 * i, 0)
-                Image.new("RGB", (10 + i, 8), colour).save(folder / f"{i}.png")
-    (root / "train" / "cat" / "notes.txt").write_text("not an image")
 
 
 @pytest.mark.parametrize("archived", [False, True])

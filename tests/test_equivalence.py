@@ -9,8 +9,7 @@ from torch import nn
 
 from pipar_rpc.models import MODELS, ModelSpec, Norm, build_meta, build_model, seed_dropout
 from pipar_rpc.timing.timeline import Stage
-
-from .loops import assert_close, make_batches, train_plain, train_split
+from tests.support.loops import assert_close, make_batches, train_plain, train_split
 
 BATCH = 10
 CUTS = [

@@ -16,11 +16,9 @@ from pipar_rpc.base.seeds import generator
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
-
-from .conftest import SMALL, sweep_of
-from .test_no_hang import end
-from .test_resume import assert_same
-from .test_rpc import job_dirs, rows_of
+from tests.support.overrides import SMALL, sweep_of
+from tests.support.processes import end
+from tests.support.results import assert_same, job_dirs, rows_of
 
 DATA = (
     *(o for o in SMALL if not o.startswith(("epochs", "network", "data.train_size="))),

@@ -11,8 +11,7 @@ import pytest
 from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.fresh_process import run_in_process
 from pipar_rpc.base.threads import open_pool
-
-from .conftest import survivors
+from tests.support.processes import survivors
 
 
 def variable(name):

@@ -11,8 +11,7 @@ from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
 from pipar_rpc.results.published import read_published
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 from pipar_rpc.testbed.unit_times import UnitTimes
-
-from .conftest import ROOT, environment
+from tests.support.processes import ROOT, environment
 
 KNOWN = read_published().epochs
 

@@ -12,8 +12,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.seeds import generator
 from pipar_rpc.testbed.bandwidth_trace import read_trace
 from pipar_rpc.testbed.link import Link, LinkSpec, RateTrace
-
-from .clock import Clock
+from tests.support.clock import Clock
 
 
 def make_link(rate, clock, **options):

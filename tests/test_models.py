@@ -24,8 +24,7 @@ from pipar_rpc.models import (
     summarise,
 )
 from pipar_rpc.models.dropout import SeededDropout
-
-from .conftest import ROOT
+from tests.support.processes import ROOT
 
 
 def spec(**changes) -> ModelSpec:
@@ -184,11 +183,11 @@ def test_the_table_of_units():
     assert "32x16x16         384        32,768" in shown  # 1 * 9 * 32 weights, 32 biases, 64 of batch norm
 
 
-# Networks of the user's own, as those in tests/own_network.py.
+# Networks of the user's own. The example in README is tests/support/own_network.py's `build`.
 
 
 def custom(target, **args) -> ModelSpec:
-    return spec(name="custom", target=f"tests.own_network.{target}", args=args)
+    return spec(name="custom", target=f"tests.support.own_network.{target}", args=args)
 
 
 def test_a_layer_that_is_used_twice_is_there_twice():
@@ -208,13 +207,10 @@ def test_a_custom_network():
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        (
-            "nothing",
-            r"model._target_=tests.own_network.nothing: must be the dotted name of a function that this",
-        ),
-        ("WIDTH", r"model._target_=tests.own_network.WIDTH: must be a function"),
+        ("nothing", r"own_network.nothing: must be the dotted name of a function that this"),
+        ("WIDTH", r"model._target_=tests.support.own_network.WIDTH: must be a function"),
         ("whole", r"must be a function that returns an nn.Sequential or a list of modules, not Whole"),
-        ("failing", r"model._target_=tests.own_network.failing failed: ValueError: no such width"),
+        ("failing", r"model._target_=tests.support.own_network.failing failed: ValueError: no such width"),
         ("tied", r"units 0 and 1 share a parameter, so no cut can part them"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,19 +11,9 @@ import pytest
 
 from launch import agreement, netns
 from pipar_rpc.base.errors import UserError
-
-from .conftest import SMALL, free_port
-from .test_rpc import rows_of
-
-
-def can_make_namespaces() -> bool:
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
-        return False
-    name = f"pipar-{os.getpid()}-probe"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
-    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-    return made.returncode == 0
-
+from tests.support.overrides import SMALL
+from tests.support.processes import can_make_namespaces, free_port
+from tests.support.results import rows_of
 
 needs_namespaces = pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2")
 

@@ -28,21 +28,15 @@ from pipar_rpc.training.device import Cut, Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.server_port import Port
 from pipar_rpc.transport.turn_order import InOrder
-
-from .conftest import SMALL, survivors
-from .loops import NATIVE
+from tests.support.loops import NATIVE
+from tests.support.overrides import SMALL
+from tests.support.processes import end, survivors
 
 # Long enough to be interrupted: 500 iterations of about 0.2 s over a slow emulated link.
 LONG = (
     *(option for option in SMALL if not option.startswith(("network", "data.train_size"))),
     *("data.train_size=10000", "data.train_size_per_device=5000", "network=4g", "network.uplink_mbps=1"),
 )
-
-
-def end(process, timeout=60):
-    """Waits for the end of a process that is expected to end by itself; returns its code and output."""
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out + err
 
 
 def started(processes, num_ranks, *overrides):
@@ -379,12 +373,6 @@ def test_calls_run_in_the_order_of_their_numbers():
             in_order.submit(number, lambda number=number: seen.append(number))
         in_order.settle(5)
     assert seen == list(range(50))
-
-
-def test_nothing_is_left_of_these_tests():
-    own = psutil.Process(os.getpid())
-    commands = [" ".join(child.cmdline()) for child in own.children(recursive=True)]
-    assert not [line for line in commands if "pipar_rpc" in line and "forkserver" not in line]
 
 
 @pytest.mark.parametrize(

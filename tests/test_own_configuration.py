@@ -13,8 +13,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.jobs import World
 from pipar_rpc.plan import load
 from pipar_rpc.transport.rendezvous import Meeting
-
-from .conftest import ROOT
+from tests.support.processes import ROOT
 
 MINE = """
 defaults:

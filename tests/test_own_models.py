@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from pipar_rpc.data import Batches, DataSpec, Partition, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model, published
 from pipar_rpc.training.fedavg import weighted_average
-
-from .conftest import ROOT, SMALL
-from .loops import assert_close
-from .test_rpc import job_dirs, rows_of
+from tests.support.loops import assert_close
+from tests.support.overrides import SMALL
+from tests.support.processes import ROOT
+from tests.support.results import job_dirs, rows_of
 
 EXAMPLE = ROOT / "docs/examples/own_network.py"
 PAGE = (ROOT / "docs/networks-and-data.md").read_text()
@@ -89,7 +89,7 @@ def test_devices_that_differ_in_everything_average_to_what_plain_training_does(p
     overrides += ["devices.overrides.2.pipeline.split_point=3", "devices.overrides.2.batch_size=7"]
     overrides += ["devices.overrides.3.pipeline.num_micro_batches=1"]
     overrides += ["devices.overrides.3.network.uplink_mbps=20", "pipeline.num_micro_batches=3"]
-    done = processes.torchrun(4, *overrides, module="tests.float64_main")
+    done = processes.torchrun(4, *overrides, module="tests.support.float64_main")
     assert done.code == 0, done.err
     path = output_of(processes)
     model = ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10)

@@ -26,8 +26,7 @@ from pipar_rpc.timing.traffic import (
     ping,
 )
 from pipar_rpc.transport.server_port import Port
-
-from .clock import Clock
+from tests.support.clock import Clock
 
 AHEAD_S = 1000.0  # the device's clock
 KNOWN = 123.0  # Mbit/s, before

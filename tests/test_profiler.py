@@ -12,8 +12,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, summarise
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 from pipar_rpc.testbed.unit_timer import run_once, timers
-
-from .conftest import environment
+from tests.support.processes import environment
 
 VGG5 = ModelSpec("vgg5", Norm.group, channels=1, image_size=8, num_classes=4)
 

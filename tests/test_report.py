@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from pipar_rpc.results.runs import best, load
+from tests.support.processes import ROOT, environment
 from tests.support.results import PIPAR, write
-
-from .conftest import ROOT, environment
 
 SFL = PIPAR | {"strategy": "sfl", "num_micro_batches": 1, "epoch_time_s": 13, "training_time_s": 9}
 FL = PIPAR | {"strategy": "fl", "split_point": 5, "epoch_time_s": 22, "training_time_s": 18}

@@ -6,8 +6,9 @@ import time
 import psutil
 import torch
 
-from .test_resume import BASE, assert_same, run
-from .test_rpc import rows_of
+from tests.support.overrides import BASE
+from tests.support.processes import run
+from tests.support.results import assert_same, rows_of
 
 
 def child_of(torchrun, index=0):

@@ -12,17 +12,10 @@ from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.checkpoints import file
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
+from tests.support.overrides import BASE, EPOCHS, sweep_of
+from tests.support.processes import run
+from tests.support.results import assert_same, rows_of
 
-from .conftest import SMALL, sweep_of
-from .test_rpc import rows_of
-
-EPOCHS = 3
-# Rounds of about 0.2 s, so that there is time to be killed.
-BASE = (
-    *(option for option in SMALL if not option.startswith("epochs")),
-    *(f"epochs={EPOCHS}", "aggregation.every=1", "network.uplink_mbps=1", "pipeline.num_micro_batches=3"),
-    *("optimizer.weight_decay=0.01", "devices.overrides.2.batch_size=4", "file.keep=20"),
-)
 JOBS = {
     "fl": ("strategy=fl", "network.uplink_mbps=20"),
     "sl": ("strategy=sl", "fault.leave.1=4"),
@@ -30,18 +23,6 @@ JOBS = {
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
     "never_averaged": ("aggregation.every=0",),
 }
-
-
-def run(processes, *overrides):
-    done = processes.torchrun(3, *overrides)
-    assert done.code == 0, done.err
-    return done
-
-
-def assert_same(first, second):
-    one, two = (torch.load(path / "model.pt", weights_only=True) for path in (first, second))
-    assert one.keys() == two.keys()
-    assert [key for key in one if not torch.equal(one[key], two[key])] == []
 
 
 @pytest.fixture(scope="module")

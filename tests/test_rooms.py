@@ -116,6 +116,13 @@ def test_confined(library, place):
     assert not outside, f"{library} is imported by {outside}"
 
 
+def test_no_test_module_imports_another():
+    """What several need is in tests/support/."""
+    for path in (PACKAGE.parent / "tests").rglob("test_*.py"):
+        others = {name for name in imports(path) if name.split(".")[-1].startswith("test_")}
+        assert not others, f"{path} imports {others}"
+
+
 def test_threads_and_processes_start_in_one_file_each():
     starts = {
         r"ThreadPoolExecutor\(|threading\.(Thread|Timer)\(": "pipar_rpc.base.threads",

@@ -1,6 +1,5 @@
 """The real thing: torchrun, several processes, RPC, sweeps. One run serves several tests."""
 
-import csv
 import itertools
 
 import pytest
@@ -12,23 +11,11 @@ from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_s
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.results import writers
 from pipar_rpc.training.fedavg import weighted_average
-
-from .conftest import SMALL
-from .loops import assert_close
+from tests.support.loops import assert_close
+from tests.support.overrides import SMALL
+from tests.support.results import job_dirs, rows_of
 
 SPLITS, COUNTS = (1, 2, 3, 4, 5), (1, 3, 7, 10)
-
-
-def job_dirs(processes):
-    """Output folders of a sweep by job number."""
-    return {
-        int(path.name.split("_")[0]): path for path in processes.directory.glob("outputs/*/*_multirun/*_*_*")
-    }
-
-
-def rows_of(path):
-    with (path / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def unsplit_reference():
@@ -61,7 +48,7 @@ def sweep(module_processes):
     overrides = [*SMALL, "model.norm=group", "--multirun"]
     overrides += [f"pipeline.split_point={','.join(map(str, SPLITS))}"]
     overrides += [f"pipeline.num_micro_batches={','.join(map(str, COUNTS))}"]
-    done = module_processes.torchrun(3, *overrides, module="tests.float64_main", timeout=180)
+    done = module_processes.torchrun(3, *overrides, module="tests.support.float64_main", timeout=180)
     return done, job_dirs(module_processes)
 
 

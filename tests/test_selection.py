@@ -10,11 +10,10 @@ from pipar_rpc.checkpoints import file
 from pipar_rpc.models import ModelSpec, Norm, build_meta
 from pipar_rpc.testbed.device_profile import DeviceProfile
 from pipar_rpc.testbed.unit_times import UnitTimes
-
-from . import test_strategies
-from .conftest import SMALL
-from .loops import assert_close
-from .test_rpc import job_dirs, rows_of
+from tests.support import references
+from tests.support.loops import assert_close
+from tests.support.overrides import SMALL
+from tests.support.results import job_dirs, rows_of
 
 TRACE = "time_s,uplink_mbps,downlink_mbps\n0,10000,10000\n3,5,5\n8,10000,10000\n"
 EPOCHS = 7
@@ -30,7 +29,7 @@ def write_profile(path):
 
 JOB = (
     *(option for option in SMALL if not option.startswith(("epochs", "network"))),
-    *("model.norm=group", "devices.overrides.2.batch_size=4", "file.keep=20"),
+    *("model.norm=group", "devices.overrides.2.batch_size=4", "checkpoint.keep=20"),
 )
 
 
@@ -41,7 +40,7 @@ def switched(module_processes):
     (module_processes.directory / "drop.csv").write_text(TRACE)
     overrides = [*JOB, f"epochs={EPOCHS}", "network.trace=drop.csv", "testbed.profile=device.yaml"]
     overrides += ["selector.profile_iterations=1", "selector.min_gain=0", "hydra.run.dir=job"]
-    done = module_processes.torchrun(3, *overrides, module="tests.float64_main", timeout=180)
+    done = module_processes.torchrun(3, *overrides, module="tests.support.float64_main", timeout=180)
     assert done.code == 0, done.err
     job = module_processes.directory / "job"
     return job, (job / "pipar_rpc.log").read_text()
@@ -66,7 +65,7 @@ def test_layers_move_to_and_fro_with_the_bandwidth(switched):
 @pytest.mark.usefixtures("double_precision")
 def test_what_moves_loses_neither_weights_nor_momentum(switched):
     job, _ = switched
-    reference = test_strategies.federated(EPOCHS)
+    reference = references.federated(EPOCHS)
     assert_close(torch.load(job / "model.pt"), reference, 1e-9)
 
 
@@ -82,7 +81,9 @@ def test_switching_is_what_a_checkpoint_recut_and_resumed_would_be(switched, mod
         for number, (p, n) in enumerate(saved[1].cuts, start=1)
     ]
     resumed = (f"resume={job}/checkpoints/round_{last:06}.pt", f"epochs={last + 1}", "hydra.run.dir=recut")
-    done = module_processes.torchrun(3, *JOB, *cuts, *resumed, "network=none", module="tests.float64_main")
+    done = module_processes.torchrun(
+        3, *JOB, *cuts, *resumed, "network=none", module="tests.support.float64_main"
+    )
     assert done.code == 0, done.err
     recut = file.read(module_processes.directory / "recut" / "checkpoints" / f"round_{last + 1:06}.pt")
     assert recut.cuts == saved[1].cuts

@@ -23,8 +23,8 @@ from pipar_rpc.selector.selection import Facts, Selection
 from pipar_rpc.testbed.link import LinkSpec, RateTrace
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
-
-from .test_pure import StageTimes, simulate
+from pipar_rpc.timing.stage_recurrence import StageTimes
+from tests.support.simulation import simulate
 
 seconds = st.floats(0.001, 1)
 mbps = st.floats(0.1, 100) | st.just(math.inf)

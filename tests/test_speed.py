@@ -14,9 +14,8 @@ from pipar_rpc.testbed import device_speed
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, interpolate, replayed
 from pipar_rpc.timing.timeline import Stage
-
-from .clock import Clock
-from .loops import CPU
+from tests.support.clock import Clock
+from tests.support.loops import CPU
 
 FORWARD, BACKWARD, UPDATE = Stage.DEVICE_FORWARD, Stage.DEVICE_BACKWARD, Stage.UPDATE
 VGG5 = ModelSpec("vgg5", Norm.group, channels=1, image_size=8, num_classes=4)
@@ -181,7 +180,7 @@ def test_times_that_cannot_be_true_are_told_once(caplog):
         watch.check(SimpleNamespace(late=[0.0, 0.2, 0.04]), row)
     slow, server = (record.getMessage() for record in caplog.records)
     assert "too slow to emulate 3 devices: computing for device2 took 20% longer" in slow
-    assert "throughput.time_scale=10" in server
+    assert "testbed.time_scale=10" in server
     assert "8% of the epoch" in server
     throughput.Watch(1).check(SimpleNamespace(late=[0.05]), {"epoch_time_s": 100.0, "server_idle_s": 50.0})
     assert len(caplog.records) == 2

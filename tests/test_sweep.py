@@ -11,9 +11,8 @@ import pytest
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.sweep import for_sweeper, last_figure, variants
-
-from .conftest import SMALL
-from .test_rpc import rows_of
+from tests.support.overrides import SMALL
+from tests.support.results import rows_of
 
 # A network that notes where it is built, and with how many threads; a sweeper that notes what it is told.
 NETWORK = """
@@ -22,7 +21,7 @@ NETWORK = """
 
     import torch
 
-    from tests.own_network import build
+    from tests.support.own_network import build
 
     def noting(channels, image_size, num_classes):
         if "RANK" in os.environ:

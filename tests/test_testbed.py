@@ -7,9 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipar_rpc.models import ModelSpec, Norm, build_meta
 from pipar_rpc.testbed.device_profile import DeviceProfile
 from pipar_rpc.testbed.unit_times import UnitTimes
-
-from .conftest import SMALL
-from .test_rpc import job_dirs, rows_of
+from tests.support.overrides import SMALL
+from tests.support.results import job_dirs, rows_of
 
 BATCH = 8
 # The activation of a batch, with its labels: 32 maps of 4x4 pixels for each sample.

@@ -11,9 +11,8 @@ from pipar_rpc.results.gantt import iteration_figure
 from pipar_rpc.results.perfetto import TraceFile
 from pipar_rpc.results.recording import Recording
 from pipar_rpc.timing.timeline import Span, Stage, pack, unpack
-
-from .conftest import SMALL
-from .test_rpc import job_dirs, rows_of
+from tests.support.overrides import SMALL
+from tests.support.results import job_dirs, rows_of
 
 DEVICE = [
     Span(Stage.DEVICE_FORWARD, 0, 1, 10.0, 11.0),

@@ -13,7 +13,7 @@ batch_size              B; `;`-joined where devices differ
 iterations              of the epoch, on the device with the most
 seed                    of the experiment
 time_scale              emulated seconds in a real one; all times and rates below are in emulated time
-epoch_time_s ... efficiency       see `pipar_rpc.timing.metrics.EpochMetrics`; per-device figures are `;`-joined
+epoch_time_s ... efficiency       see `EpochMetrics` in pipar_rpc.timing; per-device figures are `;`-joined
 train_loss              mean over the samples of the epoch, while training
 train_accuracy, val_accuracy, test_accuracy    0..1; val and test with the aggregated network
 device_val_accuracy     with each device's own network, before the average; `;`-joined

@@ -1,7 +1,7 @@
 """How long an iteration will take on one device, for every split point P and number of micro-batches N.
 
-By the stage recurrence of `pipar_rpc.timing.stage_recurrence`, from how long each unit takes on the device and on the server and
-how fast the links are. A unit's time depends on the size of the micro-batch as it was measured;
+By the stage recurrence of `pipar_rpc.timing`, from how long each unit takes on the device and on the
+server and how fast the links are. A unit's time depends on the size of the micro-batch as it was measured;
 latency counts, and server halves share the server's cores. What it takes to handle a micro-batch, whatever
 its size, counts as the server's work, which most of it is: this is what N costs where devices are fast.
 P = Q is federated learning: nothing crosses but models. What moving models costs is spread over the

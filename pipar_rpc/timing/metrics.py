@@ -48,8 +48,8 @@ class EpochMetrics:
         downlink_mbps: downlink_bytes * 8 / epoch time, in Mbit/s.
         device_uplink_mbps: the same for each device.
         device_downlink_mbps: the same for each device.
-        bound_s: lower limit of an iteration's time by the stage recurrence of `pipar_rpc.timing.stage_recurrence` over the
-            measured mean stage times; of the device with the highest. None where links are not timed.
+        bound_s: lower limit of an iteration's time by the stage recurrence over the measured
+            mean stage times; of the device with the highest. None where links are not timed.
         efficiency: bound_s / that device's measured seconds per iteration. None like bound_s.
     """
 

@@ -1,11 +1,14 @@
-"""Results files, made up."""
+"""Results: what jobs wrote, and results files that are made up."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipar_rpc.results.writers import COLUMNS
+from tests.support.processes import Processes
 
 # Four devices, 3 iterations of 2 s and 4 s for models; in each the server computes 0.5 s, a device 1.5 s.
 PIPAR = {
@@ -23,3 +26,23 @@ def write(folder: Path, *rows: Mapping[str, Any]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def job_dirs(processes: Processes) -> dict[int, Path]:
+    """Output folders of a sweep by job number."""
+    return {
+        int(path.name.split("_")[0]): path for path in processes.directory.glob("outputs/*/*_multirun/*_*_*")
+    }
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a job's results.csv."""
+    with (path / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Two jobs' networks, bit for bit."""
+    one, two = (torch.load(path / "model.pt", weights_only=True) for path in (first, second))
+    assert one.keys() == two.keys()
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []

@@ -1,10 +1,14 @@
 """Split training in one process, and the plain training that it must equal."""
 
+from typing import Any
+
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.states import State
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.testbed.device_speed import SpeedSpec
@@ -12,9 +16,10 @@ from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device import Cut, Device
 from pipar_rpc.training.exchange import LocalExchange
+from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf
 
-OPTIMIZER = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+OPTIMIZER: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 CPU = torch.device("cpu")
 NATIVE = SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=1, batch_size=1)
 
@@ -27,7 +32,14 @@ def make_batches(count: int, image_size: int, num_classes: int, batch_size: int)
     return Batches(Images(images, labels), batch_size, transform, seed=0, device=1)
 
 
-def train_split(network, batches, split_point, num_micro_batches, smallest=1, optimizer=None):
+def train_split(
+    network: nn.Sequential,
+    batches: Batches,
+    split_point: int,
+    num_micro_batches: int,
+    smallest: int = 1,
+    optimizer: dict[str, Any] | None = None,
+) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves, one epoch; the state, the report and each batch's loss."""
     optimizer = optimizer or OPTIMIZER
     device_layers, server_layers = network[:split_point], network[split_point:]
@@ -55,7 +67,13 @@ def train_split(network, batches, split_point, num_micro_batches, smallest=1, op
     return device.state() | server.state(), report, losses
 
 
-def train_plain(network, batches, num_micro_batches=1, smallest=1, optimizer=None):
+def train_plain(
+    network: nn.Sequential,
+    batches: Batches,
+    num_micro_batches: int = 1,
+    smallest: int = 1,
+    optimizer: dict[str, Any] | None = None,
+) -> tuple[State, float, list[float]]:
     """The reference: one network, one loop, gradients of the micro-batches added up."""
     sgd = torch.optim.SGD(network.parameters(), **(optimizer or OPTIMIZER))
     dropout, losses = DropoutStreams(network, 0, 1), []
@@ -74,7 +92,8 @@ def train_plain(network, batches, num_micro_batches=1, smallest=1, optimizer=Non
     return network.state_dict(), mean, [loss for loss, _ in losses]
 
 
-def assert_close(state, reference, tolerance):
+def assert_close(state: State, reference: State, tolerance: float) -> None:
+    """The largest difference of any entry is at most `tolerance`."""
     assert state.keys() == reference.keys()
     for key in state:
         assert state[key].dtype == reference[key].dtype, key

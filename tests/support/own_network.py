@@ -5,8 +5,8 @@ from torch import nn
 WIDTH = 4
 
 
-def build(channels, image_size, num_classes, width=32):
-    def conv(inputs):
+def build(channels: int, image_size: int, num_classes: int, width: int = 32) -> nn.Sequential:
+    def conv(inputs: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
 
     size = image_size // 4
@@ -15,7 +15,7 @@ def build(channels, image_size, num_classes, width=32):
     )
 
 
-def as_list(**sizes):
+def as_list(**sizes: int) -> list[nn.Module]:
     return list(build(sizes["channels"], sizes["image_size"], sizes["num_classes"]))
 
 
@@ -23,27 +23,27 @@ class Whole(nn.Module):
     pass
 
 
-def whole():
+def whole() -> nn.Module:
     return Whole()
 
 
-def failing():
+def failing() -> nn.Module:
     raise ValueError("no such width")
 
 
-def tied():
+def tied() -> list[nn.Module]:
     layer = nn.Linear(4, 4)
     return [layer, layer]
 
 
-def repeated():
+def repeated() -> list[nn.Module]:
     relu, dropout = nn.ReLU(), nn.Dropout()
     return [nn.Flatten(), relu, dropout, relu, dropout, nn.Linear(3 * 32 * 32, 10)]
 
 
-def misfitting():
+def misfitting() -> list[nn.Module]:
     return [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(5, 4, 3)]
 
 
-def other_classes():
+def other_classes() -> list[nn.Module]:
     return [nn.Flatten(), nn.Linear(3 * 32 * 32, 3)]

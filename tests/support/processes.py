@@ -1,0 +1,176 @@
+"""Running the real thing: torchrun, or single ranks, as processes of their own with a free port each."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+@dataclass
+class Finished:
+    """A process that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")}
+    return {**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT), **extra}
+
+
+def survivors(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Those that live on after `timeout` seconds, and are killed now; whoever has ended may not be reaped."""
+    _, left = psutil.wait_procs(processes, timeout)
+    alive = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    return alive
+
+
+@dataclass
+class Processes:
+    """Starts processes in a working directory; ends whatever is left of them and their children."""
+
+    directory: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, command: list[str], **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command,
+            cwd=self.directory,
+            env=environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str], timeout: float) -> Finished:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill(process)
+            out, err = process.communicate()
+            pytest.fail(f"not done after {timeout} s:\n{out}\n{err}")
+        return Finished(process.returncode, out, err)
+
+    def start_torchrun(
+        self, num_ranks: int, *overrides: str, module: str = "pipar_rpc", options: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
+        """The command of the README, with its own port."""
+        command = [*TORCHRUN, f"--nproc-per-node={num_ranks}", *options]
+        return self.start([*command, f"--master-port={free_port()}", "-m", module, *overrides])
+
+    def start_hosts(self, num_ranks: int, max_restarts: int, *overrides: str) -> list[subprocess.Popen[str]]:
+        """A torchrun for each rank, as on several machines."""
+        options = [f"--nnodes={num_ranks}", "--nproc-per-node=1", f"--max-restarts={max_restarts}"]
+        options += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+        return [
+            self.start([*TORCHRUN, *options, f"--node-rank={rank}", "-m", "pipar_rpc", *overrides])
+            for rank in range(num_ranks)
+        ]
+
+    def torchrun(
+        self, num_ranks: int, *overrides: str, timeout: float = 120, module: str = "pipar_rpc"
+    ) -> Finished:
+        return self.finish(self.start_torchrun(num_ranks, *overrides, module=module), timeout)
+
+    def ranks(
+        self, num_ranks: int, *overrides: str, only: tuple[int, ...] = ()
+    ) -> list[subprocess.Popen[str]]:
+        """The ranks without torchrun's agent, which would end all others when one dies."""
+        port = str(free_port())
+        command = [sys.executable, "-m", "pipar_rpc", *overrides]
+        return [
+            self.start(
+                command,
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(num_ranks),
+                LOCAL_WORLD_SIZE=str(num_ranks),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
+            for rank in only or range(num_ranks)
+        ]
+
+    def wait_for(self, pattern: str, timeout: float = 60) -> Path:
+        """Waits until a file that matches `pattern` exists in the working directory."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if found := sorted(self.directory.glob(pattern)):
+                return found[0]
+            time.sleep(0.1)
+        pytest.fail(f"no {pattern} after {timeout} s")
+
+    @staticmethod
+    def kill(process: subprocess.Popen[str]) -> None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # the session that start() gave it: children too
+        except ProcessLookupError:
+            return
+
+    def left_over(self) -> list[int]:
+        """Pids of sessions that still have a living process."""
+        sessions = {process.pid for process in self.started}
+        alive = set()
+        for other in psutil.process_iter(["pid", "status"]):
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if other.info["status"] != psutil.STATUS_ZOMBIE:
+                    alive.add(os.getsid(other.pid))
+        return sorted(sessions & alive)
+
+    def end_all(self) -> None:
+        """Kills what is left, and waits for all."""
+        left = self.left_over()
+        for process in self.started:
+            if process.pid in left:
+                self.kill(process)
+            for stream in (process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+            process.wait()
+
+
+def end(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str]:
+    """Waits for the end of a process that is expected to end by itself; returns its code and output."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out + err
+
+
+def run(processes: Processes, *overrides: str) -> Finished:
+    """A training of two devices that ends well."""
+    done = processes.torchrun(3, *overrides)
+    assert done.code == 0, done.err
+    return done
+
+
+def can_make_namespaces() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+        return False
+    name = f"pipar-{os.getpid()}-probe"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+    return made.returncode == 0

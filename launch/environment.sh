@@ -8,8 +8,8 @@ venv=${PIPAR_VENV:-$root/.venv}
 
 make_environment() {
     local requirement=$1 python=${PYTHON:-python3} wanted
-    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "pipar_rpc needs Python 3.11 or newer; set PYTHON to one ($python is not)" >&2
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.version_info >= (3, 14))'; then
+        echo "pipar_rpc needs Python 3.11, 3.12 or 3.13 (Hydra fails on 3.14); set PYTHON to one ($python is not)" >&2
         return 1
     fi
     wanted="$requirement $(cksum <"$root/pyproject.toml") $root"

@@ -14,21 +14,8 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES, Norm
 from pipar_rpc.plan import load, schema
 from pipar_rpc.plan.plan import make_plan
+from tests.support.configuration import message, plan
 from tests.support.processes import ROOT
-
-
-def plan(*overrides, world_size=5, data_root=Path("nowhere"), one_machine=True):
-    raw, _ = hydra_compose.compose(["node.download=false", *overrides])
-    return make_plan(raw, world_size, data_root, one_machine)
-
-
-def message(*overrides, **kwargs) -> str:
-    with pytest.raises(UserError) as caught:
-        plan(*overrides, **kwargs)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
 
 BAD = {
     # what is wrong: what the line must say

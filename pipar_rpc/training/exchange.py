@@ -17,11 +17,12 @@ class Result(NamedTuple):
 
     Attributes:
         gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
+            None if the activation does not require one.
         loss: mean over the micro-batch, unweighted.
         correct: samples whose largest logit is the label's.
     """
 
-    gradient: Tensor
+    gradient: Tensor | None
     loss: float
     correct: int
 
@@ -38,7 +39,7 @@ class Exchange(Protocol):
 
         Args:
             part: place within the mini-batch.
-            activation: detached, on the CPU; not changed afterwards.
+            activation: a leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
             labels: int64 of shape [b].
         """
 

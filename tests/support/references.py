@@ -1,12 +1,14 @@
 """Strategies as plain loops over whole networks: what training over RPC must equal."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.states import State
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
@@ -19,20 +21,20 @@ SAMPLES = 20
 class Reference:
     """A network in two halves with an optimiser each, as one device and its server half see it."""
 
-    def __init__(self, network: nn.Sequential) -> None:
-        self.network = network
-        self.optimizers = [self.sgd(network[:SPLIT]), self.sgd(network[SPLIT:])]
+    def __init__(self, network: nn.Sequential, split_point: int = SPLIT, num_micro_batches: int = 1) -> None:
+        self.network, self.num_micro_batches = network, num_micro_batches
+        self.optimizers = [self.sgd(network[:split_point]), self.sgd(network[split_point:])]
 
     @staticmethod
     def sgd(half: nn.Module) -> torch.optim.SGD:
-        return torch.optim.SGD(half.parameters(), lr=0.01, momentum=0.9)
+        return torch.optim.SGD([{"params": list(half.parameters())}], lr=0.01, momentum=0.9)
 
     def step(self, batches: Batches, epoch: int, iteration: int) -> None:
         images, labels = batches.get(epoch, iteration)
-        loss = F.cross_entropy(self.network(images), labels)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        for part, x, y in split_batch(images, labels, self.num_micro_batches, epoch, iteration):
+            (F.cross_entropy(self.network(x), y) * part.weight).backward()
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -47,17 +49,21 @@ def initial_network() -> nn.Sequential:
 
 def all_batches() -> list[Batches]:
     spec = DataSpec("synthetic", 3, 8, 10, seed=0, train_size_per_device=SAMPLES, train_size=200)
-    source, transform = open_source(spec, Path("nowhere"), False), Transform((0.5,) * 3, (0.4,) * 3)
+    source, transform = open_source(spec, Path(), False), Transform((0.5,) * 3, (0.4,) * 3)
     return [
         Batches(load_train_part(source, spec, device, 2), size, transform, seed=0, device=device)
         for device, size in enumerate(BATCH_SIZES, start=1)
     ]
 
 
-def federated(epochs: int = EPOCHS) -> State:
+Make = Callable[[], nn.Sequential]
+
+
+def federated(epochs: int = EPOCHS, make: Make = initial_network, num_micro_batches: int = 1) -> State:
     """Whole networks, each on its device; averaged after every epoch."""
-    network, batches = initial_network(), all_batches()
-    devices = [Reference(copy.deepcopy(network)) for _ in batches]
+    network, batches = make(), all_batches()
+    devices = [Reference(copy.deepcopy(network), SPLIT, num_micro_batches) for _ in batches]
+    average: State = {}
     for epoch in range(1, epochs + 1):
         for device, own in zip(devices, batches, strict=True):
             for iteration in range(len(own)):
@@ -68,10 +74,10 @@ def federated(epochs: int = EPOCHS) -> State:
     return average
 
 
-def split() -> State:
+def split(make: Make = initial_network, split_point: int = SPLIT) -> State:
     """One network; each device in turn trains it with an optimiser of its own for its half."""
-    whole, batches = Reference(initial_network()), all_batches()
-    optimizers = [Reference.sgd(whole.network[:SPLIT]) for _ in batches]
+    whole, batches = Reference(make(), split_point), all_batches()
+    optimizers = [Reference.sgd(whole.network[:split_point]) for _ in batches]
     for epoch in range(1, EPOCHS + 1):
         for optimizer, own in zip(optimizers, batches, strict=True):
             whole.optimizers[0] = optimizer
@@ -80,13 +86,14 @@ def split() -> State:
     return whole.state()
 
 
-def split_federated_with_one_server_half() -> State:
+def split_federated_with_one_server_half(make: Make = initial_network, split_point: int = SPLIT) -> State:
     """A device half on each device, averaged; one server half that sees iteration 1 of both, then 2, ..."""
-    network, batches = initial_network(), all_batches()
-    server = network[SPLIT:]
-    devices = [Reference(torch.nn.Sequential(*copy.deepcopy(network[:SPLIT]), *server)) for _ in batches]
+    network, batches = make(), all_batches()
+    server, halves = network[split_point:], [copy.deepcopy(network[:split_point]) for _ in batches]
+    devices = [Reference(nn.Sequential(*half, *server), split_point) for half in halves]
     for device in devices:
         device.optimizers[1] = devices[0].optimizers[1]
+    average: State = {}
     for epoch in range(1, EPOCHS + 1):
         for iteration in range(max(map(len, batches))):
             for device, own in zip(devices, batches, strict=True):

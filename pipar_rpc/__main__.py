@@ -20,9 +20,11 @@ from typing import Any
 
 import pipar_rpc
 from pipar_rpc import hydra_compose
+from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.base.threads import end_with, repeating
+from pipar_rpc.checkpoints import replacing
 from pipar_rpc.jobs import FOLDER, Jobs, World, examine, tell_torchrun
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import Node, prepare
@@ -131,14 +133,18 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
     with ExitStack() as stack:
         if meeting is not None:
-            meeting.remember(FOLDER, str(folder))
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
         group = stack.enter_context(
             rpc_group.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
         )
         group.meet()
-        jobs = Jobs(local, world, goes_on, group, network_interface.who_can_connect(listening))
+        stack.enter_context(alone_in(folder))
+        if raw.overwrite and not goes_on:
+            replacing.set_aside(folder, multirun)
+        if meeting is not None:
+            meeting.remember(FOLDER, str(folder))  # from here on, a restart goes on
+        jobs = Jobs(local, world, folder, goes_on, group, network_interface.who_can_connect(listening))
         hydra_compose.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code

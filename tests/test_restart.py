@@ -3,17 +3,11 @@
 import re
 import time
 
-import psutil
 import torch
 
 from tests.support.overrides import BASE
-from tests.support.processes import run
+from tests.support.processes import child_of, run
 from tests.support.results import assert_same, rows_of
-
-
-def child_of(torchrun, index=0):
-    """The process of a rank."""
-    return sorted(psutil.Process(torchrun.pid).children(), key=lambda child: child.pid)[index]
 
 
 def test_a_killed_server_goes_on_by_itself_and_equals_the_uninterrupted(processes):

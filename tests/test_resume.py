@@ -7,11 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc import hydra_compose
+from pipar_rpc import __version__, hydra_compose
 from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.checkpoints import file
-from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
+from pipar_rpc.checkpoints.file import CheckpointFolder
+from tests.support.checkpoints import make
 from tests.support.overrides import BASE, EPOCHS, sweep_of
 from tests.support.processes import run
 from tests.support.results import assert_same, rows_of
@@ -23,6 +24,15 @@ JOBS = {
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
     "never_averaged": ("aggregation.every=0",),
 }
+
+
+def steps(job):
+    """Of all curves and pictures in TensorBoard."""
+    events = EventAccumulator(str(job / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    curves = {tag: [scalar.step for scalar in events.Scalars(tag)] for tag in tags["scalars"]}
+    return curves | {tag: [image.step for image in events.Images(tag)] for tag in tags["images"]}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,12 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
     whole, killed = jobs
     assert_same(killed[name], whole[name])
     assert [row["epoch"] for row in rows_of(killed[name])] == ["1", "2", "3"]
+    curves, uninterrupted = steps(killed[name]), steps(whole[name])
+    for tag, found in curves.items():
+        assert found == sorted(set(found)), tag
+    for tag in ("train/loss", "time/epoch_s", "accuracy/test", "hparam/train_loss"):
+        assert curves[tag] == uninterrupted[tag]
+    assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
 
 
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):
@@ -106,13 +122,6 @@ def test_nothing_is_left_of_a_run_that_has_ended(processes):
     assert f"error: resume=auto: another training is in {path}: optimizer.lr differs" in chosen.err
 
 
-def make(number=3, value=1.0):
-    weights = {"a": torch.full((1000,), value)}
-    settings = {"seed": 0, "model.name": "vgg5", "partition.sizes": None}
-    row = {"epoch": 1, "loss": 0.5, "device_uplink_mbps": (1.0, None), "strategy": "pipar"}
-    return Checkpoint(number, 2, 1, [weights], [{}, weights], [(1, 8), (2, 8)], settings, [row])
-
-
 def test_what_is_written_is_read(tmp_path):
     file.write(make(), tmp_path / "c.pt")
     found = file.read(tmp_path / "c.pt")
@@ -127,20 +136,28 @@ def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
     path = tmp_path / "c.pt"
     file.write(make(), path)
     content = torch.load(path)
-    for changed in ({"elapsed_s": None}, {"spin": 0.5}):
+    assert content["version"] == __version__
+    other = f"{path}: not a checkpoint of this version of pipar_rpc, {__version__}, but of another version"
+    for changed, line in (
+        ({"elapsed_s": None}, None),
+        ({"spin": 0.5, "version": "9.8"}, f"{other}, 9.8"),
+        ({"format": "pipar_rpc checkpoint 0", "version": None}, other),
+    ):
         own = {key: value for key, value in (content | changed).items() if value is not None}
-        of = {key: value for key, value in own.items() if key not in {"format", "digest"}}
+        of = {key: value for key, value in own.items() if key not in {"format", "version", "digest"}}
         torch.save(own | {"digest": file._digest(of)}, path)
-        if "spin" not in own:
+        if line is None:
             assert file.read(path).elapsed_s == 0
-    with pytest.raises(UserError, match="not a checkpoint of this version"):
-        file.read(path)
+            continue
+        with pytest.raises(UserError) as error:
+            file.read(path)
+        assert str(error.value) == line
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(make(4))
-    (folder.path / "round_000005.partial").write_bytes(b"half")
+    (folder.path / ".partial").write_bytes(b"half")
     folder.save(make(6))
     assert [path.name for path in sorted(folder.path.iterdir())] == ["round_000004.pt", "round_000006.pt"]
 

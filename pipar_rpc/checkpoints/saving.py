@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from pipar_rpc.base.errors import RegroupError
+from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.resuming import settings_of
@@ -96,7 +96,7 @@ class Saver:
         checkpoint = self._take(epoch, iteration, network)
         try:
             self._folder.save(checkpoint)
-        except OSError as error:
+        except (OSError, UserError) as error:
             log.warning("the checkpoint of round %d could not be written: %s", checkpoint.round, error)
             return False
         return True
@@ -117,6 +117,7 @@ class Saver:
             settings=self._settings,
             rows=self._rows,
             elapsed_s=(time.monotonic() - self._began) * plan.config.testbed.time_scale,
+            num_iterations=(epoch - 1) * max(peer.iterations for peer in everyone) + iteration,
         )
 
     def _own_networks(self) -> list[State]:

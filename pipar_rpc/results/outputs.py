@@ -16,13 +16,16 @@ class Outputs:
     Args:
         output_dir: of the job.
         rows: of epochs that were trained before.
-        in_place: whether they were trained in this folder.
+        ends: if they were trained in this folder, the first step of each kind that will be written; see
+            `pipar_rpc.results.event_files`.
     """
 
-    def __init__(self, output_dir: Path, rows: Sequence[Row], in_place: bool) -> None:
+    def __init__(
+        self, output_dir: Path, rows: Sequence[Row] = (), ends: Mapping[str, int] | None = None
+    ) -> None:
         self._sinks: list[Sink] = [
             CsvSink(output_dir / "results.csv", rows),
-            TensorBoardSink(output_dir / "tensorboard", rows, in_place),
+            TensorBoardSink(output_dir / "tensorboard", rows, ends),
             PngSink(output_dir),
         ]
 

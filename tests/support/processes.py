@@ -174,3 +174,8 @@ def can_make_namespaces() -> bool:
     made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
     subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
     return made.returncode == 0
+
+
+def child_of(torchrun: subprocess.Popen[str], index: int = 0) -> psutil.Process:
+    """The process of a rank."""
+    return sorted(psutil.Process(torchrun.pid).children(), key=lambda child: child.pid)[index]

@@ -1,0 +1,43 @@
+"""The files that a run leaves in its folder, and where runs are."""
+
+import os
+from pathlib import Path
+
+ASIDE, MOVING = "replaced", "replaced.partial"
+SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
+MODEL, ROWS, CONFIG = "model.pt", "results.csv", "config.yaml"
+CHECKPOINTS = "checkpoints"
+TABLES, PICTURES = ("selection.csv", "trace.json"), ("partition.png", "iteration.png")
+# What a run writes; that by which it is known comes last.
+PARTS = (".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOINTS, ROWS, MODEL, CONFIG)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folder and those below it in which a run has begun, but for those that are being replaced."""
+    found = []
+    for place, folders, _ in os.walk(folder):
+        folders[:] = sorted({*folders} - {ASIDE, MOVING, *PARTS})
+        if sign_of(Path(place)) is not None:
+            found.append(Path(place))
+    return found
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run, from the newest to the oldest."""
+    return sorted((run / CHECKPOINTS).glob("round_*.pt"), reverse=True)
+
+
+def sign_of(run: Path, trained: bool = False) -> Path | None:
+    """A file by which one sees that a run has begun in a folder, or that it has trained."""
+    for path in (*checkpoints_of(run), run / MODEL, run / ROWS, run / CONFIG):
+        if path.is_file() and not (trained and (path.name == CONFIG or _is_empty_table(path))):
+            return path
+    return None
+
+
+def _is_empty_table(path: Path) -> bool:
+    if path.name != ROWS:
+        return False
+    with path.open("rb") as file:
+        file.readline()
+        return not file.readline()

@@ -10,7 +10,7 @@ from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.seeds import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.data import Batches, load_train_part, open_source
+from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
 from pipar_rpc.models import DropoutStreams, build_part
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
@@ -78,6 +78,7 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
         on_patience=expect,
         passed=passed,
         stop=stop,
+        places=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
     )
 
 

@@ -17,7 +17,7 @@ from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
-from pipar_rpc.data import Batches
+from pipar_rpc.data import Batches, Holding
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.testbed.link import Link
@@ -75,6 +75,7 @@ class Device(Instrumented):
         on_patience: told the seconds of silence after which the server is lost.
         passed: where the exchange notes what it sends and receives.
         stop: ends what runs, at the next micro-batch or in any sleep.
+        places: where its data is, to be told; see `Holding`.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Device(Instrumented):
         on_patience: Callable[[float], None] = lambda seconds: None,
         passed: Passages | None = None,
         stop: Stop | None = None,
+        places: tuple[str, ...] = (),
     ) -> None:
         super().__init__(timeline, uplink, passed or Passages())
         self._name, self._options = name, optimizer
-        self._batches, self._report = batches, report
+        self._batches, self._places, self._report = batches, places, report
         self._smallest, self._device = smallest, device
         self._make_cut, self._on_patience = make_cut, on_patience
         self._machine: MachineSpeed | None = None
@@ -130,9 +132,9 @@ class Device(Instrumented):
         self._pay(given_up)
         return given_up
 
-    def class_counts(self) -> list[int]:
-        """Samples of each class that this device trains on."""
-        return self._batches.class_counts()
+    def holding(self) -> Holding:
+        """All that is told of the device's data."""
+        return Holding(tuple(self._batches.class_counts()), self._places)
 
     def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.

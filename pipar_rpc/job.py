@@ -192,7 +192,8 @@ def _deploy(
     """Puts both halves of every device in place, for as long as `stack` lasts."""
     plan, config = job.plan, job.plan.config
     reset_peak_rss()
-    deployment = deployed(plan.devices, job.node, network, config.resolved_strategy, checkpoint)
+    beginning = (checkpoint.beginnings, checkpoint.iteration) if checkpoint else ()
+    deployment = deployed(plan.devices, job.node, network, config.resolved_strategy, *beginning)
     peers = stack.enter_context(deployment)
     progress = Progress(peers, config.epochs)
     stack.callback(progress.stop)

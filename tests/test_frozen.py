@@ -45,7 +45,7 @@ CUTS = [(name, point) for name, trained in TRAINED.items() for point in range(1,
 
 
 def spec_of(name: str) -> ModelSpec:
-    return ModelSpec(CUSTOM, Norm.batch, 3, 8, CLASSES, target=f"tests.own_network.{name}")
+    return ModelSpec(CUSTOM, Norm.batch, 3, 8, CLASSES, target=f"tests.support.own_network.{name}")
 
 
 def make(name: str) -> nn.Sequential:
@@ -135,7 +135,7 @@ def sweep(module_processes):
     jobs = {}
     for number, (name, strategy, server, point, count) in enumerate(JOBS.values()):
         jobs[f"{number:02}"] = (
-            *("model=custom", f"model._target_=tests.own_network.{name}", f"strategy={strategy}"),
+            *("model=custom", f"model._target_=tests.support.own_network.{name}", f"strategy={strategy}"),
             *(f"sfl.server={server}", f"pipeline.split_point={point}"),
             f"pipeline.num_micro_batches={count}",
         )
@@ -146,7 +146,7 @@ def sweep(module_processes):
     overrides += ["network=none", "data=synthetic", f"epochs={references.EPOCHS}"]
     overrides += [f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}"]
     arguments = [*sweep_of(module_processes.directory, jobs), *overrides]
-    done = module_processes.torchrun(3, *arguments, module="tests.float64_main", timeout=180)
+    done = module_processes.torchrun(3, *arguments, module="tests.support.float64_main", timeout=180)
     assert done.code == 0, done.err
     return dict(zip(JOBS, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 
@@ -190,7 +190,7 @@ def test_the_selector_of_a_running_job_knows(sweep):
 
 
 def test_a_network_with_nothing_to_train_is_refused():
-    target = "model._target_=tests.own_network.frozen_whole"
+    target = "model._target_=tests.support.own_network.frozen_whole"
     assert f"{target}: must be a function whose network has something to train" in message(
         "model=custom", target, "data=synthetic", "data.image_size=8"
     )

@@ -11,20 +11,10 @@ import pytest
 
 from launch import agreement, netns
 from pipar_rpc.base.errors import UserError
+from tests.support.namespaces import needs_namespaces, own_namespaces, start
 from tests.support.overrides import SMALL
-from tests.support.processes import can_make_namespaces, free_port
+from tests.support.processes import free_port
 from tests.support.results import rows_of
-
-needs_namespaces = pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2")
-
-
-def own_namespaces(pid: int) -> list[str]:
-    listing = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
-    return [line for line in listing.splitlines() if line.startswith(f"pipar-{pid}-")]
-
-
-def start(processes, *arguments):
-    return processes.start([sys.executable, "-m", "launch.netns", *arguments])
 
 
 @needs_namespaces

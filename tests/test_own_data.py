@@ -28,12 +28,11 @@ from pipar_rpc.plan import load
 from pipar_rpc.plan.node import Node
 from pipar_rpc.selector.device_survey import Scout
 from pipar_rpc.training.fedavg import weighted_average
-
-from .conftest import Processes
-from .loops import CPU, assert_close
-from .test_config import message, plan
-from .test_netns import needs_namespaces, own_namespaces, start
-from .test_rpc import job_dirs, rows_of
+from tests.support.configuration import message, plan
+from tests.support.loops import CPU, assert_close
+from tests.support.namespaces import needs_namespaces, own_namespaces, start
+from tests.support.processes import Processes
+from tests.support.results import job_dirs, rows_of
 
 COUNTS = {1: {"cat": 4, "dog": 2}, 2: {"dog": 3}}  # device 2 has no cats
 EPOCHS, SIZE = 2, 8
@@ -101,7 +100,7 @@ def sweep(module_processes: Processes):
     root = module_processes.directory / "images"
     write_all(root)
     options = [*overrides(root), "--multirun", "num_devices=2,3"]
-    done = module_processes.torchrun(4, *options, module="tests.float64_main")
+    done = module_processes.torchrun(4, *options, module="tests.support.float64_main")
     return root, done, job_dirs(module_processes)
 
 

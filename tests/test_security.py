@@ -13,8 +13,8 @@ import pytest
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.transport import network_interface
 from pipar_rpc.transport.network_interface import Binding
+from tests.support.namespaces import can_make_namespaces
 from tests.support.overrides import SMALL
-from tests.support.processes import can_make_namespaces
 
 
 class Entry(NamedTuple):

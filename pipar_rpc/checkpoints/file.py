@@ -55,9 +55,11 @@ class Checkpoint:
     elapsed_s: float = 0.0
     num_iterations: int = 0
 
-    def beginning(self, device: int) -> tuple[State, State]:
-        """Weights and momentum of device `device` (from 0)."""
-        return self.networks[device if len(self.networks) > 1 else 0], self.momentum[device]
+    @property
+    def beginnings(self) -> list[tuple[State, State]]:
+        """Weights and momentum of each device's network."""
+        shared = len(self.networks) == 1
+        return [(self.networks[0 if shared else k], own) for k, own in enumerate(self.momentum)]
 
     @property
     def ends(self) -> dict[str, int]:

@@ -12,7 +12,6 @@ from pipar_rpc.base.seeds import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
-from pipar_rpc.checkpoints.file import Checkpoint
 from pipar_rpc.coordination.build import build_device, build_server_half, fill
 from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import Peer
@@ -39,7 +38,8 @@ def deployed(
     node: Node,
     network: nn.Sequential,
     strategy: Strategy,
-    checkpoint: Checkpoint | None = None,
+    beginnings: Sequence[tuple[State, State]] | None = None,
+    iteration: int = 0,
 ) -> Iterator[list[Peer]]:
     """Both halves of every device, in place and with their data loaded; removed at the end.
 
@@ -48,7 +48,8 @@ def deployed(
         node: this machine.
         network: the uncut network with its first weights.
         strategy: whether the devices share one server half, and train it at the same time.
-        checkpoint: from which the job goes on.
+        beginnings: weights and momentum of each device's whole network; None for the first weights.
+        iteration: of an epoch at which training begins, from 0.
 
     Raises:
         UserError: a device cannot do its part, for a reason the user can mend.
@@ -59,7 +60,7 @@ def deployed(
         if strategy.shared_half and not strategy.in_turn:
             rotation = Rotation(stack.enter_context(open_pool("compute-shared")), len(devices))
         first: tuple[State, State] = network.state_dict(), {}
-        own = [checkpoint.beginning(k) if checkpoint else first for k in range(len(devices))]
+        own = beginnings or [first] * len(devices)
         halves = _server_halves(devices, node, network, strategy.shared_half, own)
         peers = []
         for index, device in enumerate(devices):
@@ -75,7 +76,7 @@ def deployed(
             _load_data(peers, devices, node)
             if rotation:
                 rotation.lengths = [peer.iterations for peer in peers]
-                rotation.iteration = checkpoint.iteration if checkpoint else 0
+                rotation.iteration = iteration
             calibrate(peers, devices)
             yield peers
         finally:

@@ -1,4 +1,4 @@
-"""Everything that a job writes and shows, in one hand."""
+"""Everything that a job writes and shows."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """Running the real thing: torchrun, or single ranks, as processes of their own with a free port each."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -165,15 +164,6 @@ def run(processes: Processes, *overrides: str) -> Finished:
     done = processes.torchrun(3, *overrides)
     assert done.code == 0, done.err
     return done
-
-
-def can_make_namespaces() -> bool:
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
-        return False
-    name = f"pipar-{os.getpid()}-probe"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
-    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-    return made.returncode == 0
 
 
 def child_of(torchrun: subprocess.Popen[str], index: int = 0) -> psutil.Process:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.stopping import Stop
 from pipar_rpc.coordination.deployment import _load_data
 from pipar_rpc.data import (
     DataSpec,
@@ -159,7 +160,7 @@ def test_a_device_reads_what_it_trains_on_and_nothing_else(tmp_path):
     found = {image.permute(1, 2, 0).numpy().tobytes() for image in images.images}
     assert found == {pixels.tobytes() for pixels in files}
     job = SimpleNamespace(data=spec(limits=(None, 2)), num_devices=2, rank=2)
-    assert Scout(Node(tmp_path / "2", "", False, CPU), job).num_samples() == 2
+    assert Scout(Node(tmp_path / "2", "", False, CPU), Stop(), job).num_samples() == 2
 
 
 def test_a_place_is_known_whatever_it_is_called_and_its_name_is_not_told(tmp_path):

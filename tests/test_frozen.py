@@ -12,14 +12,8 @@ from torch import nn
 
 from pipar_rpc.coordination.build import fill
 from pipar_rpc.models import CUSTOM, DropoutStreams, ModelSpec, Norm, build_model, build_part
-from pipar_rpc.selector.prediction import (
-    DeviceFacts,
-    Predictor,
-    ServerFacts,
-    UnitSizes,
-    move_seconds,
-    needed_bytes,
-)
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
+from pipar_rpc.selector.prediction import Predictor
 from pipar_rpc.selector.survey import unit_sizes
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.unit_timer import run_once, timers

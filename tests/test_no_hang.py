@@ -254,7 +254,7 @@ def test_settle_waits_for_the_update_after_the_last_gradient():
 
 def test_settle_waits_for_a_slow_server_half_and_says_so(monkeypatch, caplog):
     """It is this very process that computes: a job once ended because it took longer than a deadline."""
-    monkeypatch.setattr("pipar_rpc.port.REMIND_S", 0.1)
+    monkeypatch.setattr("pipar_rpc.transport.server_port.REMIND_S", 0.1)
     caplog.set_level("INFO")
     release = threading.Event()
     port = make_port(lambda part, activation, labels, reply: release.wait(60))
@@ -319,7 +319,7 @@ def broken(*_):
     raise ValueError("broken")
 
 
-@pytest.mark.parametrize("where", ["torch.distributed.autograd.backward", "pipar_rpc.link.Link.wait"])
+@pytest.mark.parametrize("where", ["torch.distributed.autograd.backward", "pipar_rpc.testbed.link.Link.wait"])
 def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
     """Anything but a RuntimeError once left it waiting."""
     monkeypatch.setattr(where, broken)

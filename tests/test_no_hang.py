@@ -24,8 +24,10 @@ from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.transport.server_port import Port
 from pipar_rpc.transport.turn_order import InOrder
 from tests.support.loops import NATIVE
@@ -123,12 +125,10 @@ def make_device(exchange, stop, uplink=None, speed=NATIVE):
             speed=speed,
         ),
         optimizer={"lr": 0.1},
-        batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
+        data=LocalData(Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1)),
         report=lambda iteration, loss: None,
-        uplink=uplink or Link(),
-        smallest=1,
         device=torch.device("cpu"),
-        timeline=Timeline(),
+        instruments=Instruments(uplink=uplink or Link()),
         stop=stop,
     )
 

@@ -326,8 +326,8 @@ def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monke
     port = make_port(replying)
     answer = submit(port, 0)
     port.settle(5)
-    port._pacer.submit(lambda: None).result(5)
-    port._senders.shutdown(wait=True)
+    port._sender._pacer.submit(lambda: None).result(5)
+    port._sender._senders.shutdown(wait=True)
     assert answer.done()
     assert answer.value().message == "gradient not delivered: broken"
     port.close()
@@ -358,7 +358,7 @@ def test_what_torch_keeps_of_a_device_that_is_gone_is_released(monkeypatch):
     port.leave("this device was given up")
     assert contexts() == before + 1  # the one that is being sent
     sent.set()
-    port._senders.shutdown(wait=True)
+    port._sender._senders.shutdown(wait=True)
     submit(port, 1, context_id=new_context())  # it was on its way
     port.become_idle(5)
     assert contexts() == before

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pipar_rpc
-from pipar_rpc import hydra_compose
+from pipar_rpc import command_line, hydra_compose
 from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.ranks import worker_name
@@ -77,7 +77,7 @@ def _outcome() -> tuple[int, str]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    informs = hydra_compose.only_informs(arguments)
+    informs = command_line.only_informs(arguments)
     if "RANK" not in os.environ and not informs:
         return _start_torchrun(arguments)
     world = World.from_environment() if "RANK" in os.environ else World(0, 1, 0, 1)

@@ -1,12 +1,10 @@
 """Hydra: from the command line to composed configurations. Nothing else imports it."""
 
-import io
-import re
 import sys
 import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from contextlib import chdir, redirect_stderr
+from contextlib import chdir
 from pathlib import Path
 
 import hydra
@@ -28,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
-from pipar_rpc.models import ALIASES
-from pipar_rpc.plan.load import FREE_KEYS, one_line
+from pipar_rpc.plan.load import one_line
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
 from pipar_rpc.sweep import check_objective, for_sweeper, variants
@@ -38,8 +36,6 @@ from pipar_rpc.sweep import check_objective, for_sweeper, variants
 HYDRA_VERSION = "1.3"
 CONFIG = "config"
 MULTIRUN = "--multirun"
-INFO_FLAGS = ("--help", "--hydra-help", "--shell-completion", "--cfg", "--info")
-PATH_FLAGS = ("config_path", "config_dir")
 
 ConfigStore.instance().store("schema", Config)
 
@@ -78,60 +74,8 @@ OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=T
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra wants it.
-
-    Flags go to the front, by their long names, because argparse takes overrides on one side of a flag only;
-    folders in them are as seen from here; settings of single devices and arguments of custom models get
-    Hydra's "add or override" prefix, because nothing is known of them beforehand; models may be called by
-    their names in the paper's reference; braces in a data root are not Hydra's.
-
-    Raises:
-        UserError: no such flag, or one without its value.
-    """
-    args, flags = _parse(arguments), []
-    for action in get_args_parser()._actions:
-        value = getattr(args, action.dest, None)
-        if action.option_strings and value not in {None, False}:
-            flags.append(action.option_strings[0] + ("" if value is True else f"={value}"))
-    overrides: list[str] = args.overrides
-    return flags + [f"++{word}" if word.startswith(FREE_KEYS) else _own_names(word) for word in overrides]
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
-    """Hydra's flags, wherever they stand, and the overrides."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            args = get_args_parser().parse_intermixed_args(arguments)
-    except SystemExit as end:
-        if not end.code:  # --version has been answered
-            raise
-        raise UserError(said.getvalue().rpartition("error: ")[2].strip()) from None
-    for name in PATH_FLAGS:
-        path = getattr(args, name)
-        if path and "://" not in path:
-            setattr(args, name, str(Path(path).expanduser().absolute()))
-    return args
-
-
-def _quoted(text: str) -> str:
-    """In Hydra's quotes, where backslashes are doubled before a quote, and only there."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
-
-
-def _own_names(argument: str) -> str:
-    key, equals, value = argument.partition("=")
-    if key == "node.data_root" and "{" in value and not value.startswith(("'", '"')):
-        return f"{key}={_quoted(value)}"
-    if key != "model":
-        return argument
-    return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
-
-
-def only_informs(arguments: Sequence[str]) -> bool:
-    """Whether the command line asks Hydra to show something instead of running a job."""
-    return any(argument.split("=")[0] in INFO_FLAGS for argument in arguments)
+    """The command line as Hydra wants it; see `command_line.normalise`."""
+    return command_line.normalise(arguments, get_args_parser())
 
 
 def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path | None = None) -> None:
@@ -143,7 +87,7 @@ def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path 
         folder: of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
-        sys.argv += [f"hydra.{kind}.dir={_quoted(str(folder))}" for kind in ("run", "sweep")]
+        sys.argv += [f"hydra.{kind}.dir={command_line.quoted(str(folder))}" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> float | None:
         settings = HydraConfig.get()
@@ -190,7 +134,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 
 def _compose(arguments: Sequence[str], combine: bool = False) -> tuple[list[DictConfig], bool]:
     """The first job and one for each further value of a sweep; `combine`: for combinations of groups."""
-    args = _parse(normalise(arguments))
+    args = command_line.parse(normalise(arguments), get_args_parser())
     loader, name = _loader(args), args.config_name or CONFIG
     try:
         # What Hydra itself goes by: composed without what is swept.
@@ -213,7 +157,7 @@ def _compose(arguments: Sequence[str], combine: bool = False) -> tuple[list[Dict
 
 def _loader(args: Namespace) -> ConfigLoaderImpl:
     """Looks for files where `hydra.main` does."""
-    for flag in PATH_FLAGS:
+    for flag in command_line.PATH_FLAGS:
         path = getattr(args, flag)
         if path and "://" not in path and not Path(path).is_dir():
             raise ConfigError(f"--{flag.replace('_', '-')}", path, "an existing folder")

@@ -53,15 +53,19 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         units=units,
         target=spec.target,
         args=spec.args,
-        machine={
-            "name": platform.node(),
-            "processor": platform.processor() or platform.machine(),
-            "device": str(device),
-            "threads": str(torch.get_num_threads()),
-            "torch": str(torch.__version__),
-            "pipar_rpc": pipar_rpc.__version__,
-        },
+        machine=_this_machine(device),
     )
+
+
+def _this_machine(device: torch.device) -> dict[str, str]:
+    return {
+        "name": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "device": str(device),
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),
+        "pipar_rpc": pipar_rpc.__version__,
+    }
 
 
 def _parse() -> argparse.Namespace:
@@ -100,11 +104,15 @@ def _device(name: str) -> torch.device:
         raise ConfigError("--device", name, f"cpu or a GPU of this machine ({first_line(error)})") from error
 
 
-def _write_profile(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
     cores = os.cpu_count() or 1
     require(args.runs >= 1, "--runs", args.runs, ">= 1")
     require(0 < args.slowdown < math.inf, "--slowdown", args.slowdown, "> 0")
     require(1 <= args.threads <= cores, "--threads", args.threads, f"1..{cores}")
+
+
+def _write_profile(args: argparse.Namespace) -> None:
+    _check(args)
     sizes = _batch_sizes(args.batch_sizes)
     path: Path = args.output or Path(f"profile_{args.model}.yaml")
     if path.is_dir() or not os.access(path.parent, os.W_OK):  # known before minutes of measuring
@@ -122,7 +130,10 @@ def _write_profile(args: argparse.Namespace) -> None:
         profile.write(path)
     except OSError as error:
         raise ConfigError("--output", path, f"a file that can be written ({first_line(error)})") from error
-    largest = sizes[-1]
+    _tell(profile, path, sizes[-1])
+
+
+def _tell(profile: DeviceProfile, path: Path, largest: int) -> None:
     forward = sum(unit.forward[largest] for unit in profile.units)
     backward = sum(unit.backward[largest] for unit in profile.units)
     print(

@@ -12,19 +12,13 @@ from torch import nn
 
 from pipar_rpc.coordination.build import fill
 from pipar_rpc.models import CUSTOM, DropoutStreams, ModelSpec, Norm, build_model, build_part
-from pipar_rpc.selector.prediction import (
-    DeviceFacts,
-    Predictor,
-    ServerFacts,
-    UnitSizes,
-    move_seconds,
-    needed_bytes,
-)
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
+from pipar_rpc.selector.prediction import Predictor
 from pipar_rpc.selector.survey import unit_sizes
-from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.unit_timer import run_once, timers
 from pipar_rpc.timing.timeline import Stage, Timeline
-from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support import references
@@ -93,8 +87,8 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
         return Cut(layers, LocalExchange(server.process), 1, DropoutStreams(layers, 0, 1), NATIVE)
 
     first = cut(1, network[:1].state_dict())
-    idle = (lambda iteration, loss: None, Link(), 1, CPU, Timeline())
-    device = Device("device1", first, OPTIMIZER, data, *idle, make_cut=cut)
+    idle = lambda iteration, loss: None  # noqa: E731
+    device = Device("device1", first, OPTIMIZER, LocalData(data), idle, CPU, make_cut=cut)
     stages = [device.train(1, 0, len(data)).stages]
     whole = {key: own.clone() for key, own in (device.state() | server.state()).items()}
     moving = network[1:2].state_dict()

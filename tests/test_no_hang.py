@@ -24,8 +24,10 @@ from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.transport.server_port import Port
 from pipar_rpc.transport.turn_order import InOrder
 from tests.support.loops import NATIVE
@@ -123,12 +125,10 @@ def make_device(exchange, stop, uplink=None, speed=NATIVE):
             speed=speed,
         ),
         optimizer={"lr": 0.1},
-        batches=Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1),
+        data=LocalData(Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1)),
         report=lambda iteration, loss: None,
-        uplink=uplink or Link(),
-        smallest=1,
         device=torch.device("cpu"),
-        timeline=Timeline(),
+        instruments=Instruments(uplink=uplink or Link()),
         stop=stop,
     )
 
@@ -326,8 +326,8 @@ def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monke
     port = make_port(replying)
     answer = submit(port, 0)
     port.settle(5)
-    port._pacer.submit(lambda: None).result(5)
-    port._senders.shutdown(wait=True)
+    port._sender._pacer.submit(lambda: None).result(5)
+    port._sender._senders.shutdown(wait=True)
     assert answer.done()
     assert answer.value().message == "gradient not delivered: broken"
     port.close()
@@ -358,7 +358,7 @@ def test_what_torch_keeps_of_a_device_that_is_gone_is_released(monkeypatch):
     port.leave("this device was given up")
     assert contexts() == before + 1  # the one that is being sent
     sent.set()
-    port._senders.shutdown(wait=True)
+    port._sender._senders.shutdown(wait=True)
     submit(port, 1, context_id=new_context())  # it was on its way
     port.become_idle(5)
     assert contexts() == before

@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from pipar_rpc.plan.strategies import Method
 from pipar_rpc.selector.choose import choose, predict
-from pipar_rpc.selector.prediction import (
-    LABEL_BYTES,
-    DeviceFacts,
-    ServerFacts,
-    UnitSizes,
-    mean_iteration_s,
-    move_seconds,
-)
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.selector.prediction import LABEL_BYTES, mean_iteration_s
 from pipar_rpc.selector.selection import Facts, Selection
 from pipar_rpc.testbed.link import LinkSpec, RateTrace
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates

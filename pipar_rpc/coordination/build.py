@@ -1,6 +1,7 @@
 """Building a device's objects on the device's own rank, from plain data."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from pipar_rpc.models import DropoutStreams, build_part
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.timing.traffic import Passages
-from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.exchange import Exchange, LocalExchange
+from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.device_port import Reporter, RpcExchange
 from pipar_rpc.transport.rpc_group import expect
@@ -46,40 +48,43 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
     reset_peak_rss()
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
-    timeline, uplink = Timeline(), job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep)
-    # Micro-batches are numbered on through all cuts: the port puts them in order.
-    numbers, passed = itertools.count(), Passages()
+    instruments = Instruments(uplink=job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep))
+    numbers = itertools.count()  # of micro-batches, on through all cuts: the port puts them in order
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
             layers = build_part(job.model, job.split_point)
         fill(layers, state)
-        exchange: Exchange
-        if job.split_point == job.num_units:
-            exchange = LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
-        else:
-            parts = job.num_micro_batches
-            exchange = RpcExchange(port, uplink, timeline, parts, stop, numbers, passed)
+        exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed)
+        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed, job.smallest)
 
     return Device(
         name=job.name,
         cut=make_cut(job, state),
         optimizer=job.optimizer,
-        batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+        data=LocalData(
+            batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+            places=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
+        ),
         report=Reporter(port),
-        uplink=uplink,
-        smallest=job.smallest,
         device=node.device,
-        timeline=timeline,
+        instruments=instruments,
         make_cut=make_cut,
         momentum=momentum,
         on_patience=expect,
-        passed=passed,
         stop=stop,
-        places=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
     )
+
+
+def _open_exchange(
+    job: DeviceJob, node: Node, stop: Stop, port: Any, instruments: Instruments, numbers: Iterator[int]
+) -> Exchange:
+    """The way to the server half, which is on the device itself where only the loss is left of it."""
+    timeline, uplink, passed = instruments.timeline, instruments.uplink, instruments.passed
+    if job.split_point == job.num_units:
+        return LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
+    return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, passed)
 
 
 def build_server_half(

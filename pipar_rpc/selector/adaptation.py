@@ -20,7 +20,8 @@ from pipar_rpc.coordination.device_handle import LOAD, UPLOAD, Peer
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
-from pipar_rpc.selector.prediction import Candidate, DeviceFacts, move_seconds
+from pipar_rpc.selector.facts import DeviceFacts, move_seconds
+from pipar_rpc.selector.prediction import Candidate
 from pipar_rpc.selector.selection import Selection
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates, measure_rates

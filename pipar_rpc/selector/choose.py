@@ -11,14 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipar_rpc.plan.strategies import Method
-from pipar_rpc.selector.prediction import (
-    Candidate,
-    DeviceFacts,
-    Predictor,
-    ServerFacts,
-    UnitSizes,
-    needed_bytes,
-)
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, needed_bytes
+from pipar_rpc.selector.prediction import Candidate, Predictor
 
 
 def rank(predictor: Predictor, method: Method, split_points: Sequence[int], count: int) -> list[Candidate]:

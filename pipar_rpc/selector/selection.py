@@ -15,14 +15,8 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.terminal import table
 from pipar_rpc.selector.choose import best_of_each, choose, predict
-from pipar_rpc.selector.prediction import (
-    Candidate,
-    DeviceFacts,
-    ServerFacts,
-    UnitSizes,
-    fitting,
-    mean_iteration_s,
-)
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.prediction import Candidate, mean_iteration_s
 from pipar_rpc.selector.server_survey import survey_server
 from pipar_rpc.selector.survey import survey_devices, unit_sizes
 from pipar_rpc.testbed.unit_timer import sizes_to_time

@@ -14,7 +14,7 @@ from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.models import ModelSpec, build_model
-from pipar_rpc.selector.prediction import ServerFacts
+from pipar_rpc.selector.facts import ServerFacts
 from pipar_rpc.testbed.unit_timer import random_images, run_once, time_units, timers
 from pipar_rpc.training.exchange import Process, Result
 

@@ -20,7 +20,7 @@ from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
 from pipar_rpc.plan.deadlines import Patience
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.selector.device_survey import Scout
-from pipar_rpc.selector.prediction import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.server_survey import computing_half
 from pipar_rpc.testbed.device_speed import calibrate_all
 from pipar_rpc.testbed.link import Link

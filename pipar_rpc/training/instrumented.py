@@ -1,6 +1,7 @@
 """What the server may ask a device about its clock, its spans and its links."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -10,17 +11,27 @@ from pipar_rpc.timing.timeline import Span, Timeline, pack
 from pipar_rpc.timing.traffic import Passages
 
 
-class Instrumented(Probed):
-    """The part of a device that measures; it takes no part in the training.
+@dataclass(frozen=True)
+class Instruments:
+    """What a device measures with.
 
-    Args:
-        timeline: of the device.
-        uplink: of the device.
-        passed: what left on the uplink and arrived on the downlink.
+    Attributes:
+        timeline: receives the spans of the computation.
+        uplink: the emulated uplink, which counts what it carries.
+        passed: when micro-batches left on the uplink and gradients arrived on the downlink.
     """
 
-    def __init__(self, timeline: Timeline, uplink: Link, passed: Passages) -> None:
-        self._timeline, self._uplink, self._passed = timeline, uplink, passed
+    timeline: Timeline = field(default_factory=Timeline)
+    uplink: Link = field(default_factory=Link)
+    passed: Passages = field(default_factory=Passages)
+
+
+class Instrumented(Probed):
+    """The part of a device that measures; it takes no part in the training."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._timeline, self._uplink = instruments.timeline, instruments.uplink
+        self._passed = instruments.passed
         self._recording, self._recorded = False, list[Span]()
 
     def record(self, wanted: bool) -> None:

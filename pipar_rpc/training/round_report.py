@@ -34,3 +34,17 @@ class RoundReport:
     emulated_s: float = 0.0
     late_s: float = 0.0
     peak_rss_mb: float = 0.0
+
+    def add(self, samples: int, loss: float, correct: int) -> None:
+        """Adds an iteration.
+
+        Args:
+            samples: size of the mini-batch.
+            loss: sum of the loss over these samples.
+            correct: those that were classified correctly.
+        """
+        self.iterations += 1
+        self.samples += samples
+        self.losses.append(loss / samples)
+        self.loss += loss
+        self.correct += correct

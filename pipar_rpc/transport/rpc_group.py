@@ -168,6 +168,21 @@ def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> b
     return not any(errors)
 
 
+def _init_rpc(rank: int, world_size: int, join_s: float, init_method: str) -> None:
+    """Has torch connect all ranks within `join_s` seconds."""
+    name = worker_name(rank)
+    options = rpc.TensorPipeRpcBackendOptions(
+        rpc_timeout=join_s, init_method=init_method, _transports=["uv"], _channels=["basic"]
+    )
+    waited = f"rank {rank} ({name}) waited {join_s:.0f} s for the other {world_size - 1} ranks to join"
+    with warnings.catch_warnings(), watchdog(join_s + 5, f"pipar_rpc: error: {waited}"):
+        warnings.filterwarnings("ignore", message="You are using a Backend", category=UserWarning)
+        try:
+            rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
+        except RuntimeError as error:
+            raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
+
+
 @contextmanager
 def join(
     rank: int,
@@ -197,21 +212,8 @@ def join(
     global _group  # noqa: PLW0603  RPC handlers are module functions: they need to find it
     _group = _Group()
     remote_object.reset(local)
-    name = worker_name(rank)
     join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
-    options = rpc.TensorPipeRpcBackendOptions(
-        rpc_timeout=join_s,
-        init_method=meeting.init_method() if meeting else "env://",
-        _transports=["uv"],
-        _channels=["basic"],
-    )
-    waited = f"rank {rank} ({name}) waited {join_s:.0f} s for the other {world_size - 1} ranks to join"
-    with warnings.catch_warnings(), watchdog(join_s + 5, f"pipar_rpc: error: {waited}"):
-        warnings.filterwarnings("ignore", message="You are using a Backend", category=UserWarning)
-        try:
-            rpc.init_rpc(name, rank=rank, world_size=world_size, rpc_backend_options=options)
-        except RuntimeError as error:
-            raise PeerError(f"rank {rank} ({name}) could not join the others: {first_line(error)}") from error
+    _init_rpc(rank, world_size, join_s, meeting.init_method() if meeting else "env://")
     network_interface.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
     session = Session(rank, world_size, timeout_s, meeting)
@@ -225,5 +227,5 @@ def join(
         # Without the others' consent, torch waits for its handlers, and one that looks for an object whose
         # reference a dying server has already deleted never ends.
         patience_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
-        with watchdog(patience_s, f"pipar_rpc: error: {name} could not leave the group cleanly"):
+        with watchdog(patience_s, f"pipar_rpc: error: {worker_name(rank)} could not leave the group cleanly"):
             rpc.shutdown(graceful=graceful, timeout=LEAVE_TIMEOUT_S if graceful else 0)

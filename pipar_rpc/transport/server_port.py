@@ -1,6 +1,6 @@
 """The server's end of a device's exchange: micro-batches arrive, gradients leave.
 
-See exchange.py for the whole picture.
+See device_port.py for the whole picture.
 """
 
 import logging
@@ -11,29 +11,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
-from pipar_rpc.base.errors import Failure, PeerError, first_line
+from pipar_rpc.base.errors import Failure, PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import open_pool, start_pool
-from pipar_rpc.testbed.link import Link, Slot
-from pipar_rpc.timing.timeline import Span, Stage, Timeline
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
+from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender
 from pipar_rpc.transport.turn_order import InOrder, Order
 
 log = logging.getLogger(__name__)
 
-MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 LOOK_S = 1.0
 REMIND_S = 10.0  # between two lines about a server half that computes for long
 
 
 class Port:
-    """Puts one device's micro-batches in order, has them computed and sends the gradients back.
+    """Puts one device's micro-batches in order, has them computed and answers them.
 
     Args:
         name: of the device, for errors.
@@ -64,15 +63,15 @@ class Port:
         self.iteration, self.loss = 0, float("nan")
         self.slowest_s: float | None = None
         self._last_heard = self._iteration_began = time.monotonic()
-        self._to_compute: set[torch.futures.Future[Any]] = set()
+        self._to_compute: set[Answer] = set()
         self._stop, self._computing_since, self._reminded = stop or Stop(), math.inf, 0.0
-        self._process, self._timeline = process, timeline
-        self._unanswered: set[torch.futures.Future[Any]] = set()
+        self._process = process
+        self._unanswered: set[Answer] = set()
         self._contexts = Contexts()
         self._failure: Failure | None = None
         self._stack = ExitStack()
-        self._senders = start_pool(f"send-{name}", MAX_SENDERS)
-        self._pacer = self._stack.enter_context(open_pool(f"pace-{name}"))
+        leaving, answer = self.passed.down, self._answer
+        self._sender = GradientSender(name, downlink, timeline, leaving, self._contexts, answer)
         self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
     def reference(self) -> Any:
@@ -99,9 +98,7 @@ class Port:
         self._iteration_began = self._last_heard
         self.iteration, self.loss = iteration + 1, loss
 
-    def deliver(
-        self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-    ) -> "torch.futures.Future[Any]":
+    def deliver(self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor) -> Answer:
         """Queues micro-batch `number` (from 0, as submitted).
 
         Returns:
@@ -109,11 +106,12 @@ class Port:
         """
         self.heard()
         self.passed.up.note(number, activation.nbytes + labels.nbytes)
-        answer: torch.futures.Future[Any] = torch.futures.Future()
+        answer: Answer = torch.futures.Future()
+        batch = Delivered(number, part, context_id, activation, labels, answer)
         self._unanswered.add(answer)
         self._to_compute.add(answer)
         self._contexts.note(context_id, part)
-        self._order.submit(number, lambda: self._run(number, part, context_id, activation, labels, answer))
+        self._order.submit(number, lambda: self._run(batch))
         if self._failure is not None:
             self._answer(answer, self._failure)
         return answer
@@ -167,96 +165,46 @@ class Port:
         self._contexts.leave()
 
     def close(self) -> None:
-        """Stops, and releases the threads once nothing is being computed.
-
-        Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
-        torch's call cannot be interrupted.
-        """
+        """Stops, and releases the threads once nothing is being computed; see `GradientSender.close`."""
         self.stop("the job has ended")
         self.become_idle()
         self._stack.close()
-        self._senders.shutdown(wait=False, cancel_futures=True)
+        self._sender.close()
 
-    def _answer(self, answer: "torch.futures.Future[Any]", value: Any) -> None:
+    def _answer(self, answer: Answer, value: Any) -> None:
         try:
             self._unanswered.remove(answer)
         except KeyError:  # answered when the port was stopped
             return
         answer.set_result(value)
 
-    def _run(
-        self,
-        number: int,
-        part: Part,
-        context_id: int,
-        activation: Tensor,
-        labels: Tensor,
-        answer: "torch.futures.Future[Any]",
-    ) -> None:
+    def _run(self, batch: Delivered) -> None:
         replied = False
 
         def reply(result: Result) -> None:
             nonlocal replied
-            if result.gradient is None:
-                slot = self.downlink.reserve(0)  # the answer takes the latency; it does not hold the link
-            else:
-                slot = self.downlink.reserve(result.gradient.nbytes)
-                self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
-            self._pacer.submit(self._pace, slot, number, context_id, activation, result, answer)
+            self._sender.submit(batch, result)
             replied = True
 
         if self._failure is None:
             self._computing_since = time.monotonic()
             try:
-                leaf = activation.detach().requires_grad_(activation.requires_grad)
-                self._process(part, leaf, labels, reply)
+                leaf = batch.activation.detach().requires_grad_(batch.activation.requires_grad)
+                self._process(batch.part, leaf, batch.labels, reply)
             except Exception as error:  # the half is broken: what follows is refused for this first reason
                 self._failure = self._failure or Failure.of(error)
             self._computing_since = math.inf
         self.heard()  # the silence begins now that it is the device's turn
-        self._to_compute.discard(answer)
+        self._to_compute.discard(batch.answer)
         if not replied:
-            with self._contexts.using(context_id):  # not any longer
-                self._answer(answer, self._failure)
-
-    def _pace(self, slot: Slot, *gradient: Any) -> None:
-        try:
-            self.downlink.wait(slot)
-            # Sending blocks until the device has confirmed, and over a real line the confirmation queues
-            # behind activations. Several at a time keep the downlink busy.
-            self._senders.submit(self._send, *gradient)
-        except Exception as error:
-            self._answer(gradient[-1], _undelivered(error))
-
-    def _send(
-        self,
-        number: int,
-        context_id: int,
-        activation: Tensor,
-        result: Result,
-        answer: "torch.futures.Future[Any]",
-    ) -> None:
-        value: Any = (result.loss, result.correct)
-        try:
-            if result.gradient is not None:
-                # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
-                root = torch.dot(activation.flatten(), result.gradient.flatten())
-                self.passed.down.note(number, result.gradient.nbytes)
-                with self._contexts.using(context_id):
-                    dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
-        except Exception as error:  # whatever it is: the device waits for an answer
-            value = _undelivered(error)
-        self._answer(answer, value)
-
-
-def _undelivered(error: Exception) -> Failure:
-    return Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))
+            with self._contexts.using(batch.context_id):  # not any longer
+                self._answer(batch.answer, self._failure)
 
 
 @rpc.functions.async_execution  # type: ignore[untyped-decorator]
 def deliver(
     port: Any, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-) -> "torch.futures.Future[Any]":
+) -> Answer:
     """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""
     return port.local_value().deliver(number, part, context_id, activation, labels)  # type: ignore[no-any-return]
 

@@ -12,9 +12,9 @@ from pipar_rpc.base.states import State
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.testbed.device_speed import SpeedSpec
-from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Cut, Device
+from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf
@@ -53,14 +53,12 @@ def train_split(
             num_micro_batches=num_micro_batches,
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,
+            smallest=smallest,
         ),
         optimizer=optimizer,
-        batches=batches,
+        data=LocalData(batches),
         report=lambda iteration, loss: losses.append(loss),
-        uplink=Link(),
-        smallest=smallest,
         device=CPU,
-        timeline=Timeline(),
     )
     report = device.train(epoch=1, start=0, stop=len(batches))
     device.close()

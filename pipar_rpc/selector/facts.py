@@ -1,0 +1,101 @@
+"""What a choice of P and N rests on: what units need, and how fast devices, links and server are."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from pipar_rpc.testbed.unit_times import UnitTimes
+from pipar_rpc.timing.stage_recurrence import Array
+
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """What one cut unit needs on the network and in memory.
+
+    Attributes:
+        activation_bytes: of its output for one sample.
+        state_bytes: of its parameters and buffers.
+        held_bytes: kept for the backward pass of one sample.
+        trained: whether it has anything to train.
+    """
+
+    activation_bytes: int
+    state_bytes: int
+    held_bytes: int
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What the choice for one device rests on.
+
+    Attributes:
+        units: times of all Q units on the device.
+        uplink_mbps, downlink_mbps: Mbit/s (10^6 bit/s), infinite for no limit.
+        uplink_latency_s, downlink_latency_s: of a message, without its transfer.
+        batch_size: B.
+        smallest: samples that a micro-batch has at least.
+        iterations: between two aggregations; infinite if nothing is aggregated.
+        memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
+        num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
+    """
+
+    units: Sequence[UnitTimes]
+    uplink_mbps: float
+    downlink_mbps: float
+    uplink_latency_s: float
+    downlink_latency_s: float
+    batch_size: int
+    smallest: int
+    iterations: float
+    memory_bytes: float = math.inf
+    num_samples: float = math.inf
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What is known of the server.
+
+    Attributes:
+        units: times of all Q units, of a server half that has the server to itself.
+        halves_at_once: how many server halves compute as fast as one alone; more share what there is. By
+            the micro-batch's size: with small ones most of the time is Python's, one thread at a time.
+        message_s: seconds that a micro-batch takes besides computing: RPC, threads, Python.
+        shared_message_s: the same for each half that computes; their sum counts, if it is larger.
+    """
+
+    units: Sequence[UnitTimes]
+    halves_at_once: Mapping[int, float]
+    message_s: float = 0.0
+    shared_message_s: float = 0.0
+
+    def slowdown(self, halves: int, most_samples: int) -> Array:
+        """How many times longer a half takes for 0, 1, ... samples while `halves` compute."""
+        sizes = sorted(self.halves_at_once)
+        together = np.interp(range(most_samples + 1), sizes, [self.halves_at_once[size] for size in sizes])
+        return np.maximum(1.0, halves / together)
+
+
+def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int) -> list[int]:
+    """For each split point: weights, gradients and momentum if trained; what all N forward passes keep."""
+    each = [(1 + 2 * unit.trained) * unit.state_bytes + batch_size * unit.held_bytes for unit in sizes]
+    return list(accumulate(each))
+
+
+def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, after: int) -> float:
+    """Seconds for layers to move when the split point changes.
+
+    Weights and momentum go down to the device; only momentum goes up, for the server knows the average.
+    """
+    moving = sizes[min(before, after) : max(before, after)]
+    weights = sum(unit.state_bytes for unit in moving) * 8e-6
+    momentum = sum(unit.state_bytes for unit in moving if unit.trained) * 8e-6
+    return (weights + momentum) / device.downlink_mbps if after > before else momentum / device.uplink_mbps
+
+
+def fitting(sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float) -> list[bool]:
+    """For each split point whether it fits into a device's memory."""
+    return [needed <= memory_bytes for needed in needed_bytes(sizes, batch_size)]

@@ -1,0 +1,201 @@
+"""What a device holds, layers, optimiser and data, and what it can be asked besides training."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.base.memory import peak_rss_mb
+from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.base.states import State, num_bytes
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.data import Batches, Holding
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
+from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
+from pipar_rpc.training.exchange import Exchange
+from pipar_rpc.training.instrumented import Instrumented, Instruments
+from pipar_rpc.training.optimizer import make_sgd, momentum_of
+from pipar_rpc.training.round_report import RoundReport
+
+
+@dataclass
+class Cut:
+    """Where the network and the mini-batches are cut, and what follows from it on the device.
+
+    Attributes:
+        layers: 1..P, on the CPU.
+        exchange: the way to the server half.
+        num_micro_batches: N.
+        dropout: generators of the layers' dropout.
+        speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
+        smallest: samples that a micro-batch has at least.
+    """
+
+    layers: nn.Sequential
+    exchange: Exchange
+    num_micro_batches: int
+    dropout: DropoutStreams
+    speed: SpeedSpec
+    smallest: int = 1
+
+    def split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
+        """The micro-batches of a mini-batch."""
+        return split_batch(images, labels, self.num_micro_batches, epoch, iteration, self.smallest)
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The device's own data, which never leaves it.
+
+    Attributes:
+        batches: mini-batches of it.
+        places: folders that it is in, to be told; see `Holding`.
+    """
+
+    batches: Batches
+    places: tuple[str, ...] = ()
+
+
+class DeviceHalf(Instrumented):
+    """Layers 1..P with their optimiser, and the device's own data.
+
+    Args:
+        name: the device's name, for errors.
+        cut: the layers, and the way to the server half.
+        optimizer: arguments of `torch.optim.SGD`.
+        data: the device's own.
+        report: called with (iteration, mean loss) after each iteration.
+        device: hardware that computes.
+        instruments: what the device measures with; its uplink carries models, and the exchange uses the same.
+        make_cut: called by `recut`; gives a cut from what the device is to do, and the states of its layers.
+        momentum: the momentum with which the layers' parameters begin.
+        on_patience: called with the seconds of silence after which the server is lost.
+        stop: ends what runs, at the next micro-batch or in any sleep.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cut: Cut,
+        optimizer: dict[str, Any],
+        data: LocalData,
+        report: Callable[[int, float], None],
+        device: torch.device,
+        instruments: Instruments | None = None,
+        make_cut: Callable[[Any, State], Cut] | None = None,
+        momentum: State | None = None,
+        on_patience: Callable[[float], None] = lambda seconds: None,
+        stop: Stop | None = None,
+    ) -> None:
+        super().__init__(instruments or Instruments())
+        self._name, self._options, self._data = name, optimizer, data
+        self._report, self._device = report, device
+        self._make_cut, self._on_patience = make_cut, on_patience
+        self._machine: MachineSpeed | None = None
+        self._stop = stop or Stop()
+        self._stack = ExitStack()
+        self._loader = self._stack.enter_context(open_pool("loader"))
+        self._hold(cut, momentum or {})
+
+    def _hold(self, cut: Cut, momentum: State) -> None:
+        self._cut, self._layers = cut, cut.layers.to(self._device).train()
+        self._optimizer = make_sgd(self._layers, self._options, momentum)
+        self._pace = cut.speed.pace(self._machine, self._stop.sleep)
+
+    def recut(self, job: Any, state: State, momentum: State) -> State:
+        """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
+
+        Args:
+            job: what the device is to do now; for `make_cut`.
+            state: parameters and buffers of the layers that are new here.
+            momentum: momentum of these layers' parameters.
+
+        Returns:
+            Momentum of the layers that are no longer here; the emulated uplink has carried it.
+        """
+        assert self._make_cut is not None
+        momentum = momentum_of(self._layers, self._optimizer) | momentum
+        self._cut.exchange.close()
+        self._hold(self._make_cut(job, self.state() | state), momentum)
+        here = {name for name, _ in self._layers.named_parameters()}
+        given_up = {name: buffer for name, buffer in momentum.items() if name not in here}
+        self._pay(given_up)
+        return given_up
+
+    def holding(self) -> Holding:
+        """All that is told of the device's data."""
+        return Holding(tuple(self._data.batches.class_counts()), self._data.places)
+
+    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        """Emulates the device's speed, after measuring this machine's unless `known` has it.
+
+        Args:
+            known: speeds by the machines' names.
+
+        Returns:
+            This machine's name and speed.
+        """
+        host, machine = calibrate(self._cut.speed, known, self._device)
+        self._machine = machine
+        self._pace = self._cut.speed.pace(machine, self._stop.sleep)
+        return host, machine
+
+    def state(self) -> State:
+        """A copy of parameters and buffers, on the CPU."""
+        return {key: tensor.to("cpu", copy=True) for key, tensor in self._layers.state_dict().items()}
+
+    def momentum(self) -> State:
+        """Momentum of the parameters that are here, by name; a copy on the CPU."""
+        return momentum_of(self._layers, self._optimizer)
+
+    def upload(self) -> State:
+        """The device half for aggregation; returns when the emulated uplink has carried it."""
+        state = self.state()
+        self._pay(state)
+        return state
+
+    def _pay(self, state: State) -> None:
+        """Waits until the emulated uplink has carried `state`."""
+        slot = self._uplink.reserve(num_bytes(state))
+        self._timeline.add(Span(Stage.UPLOAD, NO_ITERATION, 0, slot.start, slot.end))
+        self._uplink.wait(slot)
+
+    def load(self, state: State) -> None:
+        """Replaces parameters and buffers; the optimiser's momentum stays."""
+        self._layers.load_state_dict(state)
+
+    def close(self) -> None:
+        """Releases the threads."""
+        self._stack.close()
+        self._cut.exchange.close()
+
+    def _load_batch(self, epoch: int, iteration: int) -> Future[tuple[Tensor, Tensor]]:
+        """Images and labels of a mini-batch, prepared by another thread."""
+        return self._loader.submit(self._data.batches.get, epoch, iteration)
+
+    @contextmanager
+    def _measure(self, stage: Stage, part: Part, samples: int) -> Iterator[None]:
+        """A span of computation, as long as on the emulated device."""
+        with self._timeline.measure(stage, part.iteration, part.index), self._pace.stretch(stage, samples):
+            yield
+
+    @contextmanager
+    def _measured_round(self) -> Iterator[RoundReport]:
+        """A report to be filled in the block, which says at the end of it what the round took."""
+        began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
+        self._pace.emulated_s = self._pace.late_s = 0.0
+        yield report
+        report.seconds = time.monotonic() - began
+        spans = self._timeline.drain()
+        report.stages = sum_by_stage(spans)
+        self._keep(spans)
+        report.uplink_bytes += self._uplink.num_bytes
+        report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
+        report.peak_rss_mb = peak_rss_mb()

@@ -1,0 +1,53 @@
+"""Whether a mini-batch has left finite numbers in a server half, and how it is undone if it has not."""
+
+import math
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.microbatch import Part
+
+
+class FiniteCheck:
+    """Looks after one mini-batch; to be made before its first micro-batch.
+
+    Both methods raise a LostError if a number is not finite. The layers are then as they were before the
+    mini-batch: other devices may go on with them.
+
+    Args:
+        layers: the server half.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        self._layers = layers
+        self._before = [buffer.clone() for buffer in layers.buffers()]
+
+    def loss(self, part: Part, loss: float) -> None:
+        """Looks at the loss of a micro-batch."""
+        if not math.isfinite(loss):
+            self._refuse(part, f"the loss is {loss}")
+
+    def gradients(self, part: Part) -> None:
+        """Looks at gradients and running statistics: a loss may be finite when these (as of 1e30) are not."""
+        gradients = [own.grad for own in self._layers.parameters() if own.grad is not None]
+        buffers = zip(self._layers.buffers(), self._before, strict=True)
+        changed = [now for now, before in buffers if not torch.equal(now, before)]  # not masks of -inf
+        if not _finite([*gradients, *changed]):
+            self._refuse(part, "a gradient or a running statistic is not finite")
+
+    def _refuse(self, part: Part, reason: str) -> NoReturn:
+        """Undoes what the mini-batch has done so far: running statistics and gradients."""
+        with torch.no_grad():
+            for buffer, before in zip(self._layers.buffers(), self._before, strict=True):
+                buffer.copy_(before)
+        self._layers.zero_grad()
+        where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
+        raise LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers are; told by their sum, which takes a tenth of looking at each."""
+    return not tensors or math.isfinite(float(torch.stack([t.sum().double() for t in tensors]).sum()))

@@ -1,0 +1,113 @@
+"""The way of a gradient back to its device: over the emulated downlink, then by distributed autograd."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.distributed import autograd as dist_autograd
+
+from pipar_rpc.base.errors import Failure, PeerError, first_line
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.threads import start_pool
+from pipar_rpc.testbed.link import Link, Slot
+from pipar_rpc.timing.timeline import Span, Stage, Timeline
+from pipar_rpc.timing.traffic import Recent
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.autograd_contexts import Contexts
+
+Answer: TypeAlias = "torch.futures.Future[Any]"
+MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
+
+
+class Delivered(NamedTuple):
+    """A micro-batch as it has come from a device.
+
+    Attributes:
+        number: place among all that the device sends, from 0.
+        part: place within the mini-batch.
+        context_id: the device's autograd context.
+        activation: output of the device half; a gradient goes back through it if it requires one.
+        labels: int64 of shape [b].
+        answer: future of (loss, correct), or of a Failure.
+    """
+
+    number: int
+    part: Part
+    context_id: int
+    activation: Tensor
+    labels: Tensor
+    answer: Answer
+
+
+class GradientSender:
+    """Sends the gradients of one device, in the order in which they were computed.
+
+    Args:
+        name: the device's name.
+        downlink: the device's emulated downlink.
+        timeline: receives the downlink's spans.
+        leaving: notes when gradients leave.
+        contexts: the device's autograd contexts.
+        answer: called with the future of a micro-batch and its value when the gradient has been delivered, or
+            cannot be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        downlink: Link,
+        timeline: Timeline,
+        leaving: Recent,
+        contexts: Contexts,
+        answer: Callable[[Answer, Any], None],
+    ) -> None:
+        self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
+        self._contexts, self._answer = contexts, answer
+        self._pacer = start_pool(f"pace-{name}")
+        self._senders = start_pool(f"send-{name}", MAX_SENDERS)
+
+    def submit(self, batch: Delivered, result: Result) -> None:
+        """Sends what the server half has made of a micro-batch; returns at once."""
+        if result.gradient is None:
+            slot = self._downlink.reserve(0)  # the answer takes the latency; it does not hold the link
+        else:
+            slot = self._downlink.reserve(result.gradient.nbytes)
+            part = batch.part
+            self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
+        self._pacer.submit(self._pace, slot, batch, result)
+
+    def _pace(self, slot: Slot, batch: Delivered, result: Result) -> None:
+        try:
+            self._downlink.wait(slot)
+            # Sending blocks until the device has confirmed, and over a real line the confirmation queues
+            # behind activations. Several at a time keep the downlink busy.
+            self._senders.submit(self._send, batch, result)
+        except Exception as error:
+            self._answer(batch.answer, _undelivered(error))
+
+    def _send(self, batch: Delivered, result: Result) -> None:
+        value: Any = (result.loss, result.correct)
+        try:
+            if result.gradient is not None:
+                # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
+                root = torch.dot(batch.activation.flatten(), result.gradient.flatten())
+                self._leaving.note(batch.number, result.gradient.nbytes)
+                with self._contexts.using(batch.context_id):
+                    dist_autograd.backward(batch.context_id, [root])  # type: ignore[attr-defined]
+        except Exception as error:  # whatever it is: the device waits for an answer
+            value = _undelivered(error)
+        self._answer(batch.answer, value)
+
+    def close(self) -> None:
+        """Drops what has not left yet, and releases the threads as they become free.
+
+        Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
+        torch's call cannot be interrupted.
+        """
+        self._pacer.shutdown(wait=True, cancel_futures=True)
+        self._senders.shutdown(wait=False, cancel_futures=True)
+
+
+def _undelivered(error: Exception) -> Failure:
+    return Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))

@@ -1,7 +1,6 @@
 """Building a device's objects on the device's own rank, from plain data."""
 
 import itertools
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from pipar_rpc.training.exchange import Exchange, LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.device_port import Reporter, RpcExchange
 from pipar_rpc.transport.rpc_group import expect
+from pipar_rpc.transport.server_port import PortReference
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
@@ -29,7 +29,9 @@ def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
     return layers
 
 
-def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
+def build_device(
+    node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: PortReference
+) -> Device:
     """Creates a device with its own data and its half of the network.
 
     At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
@@ -41,7 +43,7 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
         job: what to do.
         state: parameters and buffers of the device half.
         momentum: of its parameters; empty at the beginning.
-        port: RRef of the device's port on the server.
+        port: the device's port on the server.
     """
     reset_peak_rss()
     source = open_source(job.data, node.data_root, node.download)

@@ -1,7 +1,7 @@
 """Algorithm 1: what a device does with its half of the network."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.data import Batches, Holding
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline, sum_by_stage
@@ -70,7 +71,7 @@ class Device(Instrumented):
         smallest: samples that a micro-batch has at least.
         device: where to compute.
         timeline: receives the spans of the computation.
-        make_cut: a cut from what `recut` is told to do, and the states of its layers.
+        make_cut: a cut from what the device is to do, and the states of its layers.
         momentum: of the layers' parameters.
         on_patience: told the seconds of silence after which the server is lost.
         passed: where the exchange notes what it sends and receives.
@@ -89,7 +90,7 @@ class Device(Instrumented):
         smallest: int,
         device: torch.device,
         timeline: Timeline,
-        make_cut: Callable[[Any, State], Cut] | None = None,
+        make_cut: Callable[[DeviceJob, State], Cut] | None = None,
         momentum: State | None = None,
         on_patience: Callable[[float], None] = lambda seconds: None,
         passed: Passages | None = None,
@@ -112,11 +113,11 @@ class Device(Instrumented):
         self._optimizer = make_sgd(self._layers, self._options, momentum)
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
 
-    def recut(self, job: Any, state: State, momentum: State) -> State:
+    def recut(self, job: DeviceJob, state: State, momentum: State) -> State:
         """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
 
         Args:
-            job: what the device is to do now; for `make_cut`.
+            job: what the device is to do now.
             state: parameters and buffers of the layers that are new here.
             momentum: of these layers' parameters.
 
@@ -136,7 +137,7 @@ class Device(Instrumented):
         """All that is told of the device's data."""
         return Holding(tuple(self._batches.class_counts()), self._places)
 
-    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+    def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.
 
         Args:

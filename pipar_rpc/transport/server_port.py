@@ -6,8 +6,10 @@ See exchange.py for the whole picture.
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
+from pipar_rpc.transport.rpc_futures import handler, here
 from pipar_rpc.transport.turn_order import InOrder, Order
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,10 @@ log = logging.getLogger(__name__)
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 LOOK_S = 1.0
 REMIND_S = 10.0  # between two lines about a server half that computes for long
+
+Loss = tuple[float, int]  # mean loss of a micro-batch, and how many of its samples are classified correctly
+Answer: TypeAlias = "torch.futures.Future[Loss | Failure]"
+PortReference: TypeAlias = "rpc.RRef[Port]"
 
 
 class Port:
@@ -64,10 +71,10 @@ class Port:
         self.iteration, self.loss = 0, float("nan")
         self.slowest_s: float | None = None
         self._last_heard = self._iteration_began = time.monotonic()
-        self._to_compute: set[torch.futures.Future[Any]] = set()
+        self._to_compute: set[Answer] = set()
         self._stop, self._computing_since, self._reminded = stop or Stop(), math.inf, 0.0
         self._process, self._timeline = process, timeline
-        self._unanswered: set[torch.futures.Future[Any]] = set()
+        self._unanswered: set[Answer] = set()
         self._contexts = Contexts()
         self._failure: Failure | None = None
         self._stack = ExitStack()
@@ -75,7 +82,7 @@ class Port:
         self._pacer = self._stack.enter_context(open_pool(f"pace-{name}"))
         self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
-    def reference(self) -> Any:
+    def reference(self) -> PortReference:
         """The RRef with which the device addresses this port."""
         return rpc.RRef(self)
 
@@ -99,17 +106,15 @@ class Port:
         self._iteration_began = self._last_heard
         self.iteration, self.loss = iteration + 1, loss
 
-    def deliver(
-        self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-    ) -> "torch.futures.Future[Any]":
+    def deliver(self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor) -> Answer:
         """Queues micro-batch `number` (from 0, as submitted).
 
         Returns:
-            A future of (loss, correct), or of a Failure.
+            What the device waits for; a Failure if the server half has failed.
         """
         self.heard()
         self.passed.up.note(number, activation.nbytes + labels.nbytes)
-        answer: torch.futures.Future[Any] = torch.futures.Future()
+        answer: Answer = torch.futures.Future()
         self._unanswered.add(answer)
         self._to_compute.add(answer)
         self._contexts.note(context_id, part)
@@ -177,7 +182,7 @@ class Port:
         self._stack.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, answer: "torch.futures.Future[Any]", value: Any) -> None:
+    def _answer(self, answer: Answer, value: Loss | Failure) -> None:
         try:
             self._unanswered.remove(answer)
         except KeyError:  # answered when the port was stopped
@@ -191,7 +196,7 @@ class Port:
         context_id: int,
         activation: Tensor,
         labels: Tensor,
-        answer: "torch.futures.Future[Any]",
+        answer: Answer,
     ) -> None:
         replied = False
 
@@ -202,7 +207,8 @@ class Port:
             else:
                 slot = self.downlink.reserve(result.gradient.nbytes)
                 self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
-            self._pacer.submit(self._pace, slot, number, context_id, activation, result, answer)
+            send = partial(self._send, number, context_id, activation, result, answer)
+            self._pacer.submit(self._pace, slot, send, answer)
             replied = True
 
         if self._failure is None:
@@ -217,16 +223,16 @@ class Port:
         self._to_compute.discard(answer)
         if not replied:
             with self._contexts.using(context_id):  # not any longer
-                self._answer(answer, self._failure)
+                self._answer(answer, self._failure or _undelivered(PeerError("there is none")))
 
-    def _pace(self, slot: Slot, *gradient: Any) -> None:
+    def _pace(self, slot: Slot, send: Callable[[], None], answer: Answer) -> None:
         try:
             self.downlink.wait(slot)
             # Sending blocks until the device has confirmed, and over a real line the confirmation queues
             # behind activations. Several at a time keep the downlink busy.
-            self._senders.submit(self._send, *gradient)
+            self._senders.submit(send)
         except Exception as error:
-            self._answer(gradient[-1], _undelivered(error))
+            self._answer(answer, _undelivered(error))
 
     def _send(
         self,
@@ -234,9 +240,9 @@ class Port:
         context_id: int,
         activation: Tensor,
         result: Result,
-        answer: "torch.futures.Future[Any]",
+        answer: Answer,
     ) -> None:
-        value: Any = (result.loss, result.correct)
+        value: Loss | Failure = (result.loss, result.correct)
         try:
             if result.gradient is not None:
                 # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
@@ -253,14 +259,14 @@ def _undelivered(error: Exception) -> Failure:
     return Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))
 
 
-@rpc.functions.async_execution  # type: ignore[untyped-decorator]
+@handler
 def deliver(
-    port: Any, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
-) -> "torch.futures.Future[Any]":
+    port: PortReference, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
+) -> Answer:
     """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""
-    return port.local_value().deliver(number, part, context_id, activation, labels)  # type: ignore[no-any-return]
+    return here(port).deliver(number, part, context_id, activation, labels)
 
 
-def report(port: Any, iteration: int, loss: float) -> None:
+def report(port: PortReference, iteration: int, loss: float) -> None:
     """RPC handler: the device has finished `iteration`."""
-    port.local_value().trained(iteration, loss)
+    here(port).trained(iteration, loss)

@@ -15,6 +15,7 @@ from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device import Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.transport.server_port import Port
@@ -56,12 +57,12 @@ class Remote:
 
     def call(self, method, *args):
         result = Future()
-        if method == "train":
+        if method is Device.train:
             part, activation = Part(1, 0, 1, 1, 1.0), torch.ones(1, 2, requires_grad=True) * 1
             trained = self._port.deliver(0, part, 0, activation, torch.zeros(1, dtype=torch.int64))
             trained.then(lambda _: result.set_result(RoundReport(iterations=1, samples=1, losses=[0.0])))
         else:
-            result.set_result({"device": torch.ones(1)} if method == "upload" else None)
+            result.set_result({"device": torch.ones(1)} if method is Device.upload else None)
         return result
 
 

@@ -97,7 +97,9 @@ def test_no_rank_outlives_torchrun(processes):
     assert not survivors(ranks, timeout=10)
     _, output = end(run)
     assert f" ends: torchrun, process {run.pid}, is gone" in output
-    assert output.count("pipar_rpc: error: ") >= 2, output  # whoever looks later may have lost the other first
+    assert output.count("pipar_rpc: error: ") >= 2, (
+        output
+    )  # whoever looks later may have lost the other first
     last = max(folder.glob("round_*.pt"))
     assert torch.load(last)["round"] == int(last.stem.removeprefix("round_"))
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc.coordination.device_handle import LOAD, UPLOAD, Peer
+from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.testbed.link_rates import measure_rates
+from pipar_rpc.testbed.link_rates import Probed, measure_rates
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import (
     ENOUGH_S,
@@ -25,6 +25,7 @@ from pipar_rpc.timing.traffic import (
     carried,
     ping,
 )
+from pipar_rpc.training.device import Device
 from pipar_rpc.transport.server_port import Port
 from tests.support.clock import Clock
 
@@ -131,13 +132,12 @@ def test_messages_that_one_end_has_forgotten_do_not_count():
 def test_the_clocks_are_compared_by_the_fastest_ping(clock):
     ways = iter([(0.5, 0.1), (0.02, 0.03), *[(0.1, 0.1)] * 5])
 
-    def call(method):
-        assert method == "clock"
+    def ask():
         down_s, up_s = next(ways)
         clock.now += down_s + up_s
         return clock.now - up_s + AHEAD_S
 
-    assert ping(call) == pytest.approx((0.05, 0.02 + AHEAD_S, 0.03 - AHEAD_S))
+    assert ping(ask) == pytest.approx((0.05, 0.02 + AHEAD_S, 0.03 - AHEAD_S))
     assert next(ways, None) is None
 
 
@@ -147,22 +147,27 @@ class Asked:
     def __init__(self, passages):
         self.passages, self.asked = passages, []
 
-    def __call__(self, method, *args):
+    def clock(self):
+        self.asked.append(Probed.clock)
+        return time.monotonic()
+
+    def __call__(self, method, message):
         self.asked.append(method)
-        return time.monotonic() if method == "clock" else None
 
 
 def test_transfers_are_timed_only_where_traffic_does_not_tell():
     now = time.monotonic()
     here = Passages(up=noted([Passage(0, 10**6, now + 1.0)]), down=noted([Passage(0, 10**6, now)]))
     device = Asked(({0: now}, {0: now + 2.0}))
-    told = carried(here, device.passages, ping(device), PAIR)
-    found = measure_rates(device, ping(device), *told)
+    told = carried(here, device.passages, ping(device.clock), PAIR)
+    found = measure_rates(device, ping(device.clock), *told)
     assert found[:2] == pytest.approx((8.0, 4.0), rel=0.05)
-    assert set(device.asked) == {"clock"}
-    assert carried(here, device.passages, ping(device), PAIR) == (None, None)  # all is used up
-    assert measure_rates(device, ping(device), None, None).uplink_mbps > 100  # these transfers take no time
-    assert {"give", "take"} <= set(device.asked)
+    assert set(device.asked) == {Probed.clock}
+    assert carried(here, device.passages, ping(device.clock), PAIR) == (None, None)  # all is used up
+    assert (
+        measure_rates(device, ping(device.clock), None, None).uplink_mbps > 100
+    )  # these transfers take no time
+    assert {Probed.give, Probed.take} <= set(device.asked)
 
 
 class Moves:
@@ -174,19 +179,19 @@ class Moves:
     def call(self, method, *args):
         self.clock.now += 0.1
         done = Future()
-        done.set_result({"w": torch.zeros(25_000)} if method == "upload" else None)  # 100 KB
+        done.set_result({"w": torch.zeros(25_000)} if method is Device.upload else None)  # 100 KB
         return done
 
 
 def test_models_that_move_tell_a_rate_too(clock):
     port = Port("device1", lambda *args: None, Link(), Timeline())
     peer = Peer("device1", Moves(clock), port, None, Timeline(), Patience(Deadlines(1, 1, 1), 0.0), False)
-    assert peer.model_mbps(UPLOAD) is None
-    peer.call(UPLOAD)
-    peer.call(LOAD, {"w": torch.zeros(50_000)})
-    assert peer.model_mbps(UPLOAD) == pytest.approx(8.0)
-    assert peer.model_mbps(UPLOAD) is None  # told once
-    assert peer.model_mbps(LOAD, answer_s=0.06) is None  # too short, without what an answer takes
-    peer.call(LOAD, {"w": torch.zeros(50_000)})
-    assert peer.model_mbps(LOAD, answer_s=0.02) == pytest.approx(20.0)
+    assert peer.model_mbps(Device.upload) is None
+    peer.call(Device.upload)
+    peer.call(Device.load, {"w": torch.zeros(50_000)})
+    assert peer.model_mbps(Device.upload) == pytest.approx(8.0)
+    assert peer.model_mbps(Device.upload) is None  # told once
+    assert peer.model_mbps(Device.load, answer_s=0.06) is None  # too short, without what an answer takes
+    peer.call(Device.load, {"w": torch.zeros(50_000)})
+    assert peer.model_mbps(Device.load, answer_s=0.02) == pytest.approx(20.0)
     port.close()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -51,7 +51,7 @@ def check_room(folder: Path, num_bytes: int, key: str) -> None:
         raise UserError(f"{key}={folder}: {room}")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file whole or not at all: until it is complete and on the disk, the older one stays.
 
     Args:

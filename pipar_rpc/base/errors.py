@@ -3,7 +3,7 @@
 import difflib
 import traceback
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class UserError(Exception):
@@ -19,11 +19,11 @@ class ConfigError(UserError):
         allowed: what would be accepted, as the end of the sentence "must be ...".
     """
 
-    def __init__(self, key: str, value: Any, allowed: str) -> None:
+    def __init__(self, key: str, value: object, allowed: str) -> None:
         super().__init__(f"{key}={'null' if value is None else value}: must be {allowed}")
 
 
-def require(accepted: bool, key: str, value: Any, allowed: str) -> None:
+def require(accepted: bool, key: str, value: object, allowed: str) -> None:
     """Raises ConfigError unless the value is accepted."""
     if not accepted:
         raise ConfigError(key, value, allowed)

@@ -6,18 +6,19 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, TypeVar, cast
+from typing import TypeVar, TypeVarTuple, cast
 
 from pipar_rpc.base.errors import Failure, PeerError
 from pipar_rpc.base.threads import end_with
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 LEAVE_TIMEOUT_S = 10.0
 
 
 def run_in_process(
-    function: Callable[..., T], *args: Any, environment: Mapping[str, str], timeout_s: float
+    function: Callable[[*Ts], T], *args: *Ts, environment: Mapping[str, str], timeout_s: float
 ) -> T:
     """The result of `function(*args)` in a new process, which inherits nothing but the environment.
 

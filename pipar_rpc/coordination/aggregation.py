@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline
+from pipar_rpc.training.device import Device
 from pipar_rpc.training.fedavg import weighted_average
 
 
@@ -34,10 +34,10 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
         return weighted_average(networks, samples)
 
 
-def hand_over(peer: Peer, state: State) -> Future[Any]:
+def hand_over(peer: Peer, state: State) -> Future[None]:
     """Loads a device half that another device has trained, over the emulated downlink."""
     peer.port.downlink.wait(reserve_download(peer, state))
-    return peer.call("load", state)
+    return peer.call(Device.load, state)
 
 
 def reserve_download(peer: Peer, *states: State) -> Slot:
@@ -47,7 +47,7 @@ def reserve_download(peer: Peer, *states: State) -> Slot:
     return slot
 
 
-def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer, Future[Any]]:
+def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer, Future[None]]:
     """Loads the global network into all server halves, and into all device halves over their downlinks.
 
     Sends each device half when its emulated transfer has ended; the links run at the same time.
@@ -64,8 +64,8 @@ def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer
         peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
         half = {key: network[key] for key in uploaded}
         transfers.append((reserve_download(peer, half), peer, half))
-    loaded: dict[Peer, Future[Any]] = {}
+    loaded: dict[Peer, Future[None]] = {}
     for slot, peer, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
         peer.port.downlink.wait(slot)
-        loaded[peer] = peer.call("load", half)
+        loaded[peer] = peer.call(Device.load, half)
     return loaded

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.device_port import Reporter, RpcExchange
 from pipar_rpc.transport.rpc_group import expect
+from pipar_rpc.transport.server_port import PortReference
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
@@ -31,7 +31,9 @@ def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
     return layers
 
 
-def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: Any) -> Device:
+def build_device(
+    node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: PortReference
+) -> Device:
     """Creates a device with its own data and its half of the network.
 
     At split point Q nothing but the loss is left for the server, so it is computed here and nothing crosses
@@ -43,7 +45,7 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
         job: what to do.
         state: parameters and buffers of the device half.
         momentum: of its parameters; empty at the beginning.
-        port: RRef of the device's port on the server.
+        port: the device's port on the server.
     """
     reset_peak_rss()
     source = open_source(job.data, node.data_root, node.download)
@@ -78,7 +80,12 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
 
 
 def _open_exchange(
-    job: DeviceJob, node: Node, stop: Stop, port: Any, instruments: Instruments, numbers: Iterator[int]
+    job: DeviceJob,
+    node: Node,
+    stop: Stop,
+    port: PortReference,
+    instruments: Instruments,
+    numbers: Iterator[int],
 ) -> Exchange:
     """The way to the server half, which is on the device itself where only the loss is left of it."""
     timeline, uplink, passed = instruments.timeline, instruments.uplink, instruments.passed

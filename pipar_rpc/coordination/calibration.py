@@ -1,21 +1,24 @@
 """Has each emulated device know how fast its machine is."""
 
 import logging
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.plan.device_job import DeviceJob
-from pipar_rpc.testbed.device_speed import calibrate_all
+from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate_all
+from pipar_rpc.training.device import Device
 
 log = logging.getLogger(__name__)
 
 
 def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
     """Has each device know its machine's speed, if its own is derived from it."""
-    asks = [partial(peer.ask, "calibrate") for peer in peers]
+
+    def ask(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        return peers[index].ask(Device.calibrate, known)
+
     told = set[str]()
-    machines = calibrate_all([device.speed for device in devices], asks)
+    machines = calibrate_all([device.speed for device in devices], ask)
     for peer, device, found in zip(peers, devices, machines, strict=True):
         if found is None or found[0] in told:
             continue

@@ -3,15 +3,15 @@
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
 
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.coordination.aggregation import average, distribute, hand_over, join
-from pipar_rpc.coordination.device_handle import TRAIN, Peer
+from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device import Device
 from pipar_rpc.training.round_report import RoundReport
 
 
@@ -83,22 +83,22 @@ class Coordinator:
 
     def networks(self) -> dict[Peer, State]:
         """Each device's own network."""
-        return join(self._roster.ask("state"))
+        return join(self._roster.ask(Device.state))
 
     def momentum(self) -> dict[Peer, State]:
         """Of each device's network, by the names of its parameters."""
-        return {peer: own | peer.half.momentum() for peer, own in self._roster.ask("momentum").items()}
+        return {peer: own | peer.half.momentum() for peer, own in self._roster.ask(Device.momentum).items()}
 
     def _round(self, epoch: int, start: int, stop: int, sums: EpochSums) -> State | None:
         self._roster.begin_round()
-        trained: dict[Peer, Future[Any]] = {}
-        uploaded: dict[Peer, Future[Any]] = {}
+        trained: dict[Peer, Future[RoundReport]] = {}
+        uploaded: dict[Peer, Future[State]] = {}
         began = time.monotonic()
         for peer in self._roster.peers:
             trained[peer] = _train(peer, epoch, start, stop)
             if self._every != 0:  # queued behind the training: starts without waiting for the others
-                uploaded[peer] = peer.call("upload")
-        reports: dict[Peer, RoundReport] = self._roster.collect(trained, TRAIN)
+                uploaded[peer] = peer.call(Device.upload)
+        reports = self._roster.collect(trained, Device.train)
         sums.training_s += time.monotonic() - began
         reports = self._roster.settle(reports)
         for peer, report in reports.items():
@@ -121,13 +121,13 @@ class Coordinator:
     def _turn(self, peer: Peer, epoch: int, start: int, stop: int, sums: EpochSums) -> bool:
         """One device's turn; returns whether it came to its end."""
         collect = self._roster.collect
-        if self._handed_on is not None and not collect({peer: hand_over(peer, self._handed_on)}, "load"):
+        if self._handed_on is not None and not collect({peer: hand_over(peer, self._handed_on)}, Device.load):
             return False
         began = time.monotonic()
-        trained, uploaded = _train(peer, epoch, start, stop), peer.call("upload")
-        report = collect({peer: trained}, TRAIN).get(peer)
+        trained, uploaded = _train(peer, epoch, start, stop), peer.call(Device.upload)
+        report = collect({peer: trained}, Device.train).get(peer)
         sums.training_s += time.monotonic() - began
-        state = collect({peer: uploaded}, "upload").get(peer)
+        state = collect({peer: uploaded}, Device.upload).get(peer)
         if report is None or state is None or not self._roster.settle({peer: report}):
             return False
         sums.note(peer, report)
@@ -146,9 +146,9 @@ class Coordinator:
         return {peer: network for peer, network in networks.items() if peer.present}
 
     def _aggregate(
-        self, reports: Mapping[Peer, RoundReport], uploaded: Mapping[Peer, Future[Any]], sums: EpochSums
+        self, reports: Mapping[Peer, RoundReport], uploaded: Mapping[Peer, Future[State]], sums: EpochSums
     ) -> State:
-        states = self._roster.collect({peer: uploaded[peer] for peer in reports}, "upload")
+        states = self._roster.collect({peer: uploaded[peer] for peer in reports}, Device.upload)
         for peer, state in states.items():
             sums.uploaded(peer, num_bytes(state))
         networks = self._healthy(join(states))
@@ -162,11 +162,11 @@ class Coordinator:
             self._device_networks = {
                 peer: {key: tensor.clone() for key, tensor in own.items()} for peer, own in networks.items()
             }
-        self._roster.collect(distribute(states, network), "load")
+        self._roster.collect(distribute(states, network), Device.load)
         return network
 
 
-def _train(peer: Peer, epoch: int, start: int, stop: int) -> Future[Any]:
+def _train(peer: Peer, epoch: int, start: int, stop: int) -> Future[RoundReport]:
     peer.port.listen()
-    patience_s = max(peer.limit_s(method) for method in (TRAIN, "upload", "load"))
-    return peer.call(TRAIN, epoch, min(start, peer.iterations), min(stop, peer.iterations), patience_s)
+    patience_s = max(peer.limit_s(method) for method in (Device.train, Device.upload, Device.load))
+    return peer.call(Device.train, epoch, min(start, peer.iterations), min(stop, peer.iterations), patience_s)

@@ -23,6 +23,7 @@ from pipar_rpc.plan.device_plan import check_samples
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.strategies import Strategy
 from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device import Device
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all
 from pipar_rpc.transport.remote_object import place
@@ -124,7 +125,7 @@ def _place(
 def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob], node: Node) -> None:
     places = {}
     for peer, device in zip(peers, devices, strict=True):
-        counts, places[peer.name] = peer.ask("holding")
+        counts, places[peer.name] = peer.ask(Device.holding)
         missing = len(device.data.classes) - len(counts)
         peer.class_counts = (*counts, *[0] * missing)
         check_samples(device, peer.num_samples)

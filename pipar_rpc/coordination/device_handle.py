@@ -1,20 +1,25 @@
 """One device, as the server sees it."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from pipar_rpc.base.states import num_bytes
+from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.plan.deadlines import Patience
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import ENOUGH_S
+from pipar_rpc.training.device import Device
 from pipar_rpc.training.server_half import ServerHalf
-from pipar_rpc.transport.remote_object import Remote
+from pipar_rpc.transport.remote_object import Remote, name_of
 from pipar_rpc.transport.server_port import Port
 
-UPLOAD, LOAD = MODELS = ("upload", "load")  # methods with which models move
-TRAIN = "train"  # the one method in which a device gives signs of life before it has ended
+P = ParamSpec("P")
+T = TypeVar("T")
+Method = Callable[..., object]  # of `Device`
+
+MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods with which models move
 
 
 @dataclass(eq=False)
@@ -32,11 +37,11 @@ class Peer:
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
         present: whether it takes part; see `pipar_rpc.coordination.membership`.
-        moved: bytes and seconds of the last model that went up (`upload`), and of the last one down (`load`).
+        moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
     name: str
-    remote: Remote
+    remote: Remote[Device]
     port: Port
     half: ServerHalf
     timeline: Timeline
@@ -45,7 +50,7 @@ class Peer:
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
     present: bool = True
-    moved: dict[str, tuple[int, float]] = field(default_factory=dict)
+    moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
 
     def expect(self, emulated_s: float, links_timed: bool) -> None:
@@ -53,37 +58,43 @@ class Peer:
         self.patience = Patience(self.patience.deadlines, emulated_s)
         self.port.slowest_s, self.links_timed = None, links_timed
 
-    def call(self, method: str, *args: Any) -> Future[Any]:
+    def call(
+        self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
         """Runs a method of the device after those called before; returns at once. See `Remote.call`."""
         asked = time.monotonic()
 
-        def note(answer: Future[Any]) -> None:
+        def note(answer: Future[T]) -> None:
             began, self._last_reply = max(asked, self._last_reply), time.monotonic()
             if answer.exception() is None:
-                self.patience.note(method, self._last_reply - began)
+                self.patience.note(name_of(method), self._last_reply - began)
                 if method in MODELS:
-                    model = args[0] if method == LOAD else answer.result()
+                    model = cast(State, args[0] if method is Device.load else answer.result())
                     self.moved[method] = (num_bytes(model), self._last_reply - began)
                 self.port.heard()
 
-        answer = self.remote.call(method, *args)
+        answer = self.remote.call(method, *args, **kwargs)
         answer.add_done_callback(note)
         return answer
 
-    def ask(self, method: str, *args: Any) -> Any:
+    def ask(self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a method of the device; raises LostError if it does not come in time."""
         limit_s = self.limit_s(method)
-        return self.remote.wait(self.call(method, *args), limit_s, f"answer to {method}")
+        return self.remote.wait(self.call(method, *args, **kwargs), limit_s, f"answer to {name_of(method)}")
 
-    def limit_s(self, method: str) -> float:
-        """The longest silence of the device while it does `method`."""
-        return self.patience.limit_s(method, self.port.slowest_s if method == TRAIN else None)
+    def limit_s(self, method: Method) -> float:
+        """The longest silence of the device while it does `method`.
 
-    def model_mbps(self, method: str, answer_s: float = 0.0) -> float | None:
+        `Device.train` is the one method in which a device gives signs of life before it has ended.
+        """
+        slowest_s = self.port.slowest_s if method is Device.train else None
+        return self.patience.limit_s(name_of(method), slowest_s)
+
+    def model_mbps(self, method: Method, answer_s: float = 0.0) -> float | None:
         """Mbit/s at which the last model moved; None if none did since the last call, or in no time.
 
         Args:
-            method: `UPLOAD` or `LOAD`.
+            method: `Device.upload` or `Device.load`.
             answer_s: of its time, what an empty message would have taken.
         """
         size, seconds = self.moved.pop(method, (0, 0.0))

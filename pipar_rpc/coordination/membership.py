@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pipar_rpc.base.errors import LostError, PeerError, first_line
-from pipar_rpc.coordination.device_handle import TRAIN, Peer
+from pipar_rpc.coordination.device_handle import Method, Peer
 from pipar_rpc.timing.traffic import PINGS, Ping
+from pipar_rpc.training.device import Device
+from pipar_rpc.transport.remote_object import name_of
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -71,11 +74,13 @@ class Roster:
             if self.round >= self._leave.get(peer.name, self.round + 1):
                 self.lose(peer, LostError("as fault.leave says"))
 
-    def ask(self, method: str, *args: Any) -> dict[Peer, Any]:
+    def ask(
+        self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[Peer, T]:
         """What a method gives on every device; without those that are lost meanwhile."""
-        return self.collect({peer: peer.call(method, *args) for peer in self.peers}, method)
+        return self.collect({peer: peer.call(method, *args, **kwargs) for peer in self.peers}, method)
 
-    def collect(self, calls: Mapping[Peer, Future[Any]], method: str) -> dict[Peer, Any]:
+    def collect(self, calls: Mapping[Peer, Future[T]], method: Method) -> dict[Peer, T]:
         """The results of calls of `method`, in the order of `calls`; without devices that are lost meanwhile.
 
         Raises:
@@ -83,7 +88,7 @@ class Roster:
             UserError: a device cannot do it, for a reason the user can mend.
         """
         began = looked = time.monotonic()
-        pending, results = dict(calls), dict[Peer, Any]()
+        pending, results = dict(calls), dict[Peer, T]()
         while pending := {peer: call for peer, call in pending.items() if peer.present}:
             done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
             for peer in [peer for peer, call in pending.items() if call in done]:
@@ -121,8 +126,10 @@ class Roster:
         """The fastest of a few pings to each device, all at the same time; without those that are lost."""
         found: dict[Peer, Ping] = {}
         for _ in range(PINGS):
-            sent = {peer: (time.monotonic(), _timed(peer.call("clock"))) for peer in peers if peer.present}
-            answers = self.collect({peer: answer for peer, (_, answer) in sent.items()}, "clock")
+            sent = {
+                peer: (time.monotonic(), _timed(peer.call(Device.clock))) for peer in peers if peer.present
+            }
+            answers = self.collect({peer: answer for peer, (_, answer) in sent.items()}, Device.clock)
             for peer, (theirs, after) in answers.items():
                 one = Ping.of(sent[peer][0], theirs, after)
                 found[peer] = min(one, found.get(peer, one))
@@ -152,11 +159,11 @@ class Roster:
             )
 
 
-def _timed(call: Future[Any]) -> Future[Any]:
+def _timed(call: Future[T]) -> Future[tuple[T, float]]:
     """The result of a call, with the time at which it came."""
-    timed: Future[Any] = Future()
+    timed: Future[tuple[T, float]] = Future()
 
-    def finish(done: Future[Any]) -> None:
+    def finish(done: Future[T]) -> None:
         if error := done.exception():
             timed.set_exception(error)
         else:
@@ -166,11 +173,12 @@ def _timed(call: Future[Any]) -> Future[Any]:
     return timed
 
 
-def _check_alive(peer: Peer, method: str, waited_s: float) -> None:
+def _check_alive(peer: Peer, method: Method, waited_s: float) -> None:
     silence = min(peer.port.silent_s, waited_s)
     if silence > peer.limit_s(method):
         peer.remote.abandon()
-        where = (
-            f"last heard of in iteration {peer.port.iteration}" if method == TRAIN else f"asked to {method}"
-        )
+        if method is Device.train:
+            where = f"last heard of in iteration {peer.port.iteration}"
+        else:
+            where = f"asked to {name_of(method)}"
         raise LostError(f"the server waited {silence:.0f} s for {peer.name}, {where}")

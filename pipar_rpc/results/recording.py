@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.timing.timeline import Span, union_seconds, unpack
+from pipar_rpc.training.device import Device
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Recorder:
         wanted = epoch <= self._epochs
         if wanted != self._recording:
             self._recording = wanted
-            self._roster.ask("record", wanted)
+            self._roster.ask(Device.record, wanted)
 
     def finish(self, epoch: int, result: EpochResult) -> Recording | None:
         """The spans of the epoch that has just ended, if it was recorded."""
         if not self._recording:
             return None
-        packed = self._roster.ask("spans")
+        packed = self._roster.ask(Device.spans)
         clocks = self._roster.ping(list(packed))
         spans = {peer: unpack(packed[peer], took.clock_offset_s) for peer, took in clocks.items()}
         devices = [spans.get(peer, []) for peer in self._roster.everyone]

@@ -8,6 +8,7 @@ from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.writers import Row
+from pipar_rpc.training.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,11 @@ class Throughput:
         self._reported: dict[str, int] = defaultdict(lambda: int(elapsed_s * time_scale))
         for peer in roster.peers:
             peer.port.downlink.start(elapsed_s)
-        roster.ask("start_clock", elapsed_s)
+        roster.ask(Device.start_clock, elapsed_s)
 
     def report(self) -> None:
         """Hands over the seconds that have ended since the last call."""
-        for peer, uplink in self._roster.ask("drain_traffic").items():
+        for peer, uplink in self._roster.ask(Device.drain_traffic).items():
             self._add(f"uplink_mbps/{peer.name}", uplink)
             self._add(f"downlink_mbps/{peer.name}", peer.port.downlink.drain_traffic())
 

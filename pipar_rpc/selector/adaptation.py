@@ -9,14 +9,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.coordination.aggregation import reserve_download
 from pipar_rpc.coordination.build import fill
-from pipar_rpc.coordination.device_handle import LOAD, UPLOAD, Peer
+from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
@@ -26,6 +25,7 @@ from pipar_rpc.selector.selection import Selection
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates, measure_rates
 from pipar_rpc.timing.traffic import carried
+from pipar_rpc.training.device import Device
 
 
 class Adapter:
@@ -89,7 +89,7 @@ class Adapter:
     def _look(self, jobs: Sequence[DeviceJob]) -> list[DeviceFacts]:
         """What is known of the devices, with the rates at which their links carried their last messages."""
         real = {peer: job for peer, job in zip(self._peers, jobs, strict=True) if not job.links_emulated}
-        uplinks, found = self._roster.ask("uplink_mbps"), list(self.selection.facts.devices)
+        uplinks, found = self._roster.ask(Device.uplink_mbps), list(self.selection.facts.devices)
         known = {
             peer: (
                 uplinks.get(peer) or facts.uplink_mbps,
@@ -108,12 +108,13 @@ class Adapter:
         self, jobs: Mapping[Peer, DeviceJob], known: Mapping[Peer, tuple[float, float]]
     ) -> dict[Peer, LinkRates]:
         """Of real links, as micro-batches or models tell; if they do not, transfers are timed, in turn."""
-        passed = self._roster.collect({peer: peer.call("passages") for peer in jobs}, "passages")
+        passed = self._roster.collect({peer: peer.call(Device.passages) for peer in jobs}, Device.passages)
         took = self._roster.ping(list(passed))
         found: dict[Peer, LinkRates] = {}
         for peer, ping in took.items():
             up, down = carried(peer.port.passed, passed[peer], ping, known[peer])
-            up, down = up or peer.model_mbps(UPLOAD), down or peer.model_mbps(LOAD, ping.round_trip_s)
+            up = up or peer.model_mbps(Device.upload)
+            down = down or peer.model_mbps(Device.load, ping.round_trip_s)
             if jobs[peer].uplink.rate.limited:
                 up = known[peer][0]
             if jobs[peer].downlink.rate.limited:
@@ -168,12 +169,12 @@ class Adapter:
             added = {name: state[name] for name in names}
             momentum = {name: own for name, own in peer.half.momentum().items() if name in names}
             leaving.append((reserve_download(peer, added, momentum), peer, added, momentum))
-        asked: dict[Peer, Future[Any]] = {}
+        asked: dict[Peer, Future[State]] = {}
         for slot, peer, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
             peer.port.downlink.wait(slot)
             peer.expect(jobs[peer].emulated_s, links_timed(jobs[peer]))
-            asked[peer] = peer.call("recut", jobs[peer], added, momentum)
-        returned = self._roster.collect(asked, "recut")
+            asked[peer] = peer.call(Device.recut, jobs[peer], added, momentum)
+        returned = self._roster.collect(asked, Device.recut)
         for peer, given_up in returned.items():
             self._recut_half(peer, jobs[peer], state, given_up)
         return {peer: num_bytes(given_up) for peer, given_up in returned.items()}

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.transport.device_port import RpcExchange
+from pipar_rpc.transport.server_port import PortReference
 
 
 class Scout(Probed):
@@ -43,7 +44,7 @@ class Scout(Probed):
         labels = open_source(job.data, self._node.data_root, self._node.download).labels("train")
         return len(partition(labels, job.data, job.num_devices)[job.rank - 1])
 
-    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+    def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """This machine's name and speed, for a device whose speed is derived from it."""
         return calibrate(self._job.speed, known, self._node.device)
 
@@ -58,7 +59,7 @@ class Scout(Probed):
         limit = self._node.memory_limit_mb
         return math.inf if limit is None else (limit - rss_mb()) * 1e6
 
-    def exchange(self, port: Any, count: int, times: int) -> float:
+    def exchange(self, port: PortReference, count: int, times: int) -> float:
         """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
         exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Passages())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]

@@ -6,12 +6,12 @@ the job stay as they are.
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -22,7 +22,7 @@ from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.selector.device_survey import Scout
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.server_survey import computing_half
-from pipar_rpc.testbed.device_speed import calibrate_all
+from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate_all
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates, measure_rates
 from pipar_rpc.testbed.unit_timer import sizes_to_time
@@ -33,6 +33,9 @@ from pipar_rpc.transport.closing import close_all
 from pipar_rpc.transport.remote_object import Remote, place
 from pipar_rpc.transport.server_port import Port
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 MESSAGES, TIMES = 20, 3  # micro-batches in flight, and how often
 
 
@@ -41,15 +44,17 @@ class _Asked:
     """A device that is asked."""
 
     job: DeviceJob
-    remote: Remote
+    remote: Remote[Scout]
 
-    def call(self, to_do: str, method: str, *args: Any) -> Any:
+    def call(
+        self, to_do: str, method: Callable[Concatenate[Scout, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Asks and waits for the answer."""
-        return self.wait(self.remote.call(method, *args), to_do)
+        return self.wait(self.remote.call(method, *args, **kwargs), to_do)
 
     def wait(
-        self, answer: Future[Any], to_do: str, times: int = 1, silent_s: Callable[[], float] | None = None
-    ) -> Any:
+        self, answer: Future[T], to_do: str, times: int = 1, silent_s: Callable[[], float] | None = None
+    ) -> T:
         """Waits `times` as long as a device may be silent; see `Remote.wait`."""
         return self.remote.wait(answer, self.job.timeout_s * times, to_do, silent_s)
 
@@ -79,8 +84,8 @@ def survey_devices(
         PeerError: a device failed or did not answer in time.
     """
     with _scouts(jobs) as devices:
-        samples = _ask_all(devices, "count its samples", "num_samples")
-        free = _ask_all(devices, "tell its memory", "free_bytes")
+        samples = _ask_all(devices, "count its samples", Scout.num_samples)
+        free = _ask_all(devices, "tell its memory", Scout.free_bytes)
         free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
@@ -112,9 +117,9 @@ def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
         close_all({own.remote: Patience(own.job.deadlines, own.job.emulated_s) for own in devices})
 
 
-def _ask_all(devices: Sequence[_Asked], to_do: str, method: str, *args: Any) -> list[Any]:
+def _ask_all(devices: Sequence[_Asked], to_do: str, method: Callable[[Scout], T]) -> list[T]:
     """Asks all at the same time."""
-    answers = [device.remote.call(method, *args) for device in devices]
+    answers = [device.remote.call(method) for device in devices]
     return [device.wait(answer, to_do) for device, answer in zip(devices, answers, strict=True)]
 
 
@@ -134,9 +139,12 @@ def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> li
     Only as many units are measured as a device can hold; the others cannot be chosen and count as nothing.
     """
     speeds = [device.job.speed for device in devices]
-    asks = [partial(device.call, "measure its machine's speed", "calibrate") for device in devices]
+
+    def ask(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        return devices[index].call("measure its machine's speed", Scout.calibrate, known)
+
     found: dict[int, list[UnitTimes]] = {}
-    for index, (speed, machine) in enumerate(zip(speeds, calibrate_all(speeds, asks), strict=True)):
+    for index, (speed, machine) in enumerate(zip(speeds, calibrate_all(speeds, ask), strict=True)):
         units = speed.unit_times(machine and machine[1])
         if units is not None:
             found[index] = units
@@ -152,9 +160,11 @@ def _measured(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list
     sizes = [sizes_to_time(device.job.batch_size, device.job.smallest) for device in devices]
     for step in range(max(map(len, sizes), default=0)):
         taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
-        answers = [devices[i].remote.call("unit_times", sizes[i][step], runs, held[i]) for i in taking_part]
+        answers = [
+            devices[i].remote.call(Scout.unit_times, sizes[i][step], runs, held[i]) for i in taking_part
+        ]
         for index, answer in zip(taking_part, answers, strict=True):
-            units: list[UnitTimes] = devices[index].wait(answer, "time its network", 1 + runs)
+            units = devices[index].wait(answer, "time its network", 1 + runs)
             found[index] = [a.joined(b) for a, b in zip(found[index] or units, units, strict=True)]
     return [_filled(units, device.job) for device, units in zip(devices, found, strict=True)]
 
@@ -166,13 +176,13 @@ def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
 
 
 def _links(device: _Asked, elapsed_s: float) -> LinkRates:
-    def call(*asked: Any) -> Any:
-        return device.call("answer a timed transfer", *asked)
+    def ask(method: Callable[Concatenate[Scout, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return device.call("answer a timed transfer", method, *args, **kwargs)
 
     up, down = device.job.uplink, device.job.downlink
     known = up.rate.after(elapsed_s), down.rate.after(elapsed_s)
     emulated = [mbps if link.rate.limited else None for link, mbps in zip((up, down), known, strict=True)]
-    real = None if all(emulated) else measure_rates(call, ping(call), *emulated)
+    real = None if all(emulated) else measure_rates(ask, ping(partial(ask, Scout.clock)), *emulated)
     return link_rates(up, down, known, real)
 
 
@@ -197,7 +207,7 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
         def wait(count: int, some: int) -> list[float]:
             """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
             calls = [
-                device.remote.call("exchange", port.reference(), count, TIMES)
+                device.remote.call(Scout.exchange, port.reference(), count, TIMES)
                 for device, port in asked[:some]
             ]
             return [

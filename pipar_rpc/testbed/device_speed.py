@@ -177,7 +177,7 @@ def calibrate(
 
 def calibrate_all(
     specs: Sequence[SpeedSpec],
-    asks: Sequence[Callable[[Mapping[str, MachineSpeed]], tuple[str, MachineSpeed]]],
+    ask: Callable[[int, Mapping[str, MachineSpeed]], tuple[str, MachineSpeed]],
 ) -> list[tuple[str, MachineSpeed] | None]:
     """Name and speed of each device's machine; None where the device's speed does not derive from it.
 
@@ -185,12 +185,12 @@ def calibrate_all(
 
     Args:
         specs: of each device.
-        asks: of each device, runs `calibrate` there with the machines that are known.
+        ask: runs `calibrate` on the device with an index, from 0, with the machines that are known.
     """
     known: dict[str, MachineSpeed] = {}
     found: list[tuple[str, MachineSpeed] | None] = []
-    for spec, ask in zip(specs, asks, strict=True):
-        machine = ask(known) if spec.calibrated else None
+    for index, spec in enumerate(specs):
+        machine = ask(index, known) if spec.calibrated else None
         known |= [machine] if machine else []
         found.append(machine)
     return found

@@ -3,13 +3,15 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipar_rpc.testbed.link import LinkSpec
 from pipar_rpc.timing.traffic import Ping
+
+T = TypeVar("T")
 
 FIRST_BYTES, MOST_BYTES = 1 << 16, 1 << 24
 LONG_ENOUGH_S = 0.2
@@ -67,32 +69,44 @@ class Probed:
         """Receives a message, over the downlink."""
 
 
+class AskProbed(Protocol):
+    """Runs a method of `Probed` on the device and waits until it has ended."""
+
+    def __call__(self, method: Callable[[Probed, T], object], message: T, /) -> object:
+        """Calls `method` with `message`."""
+
+
 def measure_rates(
-    call: Callable[..., Any], took: Ping, uplink_mbps: float | None, downlink_mbps: float | None
+    ask: AskProbed, took: Ping, uplink_mbps: float | None, downlink_mbps: float | None
 ) -> LinkRates:
     """Rates that are known; where one is not, transfers are timed, some tenths of a second.
 
     Args:
-        call: runs a method of `Probed` on the device and waits for it.
+        ask: the device.
         took: between the two.
         uplink_mbps: Mbit/s, if known.
         downlink_mbps: Mbit/s, if known.
     """
 
-    def seconds(method: str, num_bytes: int) -> float:
-        message: Any = num_bytes if method == "give" else torch.zeros(num_bytes, dtype=torch.uint8)
+    def up(num_bytes: int) -> None:
+        ask(Probed.give, num_bytes)
+
+    def down(num_bytes: int) -> None:
+        ask(Probed.take, torch.zeros(num_bytes, dtype=torch.uint8))
+
+    def seconds(transfer: Callable[[int], None], num_bytes: int) -> float:
         began = time.monotonic()
-        call(method, message)
+        transfer(num_bytes)
         return time.monotonic() - began
 
-    def rate(method: str) -> float:
+    def rate(transfer: Callable[[int], None]) -> float:
         num_bytes = FIRST_BYTES
         while True:
-            lasting = max(1e-6, seconds(method, num_bytes) - took.round_trip_s)
+            lasting = max(1e-6, seconds(transfer, num_bytes) - took.round_trip_s)
             if lasting >= LONG_ENOUGH_S or num_bytes == MOST_BYTES:
                 return num_bytes * 8e-6 / lasting
             wanted = int(num_bytes * 1.2 * LONG_ENOUGH_S / lasting)
             num_bytes = min(MOST_BYTES, max(2 * num_bytes, wanted))
 
     one_way_s = took.round_trip_s / 2
-    return LinkRates(uplink_mbps or rate("give"), downlink_mbps or rate("take"), one_way_s, one_way_s)
+    return LinkRates(uplink_mbps or rate(up), downlink_mbps or rate(down), one_way_s, one_way_s)

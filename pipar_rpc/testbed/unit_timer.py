@@ -4,7 +4,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.models import ModelSpec, build_model, build_part
 from pipar_rpc.testbed.unit_times import UnitTimes
+
+T = TypeVar("T")
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
 
@@ -70,7 +72,7 @@ class UnitTimer:
         backward = {size: _median(runs[1:]) for size, runs in self._backward.items()}
         return UnitTimes(self._name, forward, backward, _median(self._update or [0.0]))
 
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
+    def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """What `work` returns, and its seconds."""
         finish(self._device)
         began = self._clock()

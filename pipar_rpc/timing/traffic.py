@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 RECENT = 512  # messages that are remembered
 WINDOW_S = 1.0  # of the line's work that an estimate rests on, the latest
@@ -86,15 +86,15 @@ class Ping(NamedTuple):
         return (self.down_s - self.up_s) / 2
 
 
-def ping(call: Callable[[str], Any]) -> Ping:
+def ping(clock: Callable[[], float]) -> Ping:
     """The fastest of a few pings.
 
     Args:
-        call: runs a method of the device and waits for its answer; `clock` is its `time.monotonic()`.
+        clock: asks the device for its `time.monotonic()` and waits for the answer.
     """
 
     def once() -> Ping:
-        return Ping.of(time.monotonic(), call("clock"), time.monotonic())
+        return Ping.of(time.monotonic(), clock(), time.monotonic())
 
     return min(once() for _ in range(PINGS))
 

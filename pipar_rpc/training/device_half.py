@@ -1,7 +1,7 @@
 """What a device holds, layers, optimiser and data, and what it can be asked besides training."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.data import Batches, Holding
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
 from pipar_rpc.training.exchange import Exchange
@@ -89,7 +90,7 @@ class DeviceHalf(Instrumented):
         report: Callable[[int, float], None],
         device: torch.device,
         instruments: Instruments | None = None,
-        make_cut: Callable[[Any, State], Cut] | None = None,
+        make_cut: Callable[[DeviceJob, State], Cut] | None = None,
         momentum: State | None = None,
         on_patience: Callable[[float], None] = lambda seconds: None,
         stop: Stop | None = None,
@@ -109,11 +110,11 @@ class DeviceHalf(Instrumented):
         self._optimizer = make_sgd(self._layers, self._options, momentum)
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
 
-    def recut(self, job: Any, state: State, momentum: State) -> State:
+    def recut(self, job: DeviceJob, state: State, momentum: State) -> State:
         """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
 
         Args:
-            job: what the device is to do now; for `make_cut`.
+            job: what the device is to do now.
             state: parameters and buffers of the layers that are new here.
             momentum: momentum of these layers' parameters.
 
@@ -133,7 +134,7 @@ class DeviceHalf(Instrumented):
         """All that is told of the device's data."""
         return Holding(tuple(self._data.batches.class_counts()), self._data.places)
 
-    def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+    def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.
 
         Args:

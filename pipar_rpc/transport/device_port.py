@@ -23,7 +23,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 from torch import Tensor
 from torch.distributed import autograd as dist_autograd
@@ -36,14 +35,15 @@ from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.training.exchange import Result
-from pipar_rpc.transport.remote_object import send
-from pipar_rpc.transport.server_port import deliver, report
+from pipar_rpc.transport.gradient_sender import Loss
+from pipar_rpc.transport.rpc_futures import send
+from pipar_rpc.transport.server_port import PortReference, deliver, report
 
 
 class Reporter:
     """Tells the server that an iteration is done; does not wait for an answer."""
 
-    def __init__(self, port: Any) -> None:
+    def __init__(self, port: PortReference) -> None:
         self._port = port
 
     def __call__(self, iteration: int, loss: float) -> None:
@@ -58,7 +58,7 @@ class RpcExchange:
     it has no deadline of its own: that the server lives is what `Session.serve` asks, all the time.
 
     Args:
-        port: RRef of the port.
+        port: where to send to.
         uplink: the device's emulated uplink; its sleeps end with `stop`.
         timeline: receives the uplink's spans.
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
@@ -69,7 +69,7 @@ class RpcExchange:
 
     def __init__(
         self,
-        port: Any,
+        port: PortReference,
         uplink: Link,
         timeline: Timeline,
         max_in_flight: int,
@@ -110,13 +110,19 @@ class RpcExchange:
         with dist_autograd.context() as context_id:
             if activation.requires_grad:
                 activation.register_hook(lambda gradient: self._passed.down.note(number))
-            answer = self._stop.result(self._send(slot, order, number, part, context_id, activation, labels))
+            answer = self._stop.result(
+                self._send(slot, order, number, (part, context_id, activation, labels))
+            )
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
             return Result(gradients.get(activation), *answer)
 
     def _send(
-        self, slot: Slot, order: tuple[threading.Event, threading.Event], number: int, *arguments: Any
-    ) -> Future[Any]:
+        self,
+        slot: Slot,
+        order: tuple[threading.Event, threading.Event],
+        number: int,
+        micro_batch: tuple[Part, int, Tensor, Tensor],
+    ) -> Future[Loss]:
         """Sends a micro-batch in its slot; the future gets loss and correct count, or the server's error."""
         previous_sent, sent = order
         try:
@@ -125,7 +131,7 @@ class RpcExchange:
             # overtakes an earlier one makes the server wait with both.
             previous_sent.wait()
             self._passed.up.note(number)
-            return send(self._port.owner_name(), deliver, (self._port, number, *arguments), timeout_s=0)
+            return send(self._port.owner_name(), deliver, (self._port, number, *micro_batch), timeout_s=0)
         finally:
             sent.set()
 

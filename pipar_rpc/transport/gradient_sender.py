@@ -1,7 +1,7 @@
 """The way of a gradient back to its device: over the emulated downlink, then by distributed autograd."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from pipar_rpc.timing.traffic import Recent
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 
-Answer: TypeAlias = "torch.futures.Future[Any]"
+Loss = tuple[float, int]  # mean loss of a micro-batch, and how many of its samples are classified correctly
+Answer: TypeAlias = "torch.futures.Future[Loss | Failure]"
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 
 
@@ -60,7 +61,7 @@ class GradientSender:
         timeline: Timeline,
         leaving: Recent,
         contexts: Contexts,
-        answer: Callable[[Answer, Any], None],
+        answer: Callable[[Answer, Loss | Failure], None],
     ) -> None:
         self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
         self._contexts, self._answer = contexts, answer
@@ -84,10 +85,10 @@ class GradientSender:
             # behind activations. Several at a time keep the downlink busy.
             self._senders.submit(self._send, batch, result)
         except Exception as error:
-            self._answer(batch.answer, _undelivered(error))
+            self._answer(batch.answer, undelivered(error))
 
     def _send(self, batch: Delivered, result: Result) -> None:
-        value: Any = (result.loss, result.correct)
+        value: Loss | Failure = (result.loss, result.correct)
         try:
             if result.gradient is not None:
                 # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
@@ -96,7 +97,7 @@ class GradientSender:
                 with self._contexts.using(batch.context_id):
                     dist_autograd.backward(batch.context_id, [root])  # type: ignore[attr-defined]
         except Exception as error:  # whatever it is: the device waits for an answer
-            value = _undelivered(error)
+            value = undelivered(error)
         self._answer(batch.answer, value)
 
     def close(self) -> None:
@@ -109,5 +110,6 @@ class GradientSender:
         self._senders.shutdown(wait=False, cancel_futures=True)
 
 
-def _undelivered(error: Exception) -> Failure:
+def undelivered(error: Exception) -> Failure:
+    """What the device is told instead of a gradient."""
     return Failure.of(PeerError(f"gradient not delivered: {first_line(error)}"))

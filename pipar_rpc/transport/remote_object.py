@@ -1,8 +1,6 @@
 """Objects on other ranks: placed by reference, called in order, failures returned as values.
 
-A placed object is an actor: its methods run one after the other on a thread of its own, so no RPC thread is
-ever blocked. This is the shape that torch RPC asks for: a handler that blocks can leave the process without
-a thread to answer with.
+How a call crosses is told in `pipar_rpc.transport`.
 """
 
 import itertools
@@ -10,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, TypeVarTuple
 
 import torch
 from torch.distributed import rpc
@@ -18,9 +16,23 @@ from torch.distributed import rpc
 from pipar_rpc.base.errors import Failure, LostError, first_line
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import start_pool
+from pipar_rpc.plan.node import Node
+from pipar_rpc.transport.rpc_futures import handler, here, send
 from pipar_rpc.transport.turn_order import InOrder
 
+
+class Closable(Protocol):
+    """What an object needs in order to be placed."""
+
+    def close(self) -> None:
+        """Releases what the object holds."""
+
+
 T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+Placed = TypeVar("Placed", bound=Closable)
+Reply: TypeAlias = "torch.futures.Future[Any]"  # of a method that is known by its name only
 
 
 @dataclass
@@ -28,18 +40,18 @@ class _Process:
     """What the RPC handlers of this process share.
 
     Attributes:
-        local: handed to the factories of objects that are placed here.
+        local: this machine, handed to the factories of objects that are placed here.
         lost: workers that failed or kept silent; nobody waits for them again.
     """
 
-    local: Any = None
+    local: Node | None = None
     lost: set[str] = field(default_factory=set)
 
 
 _process = _Process()
 
 
-def reset(local: Any) -> None:
+def reset(local: Node) -> None:
     """Prepares this process for a new RPC group."""
     _process.local = local
     _process.lost.clear()
@@ -50,38 +62,45 @@ def is_lost(name: str) -> bool:
     return name in _process.lost
 
 
-class _Actor:
+def name_of(method: Callable[..., object]) -> str:
+    """The name by which a method crosses, and by which errors and deadlines know it."""
+    return method.__name__
+
+
+class _Actor(Generic[Placed]):
     """An object placed on this rank, with the one thread that runs its methods.
 
     Attributes:
         doing: the method that runs or has run last; at first, the factory.
     """
 
-    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._thread, self.doing = start_pool(factory.__name__), factory.__name__
+    def __init__(
+        self, factory: Callable[..., Placed], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        self._thread, self.doing = start_pool(name_of(factory)), name_of(factory)
         self._stop = Stop()
-        self._object: Future[Any] = self._thread.submit(factory, _process.local, self._stop, *args)
+        self._object = self._thread.submit(factory, _process.local, self._stop, *args, **kwargs)
         self._in_order = InOrder(self._thread)
 
-    def call(self, number: int, method: str, args: tuple[Any, ...]) -> "torch.futures.Future[Any]":
+    def call(self, number: int, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Reply:
         """Runs a method after the calls with smaller numbers; the future gets its result or a Failure."""
-        reply: torch.futures.Future[Any] = torch.futures.Future()
+        reply: Reply = torch.futures.Future()
 
         def run() -> None:
             self.doing = method
             try:
                 self._stop.check()
-                reply.set_result(getattr(self._object.result(), method)(*args))
+                reply.set_result(getattr(self._object.result(), method)(*args, **kwargs))
             except BaseException as error:  # every failure belongs to the caller
                 reply.set_result(Failure.of(error))
 
         self._in_order.submit(number, run)
         return reply
 
-    def close(self, number: int) -> "torch.futures.Future[Any]":
+    def close(self, number: int) -> Reply:
         """Stops what runs, and what was to run; then closes the object and ends the thread."""
         self._stop.set("stopped by the server")
-        reply: torch.futures.Future[Any] = torch.futures.Future()
+        reply: Reply = torch.futures.Future()
 
         def run() -> None:
             try:
@@ -96,21 +115,27 @@ class _Actor:
         return reply
 
 
-@rpc.functions.async_execution  # type: ignore[untyped-decorator]
-def _call(actor: Any, number: int, method: str, args: tuple[Any, ...]) -> "torch.futures.Future[Any]":
-    return actor.local_value().call(number, method, args)  # type: ignore[no-any-return]
+@handler
+def _call(
+    actor: "rpc.RRef[_Actor[Placed]]",
+    number: int,
+    method: str,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> Reply:
+    return here(actor).call(number, method, args, kwargs)
 
 
-def _doing(actor: Any) -> str:
-    return actor.local_value().doing  # type: ignore[no-any-return]
+def _doing(actor: "rpc.RRef[_Actor[Placed]]") -> str:
+    return here(actor).doing
 
 
-@rpc.functions.async_execution  # type: ignore[untyped-decorator]
-def _close(actor: Any, number: int) -> "torch.futures.Future[Any]":
-    return actor.local_value().close(number)  # type: ignore[no-any-return]
+@handler
+def _close(actor: "rpc.RRef[_Actor[Placed]]", number: int) -> Reply:
+    return here(actor).close(number)
 
 
-class Remote:
+class Remote(Generic[Placed]):
     """A reference to an object on another rank.
 
     Args:
@@ -118,23 +143,27 @@ class Remote:
         actor: RRef of the actor.
     """
 
-    def __init__(self, name: str, actor: Any) -> None:
+    def __init__(self, name: str, actor: "rpc.RRef[_Actor[Placed]]") -> None:
         self.name = name
         self._actor = actor
         self._numbers = itertools.count()
 
-    def call(self, method: str, *args: Any) -> Future[Any]:
+    def call(
+        self, method: Callable[Concatenate[Placed, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
         """Runs a method of the object after those called before; returns at once.
 
         Args:
-            method: name of the method.
+            method: the method, as an attribute of the object's class.
             args: its arguments.
+            kwargs: its arguments that are given by name.
 
         Returns:
             A future with the method's result; it has no time limit. It fails with PeerError if the method
             failed, LostError if the connection did, and with UserError if the user can mend it.
         """
-        return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s=0)
+        crossing = (self._actor, next(self._numbers), name_of(method), args, kwargs)
+        return request(self.name, _call, crossing, timeout_s=0)
 
     def wait(
         self, future: Future[T], timeout_s: float, to_do: str, silent_s: Callable[[], float] | None = None
@@ -166,7 +195,7 @@ class Remote:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
         _process.lost.add(self.name)
 
-    def close(self) -> Future[Any]:
+    def close(self) -> Future[None]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
         return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s=0)
 
@@ -175,11 +204,13 @@ class Remote:
         return request(self.name, _doing, (self._actor,), timeout_s)
 
 
-def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
+def place(
+    name: str, factory: Callable[Concatenate[Node, Stop, P], Placed], *args: P.args, **kwargs: P.kwargs
+) -> Remote[Placed]:
     """Creates `factory(local, stop, *args)` on the worker `name`; its errors show at the first call.
 
     `local` is what that worker passed to `reset`; `stop` is a `Stop` that ends what runs when the object is
-    closed, the factory too. The object needs a method `close()`.
+    closed, the factory too.
 
     Raises:
         LostError: the worker was lost before.
@@ -187,56 +218,16 @@ def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
     if name in _process.lost:
         raise LostError(f"lost {name} in an earlier job")
     try:
-        return Remote(name, rpc.remote(name, _Actor, args=(factory, args)))
+        return Remote(name, rpc.remote(name, _Actor, args=(factory, args, kwargs)))
     except RuntimeError as error:
         _process.lost.add(name)
         raise LostError(f"lost {name}: {first_line(error)}") from error
 
 
-def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
+def request(to: str, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], timeout_s: float) -> Future[T]:
     """As `send`; after an RPC that failed, nobody waits for the worker again."""
     if to in _process.lost:
-        result: Future[Any] = Future()
+        result: Future[T] = Future()
         result.set_exception(LostError(f"lost {to} before"))
         return result
     return send(to, function, args, timeout_s, lambda: _process.lost.add(to))
-
-
-def send(
-    to: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    timeout_s: float,
-    on_lost: Callable[[], None] = lambda: None,
-) -> Future[Any]:
-    """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
-
-    Args:
-        to: the worker.
-        function: what to run there.
-        args: its arguments.
-        timeout_s: seconds after which the RPC fails; 0 for never.
-        on_lost: called if it fails.
-    """
-    result: Future[Any] = Future()
-
-    def lose(error: Exception) -> None:
-        on_lost()
-        result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
-
-    def finish(reply: "torch.futures.Future[Any]") -> None:
-        try:
-            value = reply.value()
-        except Exception as error:
-            lose(error)
-            return
-        if isinstance(value, Failure):
-            result.set_exception(value.to_error(to))
-        else:
-            result.set_result(value)
-
-    try:
-        rpc.rpc_async(to, function, args=args, timeout=timeout_s).add_done_callback(finish)
-    except RuntimeError as error:
-        lose(error)
-    return result

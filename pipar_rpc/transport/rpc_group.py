@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVarTuple
 
 import torch
 from torch.distributed import rpc
@@ -22,8 +22,11 @@ import pipar_rpc
 from pipar_rpc.base.errors import PeerError, UserError, first_line
 from pipar_rpc.base.ranks import SERVER, worker_name
 from pipar_rpc.base.threads import watchdog
+from pipar_rpc.plan.node import Node
 from pipar_rpc.transport import network_interface, remote_object
 from pipar_rpc.transport.rendezvous import Meeting
+
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +165,7 @@ class Session:
         return dismissed and graceful
 
 
-def _all_answer(names: list[str], function: Callable[..., Any], *args: Any) -> bool:
+def _all_answer(names: list[str], function: Callable[[*Ts], None], *args: *Ts) -> bool:
     replies = [remote_object.request(name, function, args, LEAVE_TIMEOUT_S) for name in names]
     errors = [reply.exception() for reply in replies]
     return not any(errors)
@@ -187,7 +190,7 @@ def _init_rpc(rank: int, world_size: int, join_s: float, init_method: str) -> No
 def join(
     rank: int,
     world_size: int,
-    local: Any,
+    local: Node,
     timeout_s: float,
     meeting: Meeting | None,
     listening: network_interface.Binding,
@@ -199,7 +202,7 @@ def join(
     Args:
         rank: 0 for the server.
         world_size: number of ranks.
-        local: handed to the factories of objects that are placed here.
+        local: this machine, handed to the factories of objects that are placed here.
         timeout_s: longest wait for the other ranks at the start, and for any sign of life of the server
             later. A ping queues behind bulk data on the same line, so it must exceed the longest transfer.
         meeting: where the ranks find each other; None for the address in the environment.

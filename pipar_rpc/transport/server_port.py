@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,13 +22,16 @@ from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
-from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender
+from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, Loss, undelivered
+from pipar_rpc.transport.rpc_futures import handler, here
 from pipar_rpc.transport.turn_order import InOrder, Order
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 REMIND_S = 10.0  # between two lines about a server half that computes for long
+
+PortReference: TypeAlias = "rpc.RRef[Port]"
 
 
 class Port:
@@ -74,7 +77,7 @@ class Port:
         self._sender = GradientSender(name, downlink, timeline, leaving, self._contexts, answer)
         self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
-    def reference(self) -> Any:
+    def reference(self) -> PortReference:
         """The RRef with which the device addresses this port."""
         return rpc.RRef(self)
 
@@ -102,7 +105,7 @@ class Port:
         """Queues micro-batch `number` (from 0, as submitted).
 
         Returns:
-            A future of (loss, correct), or of a Failure.
+            What the device waits for; a Failure if the server half has failed.
         """
         self.heard()
         self.passed.up.note(number, activation.nbytes + labels.nbytes)
@@ -171,7 +174,7 @@ class Port:
         self._stack.close()
         self._sender.close()
 
-    def _answer(self, answer: Answer, value: Any) -> None:
+    def _answer(self, answer: Answer, value: Loss | Failure) -> None:
         try:
             self._unanswered.remove(answer)
         except KeyError:  # answered when the port was stopped
@@ -198,17 +201,17 @@ class Port:
         self._to_compute.discard(batch.answer)
         if not replied:
             with self._contexts.using(batch.context_id):  # not any longer
-                self._answer(batch.answer, self._failure)
+                self._answer(batch.answer, self._failure or undelivered(PeerError("there is none")))
 
 
-@rpc.functions.async_execution  # type: ignore[untyped-decorator]
+@handler
 def deliver(
-    port: Any, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
+    port: PortReference, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
 ) -> Answer:
     """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""
-    return port.local_value().deliver(number, part, context_id, activation, labels)  # type: ignore[no-any-return]
+    return here(port).deliver(number, part, context_id, activation, labels)
 
 
-def report(port: Any, iteration: int, loss: float) -> None:
+def report(port: PortReference, iteration: int, loss: float) -> None:
     """RPC handler: the device has finished `iteration`."""
-    port.local_value().trained(iteration, loss)
+    here(port).trained(iteration, loss)

@@ -1,0 +1,65 @@
+"""RPCs whose results are futures at both ends, with types."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar, TypeVarTuple
+
+import torch
+from torch.distributed import rpc
+
+from pipar_rpc.base.errors import Failure, LostError, first_line
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+
+
+def handler(function: "Callable[P, torch.futures.Future[T]]") -> Callable[P, T]:
+    """An RPC handler that returns a future; its result is what the caller gets."""
+    return rpc.functions.async_execution(function)  # type: ignore[no-any-return]
+
+
+def here(reference: "rpc.RRef[T]") -> T:
+    """The object that a reference names, on the rank that holds it."""
+    found: T = reference.local_value()
+    return found
+
+
+def send(
+    to: str,
+    function: Callable[[*Ts], T | Failure],
+    args: tuple[*Ts],
+    timeout_s: float,
+    on_lost: Callable[[], None] = lambda: None,
+) -> Future[T]:
+    """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
+
+    Args:
+        to: the worker.
+        function: what to run there.
+        args: its arguments.
+        timeout_s: seconds after which the RPC fails; 0 for never.
+        on_lost: called if it fails.
+    """
+    result: Future[T] = Future()
+
+    def lose(error: Exception) -> None:
+        on_lost()
+        result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
+
+    def finish(reply: "torch.futures.Future[T | Failure]") -> None:
+        try:
+            value = reply.value()
+        except Exception as error:
+            lose(error)
+            return
+        if isinstance(value, Failure):
+            result.set_exception(value.to_error(to))
+        else:
+            result.set_result(value)
+
+    try:
+        rpc.rpc_async(to, function, args=args, timeout=timeout_s).add_done_callback(finish)
+    except RuntimeError as error:
+        lose(error)
+    return result

@@ -83,6 +83,9 @@ def test_the_tables_on_the_terminal():
     assert lines[0] == f"epoch  {headings}  val acc  test acc"
     assert lines[3].split() == ["2", *["2.00"] * 6, *["2.0000"] * 4]
     assert lines[4].split() == ["mean", *["1.50"] * 6]
+    assert lines[5] == (
+        "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
+    )
     assert sweep_table({"0_first": row(2)})[1] == f"    job  {headings}  val acc  test acc"
 
 

@@ -79,7 +79,7 @@ _DECLARED = (
     ),
     Column(
         "iteration_time_s",
-        "time in training rounds per iteration",
+        "the device's time in training rounds per iteration",
         "s",
         "time/iteration_s",
         devices="mean",
@@ -118,8 +118,15 @@ _DECLARED = (
         devices="sum",
         heading="down Mbit/s",
     ),
-    _each("device_uplink_mbps", "the same for its uplink", "Mbit/s", "network_per_device/uplink_mbps"),
-    _each("device_downlink_mbps", "the same for its downlink", "Mbit/s", "network_per_device/downlink_mbps"),
+    _each(
+        "device_uplink_mbps", "the device's part of `uplink_mbps`", "Mbit/s", "network_per_device/uplink_mbps"
+    ),
+    _each(
+        "device_downlink_mbps",
+        "the device's part of `downlink_mbps`",
+        "Mbit/s",
+        "network_per_device/downlink_mbps",
+    ),
     Column(
         "bound_s",
         "the least that an iteration can take with the measured stage times; "
@@ -154,7 +161,7 @@ _DECLARED = (
     ),
     _each(
         "device_val_accuracy",
-        "accuracy of its own network on the validation samples, before the average",
+        "accuracy of the device's own network on the validation samples, before the average",
         "0..1",
         "accuracy_per_device/val",
     ),
@@ -177,8 +184,13 @@ _DECLARED = (
         "time/iteration_predicted_s",
         devices="mean",
     ),
-    _each("link_uplink_mbps", "rate of its uplink for the selector", "Mbit/s", "links/uplink_mbps"),
-    _each("link_downlink_mbps", "rate of its downlink for the selector", "Mbit/s", "links/downlink_mbps"),
+    _each("link_uplink_mbps", "uplink's rate that the selector reckoned with", "Mbit/s", "links/uplink_mbps"),
+    _each(
+        "link_downlink_mbps",
+        "downlink's rate that the selector reckoned with",
+        "Mbit/s",
+        "links/downlink_mbps",
+    ),
     Column(
         "server_peak_rss_mb",
         "largest resident memory of rank 0 in this job so far",
@@ -187,12 +199,12 @@ _DECLARED = (
     ),
     Column(
         "device_peak_rss_mb",
-        "largest resident memory of its process in this job so far",
+        "largest resident memory of the device's process in this job so far",
         "MB",
         "memory/device_peak_rss_mb",
         devices="max",
     ),
-    _each("each_device_peak_rss_mb", "the same for each", "MB", "memory_per_device/peak_rss_mb"),
+    _each("each_device_peak_rss_mb", "that of each device", "MB", "memory_per_device/peak_rss_mb"),
     Column("devices_alive", "number of devices that take part at the epoch's end", tag="devices/alive"),
     Column("devices_lost", "numbers of the devices that have left", figure=False),
 )

@@ -92,10 +92,11 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
     skipped = len(shown) - MAX_ROWS_SHOWN
     note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
     lines = table([column.heading for column in SUMMARY], [*shown[-MAX_ROWS_SHOWN:], means])
-    legend = "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
+    rate, idle = COLUMNS["uplink_mbps"].devices, COLUMNS["device_idle_s"].devices
+    legend = f"Mbit/s: {rate} over the devices; device idle: {idle} over the devices"
     scale = rows[0].get("time_scale", 1)
     scaled = [f"times and rates are emulated: {scale:g} seconds pass in a real one"] if scale != 1 else []
-    return "\n".join([*note, *lines, legend, *scaled])
+    return "\n".join([*note, *lines, f"{legend}; efficiency: bound / measured", *scaled])
 
 
 def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:

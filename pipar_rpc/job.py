@@ -25,13 +25,13 @@ from pipar_rpc.data import load_held_out, open_source
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.results.columns import Row
 from pipar_rpc.results.figures import class_counts_figure
 from pipar_rpc.results.observer import observing
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.rows import epoch_line, make_row
 from pipar_rpc.results.run_files import MODEL
 from pipar_rpc.results.terminal import Progress
-from pipar_rpc.results.writers import Row
 from pipar_rpc.selector.adaptation import Adapter
 from pipar_rpc.selector.selection import Selection, select
 from pipar_rpc.training.evaluation import Evaluator

@@ -6,7 +6,7 @@ from itertools import product
 from statistics import fmean
 
 from pipar_rpc.base.errors import nearest, require
-from pipar_rpc.results.writers import FIGURES, Row
+from pipar_rpc.results.columns import COLUMNS, Row
 
 OPTIMISERS = (
     "optuna",
@@ -42,10 +42,11 @@ def check_objective(objective: str | None, sweeper: str) -> None:
         objective: the configuration's.
         sweeper: name of its class; empty for a single job.
     """
+    figures = [name for name, column in COLUMNS.items() if column.figure]
     needed = any(name in sweeper for name in OPTIMISERS)
-    figure = f"a figure of results.csv: {nearest(str(objective), FIGURES)}"
+    figure = f"a figure of results.csv: {nearest(str(objective), figures)}"
     allowed = f"{'' if needed else 'null or '}{figure}"
-    require(objective in FIGURES or (objective is None and not needed), "objective", objective, allowed)
+    require(objective in figures or (objective is None and not needed), "objective", objective, allowed)
 
 
 def last_figure(rows: Sequence[Row], column: str) -> float:

@@ -52,7 +52,7 @@ def tags(events):
 
 def kill(outputs):
     """Nothing is written any more."""
-    outputs._sinks[0].close()
+    outputs._table.close()
 
 
 def whole(folder, last):

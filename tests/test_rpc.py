@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
-from pipar_rpc.results import writers
+from pipar_rpc.results.columns import COLUMNS
 from pipar_rpc.training.fedavg import weighted_average
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
@@ -117,7 +117,7 @@ def test_a_failing_job_does_not_stop_the_others(repeated):
 def test_results_are_complete(repeated):
     _, jobs = repeated
     rows = rows_of(jobs[2])
-    assert tuple(rows[0]) == writers.COLUMNS
+    assert list(rows[0]) == list(COLUMNS)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
         assert row["job"] == "2"
@@ -134,6 +134,13 @@ def test_results_are_complete(repeated):
         assert len(row["device_uplink_mbps"].split(";")) == 3
         assert 50 < float(row["device_peak_rss_mb"]) < 4000
         assert len(row["each_device_peak_rss_mb"].split(";")) == 3
+        for total, single in (
+            *(("uplink_mbps", "device_uplink_mbps"), ("downlink_mbps", "device_downlink_mbps")),
+            ("device_peak_rss_mb", "each_device_peak_rss_mb"),
+        ):
+            over = {"sum": sum, "max": max}[COLUMNS[total].devices]
+            values = map(float, row[single].split(";"))
+            assert float(row[total]) == pytest.approx(over(values), rel=1e-4)
     resolved = OmegaConf.load(jobs[2] / "config.yaml")
     assert resolved.num_devices == 3
     assert resolved.network.uplink_mbps == 10
@@ -148,11 +155,11 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     events = EventAccumulator(str(jobs[2] / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    per_device = {tag for tag in writers.TAGS.values() if "_per_device/" in tag}
-    of_the_selector = ("predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps")
-    not_asked_for = {writers.TAGS[key] for key in ("overlap", *of_the_selector)}
-    assert set(writers.TAGS.values()) - per_device - not_asked_for <= tags
-    per_device.remove(writers.TAGS["device_val_accuracy"])  # not asked for
+    of_the_selector = {"predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps"}
+    not_asked_for = of_the_selector | {"overlap", "device_val_accuracy"}
+    wanted = {column.tag for name, column in COLUMNS.items() if column.tag and name not in not_asked_for}
+    per_device = {tag for tag in wanted if "_per_device/" in tag}
+    assert wanted - per_device <= tags
     assert {f"{tag}/device{k}" for tag in per_device for k in (1, 2, 3)} <= tags
     assert [scalar.step for scalar in events.Scalars("train/loss_by_iteration")] == [1, 2, 3, 4]
     assert events.Tags()["images"] == ["data/partition"]
@@ -164,7 +171,7 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     assert settings["num_micro_batches"].number_value == 7
     rows = rows_of(jobs[2])
     for column in ("epoch_time_s", "test_accuracy", "uplink_mbps"):
-        scalars = events.Scalars(writers.TAGS[column])
+        scalars = events.Scalars(COLUMNS[column].tag)
         assert [scalar.step for scalar in scalars] == [1, 2]
         assert [scalar.value for scalar in scalars] == pytest.approx(
             [float(row[column]) for row in rows], rel=1e-4

@@ -39,7 +39,7 @@ class Checkpoint:
         momentum: of each device's network, by the names of parameters; shared tensors for a shared half.
         cuts: P and N of each device.
         settings: what must be the same for training to go on, by configuration keys.
-        rows: of the epochs that have ended; see `pipar_rpc.results.writers`.
+        rows: of the epochs that have ended; see `pipar_rpc.results.columns`.
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
         num_iterations: trained, on the device with the most.
     """

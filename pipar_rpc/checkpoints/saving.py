@@ -12,7 +12,7 @@ from pipar_rpc.coordination.aggregation import average
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.plan.plan import Plan
-from pipar_rpc.results.writers import Row
+from pipar_rpc.results.columns import Row
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.transport.rpc_group import Session
 

@@ -12,14 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pipar_rpc.base.disk import write_whole
-
-STEPS = {  # of what is not shown by epochs; by how tags begin
-    "train/loss_by_iteration": "iteration",
-    "network_by_second/": "second",
-    "devices/events": "round",
-    "selector/changes": "round",
-}
-REPEATED = ("hparam/", "_hparams_/", "data/partition", "selector/candidates")  # by every part of a training
+from pipar_rpc.results.tags import REPEATED, STEPS
 
 
 def rewind(directory: Path, ends: Mapping[str, int]) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.results import tags
+from pipar_rpc.results.columns import Row
 from pipar_rpc.results.gantt import iteration_figure
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.perfetto import TraceFile
 from pipar_rpc.results.recording import Recorder, Recording
 from pipar_rpc.results.throughput import Throughput, Watch
-from pipar_rpc.results.writers import Row
 
 TRACE_FILE = "trace.json"
 
@@ -54,7 +55,7 @@ class Observer:
 
     def observe(self, epoch: int, result: EpochResult) -> dict[str, Any]:
         """Shows the epoch that has just ended; returns the columns that come of its recording."""
-        self._outputs.curve("train/loss_by_iteration", result.losses, start=self._num_iterations + 1)
+        self._outputs.curve(tags.LOSS, result.losses, start=self._num_iterations + 1)
         start, self._num_iterations = self._num_iterations, self._num_iterations + len(result.losses)
         self._throughput.report()
         recording = self._recorder.finish(epoch, result)

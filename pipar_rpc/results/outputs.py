@@ -1,66 +1,66 @@
-"""Everything that a job writes and shows."""
+"""Everything that a job writes for people: its table, TensorBoard, pictures."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipar_rpc.results.writers import CsvSink, PngSink, Row, Sink, TensorBoardSink
+from pipar_rpc.results import tags
+from pipar_rpc.results.columns import Row
+from pipar_rpc.results.csv_table import CsvTable
+from pipar_rpc.results.run_files import ROWS
+from pipar_rpc.results.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
 
 class Outputs:
-    """All sinks of a job.
+    """The files of a job.
 
     Args:
-        output_dir: of the job.
-        rows: of epochs that were trained before.
-        ends: if they were trained in this folder, the first step of each kind that will be written; see
+        output_dir: folder of the job.
+        rows: epochs that were trained before.
+        ends: first step of each kind that will be written, if they were trained in this folder; see
             `pipar_rpc.results.event_files`.
     """
 
     def __init__(
         self, output_dir: Path, rows: Sequence[Row] = (), ends: Mapping[str, int] | None = None
     ) -> None:
-        self._sinks: list[Sink] = [
-            CsvSink(output_dir / "results.csv", rows),
-            TensorBoardSink(output_dir / "tensorboard", rows, ends),
-            PngSink(output_dir),
-        ]
+        self._folder = output_dir
+        self._table = CsvTable(output_dir / ROWS, rows)
+        self._tensorboard = TensorBoard(output_dir / "tensorboard", rows, ends)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Hands on the row of one epoch."""
-        for sink in self._sinks:
-            sink.add(row)
+        """Writes the row of one epoch."""
+        self._table.add(row)
+        self._tensorboard.add(row)
 
     def curve(self, tag: str, values: Sequence[float], start: int) -> None:
-        """Hands on a part of a curve."""
-        for sink in self._sinks:
-            sink.curve(tag, values, start)
+        """Writes a part of a curve, with a value for each of the steps `start`, `start` + 1, ..."""
+        self._tensorboard.curve(tag, values, start)
 
     def picture(self, name: str, figure: Any) -> None:
-        """Hands on a figure."""
-        for sink in self._sinks:
-            sink.picture(name, figure)
+        """Shows a matplotlib figure called "group/name", and writes it to name.png."""
+        self._tensorboard.picture(name, figure)
+        figure.savefig(self._folder / f"{Path(name).name}.png", dpi=120)
 
     def text(self, name: str, text: str, step: int = 0) -> None:
-        """Hands on lines of text."""
-        for sink in self._sinks:
-            sink.text(name, text, step)
+        """Shows lines of text called "group/name"."""
+        self._tensorboard.text(name, text, step)
 
     def event(self, line: str, step: int) -> None:
-        """Something that happened to the job in round `step`: in the log, too."""
+        """Shows, also in the log, what happened to the job in round `step`."""
         log.warning(line)
-        self.text("devices/events", line, step)
+        self.text(tags.EVENTS, line, step)
 
     def selected_again(self, lines: str, step: int) -> None:
-        """The selector has changed P and N after round `step`: in the log, too."""
+        """Shows, also in the log, how the selector has changed P and N after round `step`."""
         for line in lines.splitlines():
             log.info(line)
-        self.text("selector/changes", lines, step)
+        self.text(tags.CHANGES, lines, step)
 
     def close(self) -> None:
-        """Closes all."""
-        for sink in self._sinks:
-            sink.close()
+        """Closes the files."""
+        self._table.close()
+        self._tensorboard.close()

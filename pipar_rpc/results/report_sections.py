@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pipar_rpc.results.columns import COLUMNS
 from pipar_rpc.results.published import Published, read_published
 from pipar_rpc.results.report_figures import Cases, bars, curves, up_down_bars
 from pipar_rpc.results.report_page import Section, existing_picture, picture
@@ -63,8 +64,9 @@ def total_mbps(run: Run, iterations: int) -> float:
 
 def runs_section(runs: Sequence[Run], iterations: int) -> Section:
     """The figures of every run, compared or not."""
-    headings = [*CASE, "strategy", "iterations run", "iteration s", "epoch s"]
-    headings += ["server idle s", "device idle s", "up Mbit/s", "down Mbit/s", "overlap", "efficiency"]
+    others = ("server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps", "overlap", "efficiency")
+    headings = [*CASE, "strategy", "iterations run", COLUMNS["iteration_time_s"].heading, "epoch s"]
+    headings += [COLUMNS[name].heading for name in others]
     section = Section("All runs", headings=headings, folded=True)
     for run in runs:
         figures = [run.median("iteration_time_s"), run.epoch_s(iterations)]
@@ -78,7 +80,8 @@ def runs_section(runs: Sequence[Run], iterations: int) -> Section:
 
 def accuracy_section(runs: Sequence[Run], known: Mapping[str, Mapping[str, str | float]]) -> Section:
     """Loss and accuracy after the last epoch."""
-    headings = [*CASE, "strategy", "data", "epochs", "loss", "test %", f"CIFAR-10 %, {PUBLISHED}"]
+    headings = [*CASE, "strategy", "data", "epochs", COLUMNS["train_loss"].heading, "test %"]
+    headings.append(f"CIFAR-10 %, {PUBLISHED}")
     note = "The published accuracies were reached after 50 epochs, with other schedules."
     section = Section("What is learned", note=note, headings=headings)
     for run in runs:

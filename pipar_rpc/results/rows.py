@@ -7,11 +7,11 @@ from typing import Any
 from pipar_rpc.base.memory import peak_rss_mb
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.plan.plan import Plan
-from pipar_rpc.results.writers import Row
+from pipar_rpc.results.columns import Row
 
 
 def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
-    """The columns of `pipar_rpc.results.writers` but for what is measured on held-out images."""
+    """The columns that an epoch's result has; the others are measured on held-out images or asked for."""
     config, devices = plan.config, plan.devices
     return {
         "job": job,

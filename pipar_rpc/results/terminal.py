@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.results.columns import COLUMNS, Column, mean
 
 MAX_DEVICES_SHOWN = 8
 MAX_ROWS_SHOWN = 20
@@ -78,19 +79,7 @@ def _state(peer: Peer) -> str:
     return "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration)
 
 
-SUMMARY = {  # column of results.csv: heading, format
-    "epoch": ("epoch", "{:.0f}"),
-    "epoch_time_s": ("time s", "{:.2f}"),
-    "server_idle_s": ("server idle s", "{:.2f}"),
-    "device_idle_s": ("device idle s", "{:.2f}"),
-    "uplink_mbps": ("up Mbit/s", "{:.2f}"),
-    "downlink_mbps": ("down Mbit/s", "{:.2f}"),
-    "efficiency": ("efficiency", "{:.2f}"),
-    "train_loss": ("loss", "{:.4f}"),
-    "train_accuracy": ("train acc", "{:.4f}"),
-    "val_accuracy": ("val acc", "{:.4f}"),
-    "test_accuracy": ("test acc", "{:.4f}"),
-}
+SUMMARY = tuple(column for column in COLUMNS.values() if column.summary)
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -98,24 +87,25 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     Throughput is summed over the devices; idle time of devices is a mean.
     """
-    shown = [[_format(row.get(key), form) for key, (_, form) in SUMMARY.items()] for row in rows]
-    mean = ["mean", *(_mean(rows, key, form) for key, (_, form) in list(SUMMARY.items())[1:7]), *[""] * 4]
+    shown = [[_cell(row.get(column.name), column) for column in SUMMARY] for row in rows]
+    means = ["mean", *(_mean(rows, column) for column in SUMMARY[1:])]
     skipped = len(shown) - MAX_ROWS_SHOWN
     note = [f"({skipped} earlier epochs are in results.csv)"] if skipped > 0 else []
-    lines = table([heading for heading, _ in SUMMARY.values()], [*shown[-MAX_ROWS_SHOWN:], mean])
-    legend = "Mbit/s: sum over the devices; device idle: mean over the devices; efficiency: bound / measured"
+    lines = table([column.heading for column in SUMMARY], [*shown[-MAX_ROWS_SHOWN:], means])
+    rate, idle = COLUMNS["uplink_mbps"].devices, COLUMNS["device_idle_s"].devices
+    legend = f"Mbit/s: {rate} over the devices; device idle: {idle} over the devices"
     scale = rows[0].get("time_scale", 1)
     scaled = [f"times and rates are emulated: {scale:g} seconds pass in a real one"] if scale != 1 else []
-    return "\n".join([*note, *lines, legend, *scaled])
+    return "\n".join([*note, *lines, f"{legend}; efficiency: bound / measured", *scaled])
 
 
 def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The last epoch of each job of a sweep, by the name of its folder."""
-    columns = [key for key in SUMMARY if key != "epoch"]
+    columns = SUMMARY[1:]  # all but the epoch
     lines = [
-        [name, *(_format(row.get(key), SUMMARY[key][1]) for key in columns)] for name, row in jobs.items()
+        [name, *(_cell(row.get(column.name), column) for column in columns)] for name, row in jobs.items()
     ]
-    return ["last epoch of each job:", *table(["job", *(SUMMARY[key][0] for key in columns)], lines)]
+    return ["last epoch of each job:", *table(["job", *(column.heading for column in columns)], lines)]
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -126,10 +116,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(h.rjust(w) for h, w in zip(headings, widths, strict=True)), rule, *lines]
 
 
-def _format(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _cell(value: Any, column: Column) -> str:
+    return "" if value is None else f"{value:.{column.digits}f}"
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
-    values = [row[key] for row in rows if row.get(key) is not None]
-    return _format(sum(values) / len(values), form) if values else ""
+def _mean(rows: Sequence[Mapping[str, Any]], column: Column) -> str:
+    """Nothing for what is learned: there the last epoch counts."""
+    return "" if column.hparam == "last" else _cell(mean(rows, column.name), column)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.results import tags
+from pipar_rpc.results.columns import Row
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.writers import Row
 from pipar_rpc.training.device import Device
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Throughput:
         start = self._reported[name]
         self._reported[name] = start + len(traffic)
         mbps = [num_bytes * 8e-6 for num_bytes in traffic]
-        self._outputs.curve(f"network_by_second/{name}", mbps, start)
+        self._outputs.curve(f"{tags.THROUGHPUT}/{name}", mbps, start)
 
 
 class Watch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipar_rpc.results.writers import COLUMNS
+from pipar_rpc.results.columns import COLUMNS
 from tests.support.processes import Processes
 
 # Four devices, 3 iterations of 2 s and 4 s for models; in each the server computes 0.5 s, a device 1.5 s.

@@ -12,6 +12,7 @@ from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.rounds import Position
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
@@ -79,10 +80,9 @@ def train(monkeypatch):
 
     def run(halves, in_turn):
         peers, networks = [make_peer(number, half) for number, half in enumerate(halves, start=1)], []
-        coordinator = Coordinator(
-            Roster(peers), -1, in_turn, on_aggregated=lambda network, *_: networks.append(network) or {}
-        )
-        coordinator.train_epoch(1)
+        coordinator, sums = Coordinator(Roster(peers), -1, in_turn), EpochSums(peers)
+        for this in coordinator.rounds(Position(epoch=1)):
+            networks.append(coordinator.average(coordinator.train(this, sums), sums))
         for peer in peers:
             peer.port.close()
         return networks[0], [peer.name for peer in peers if peer.present]

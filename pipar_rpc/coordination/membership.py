@@ -1,7 +1,9 @@
 """The devices that take part in a job. Those that are lost leave it, and the others go on.
 
-Everything that waits for devices waits here, or inside `watching`: the first that hears that a device is gone
-takes it off the list, and nobody waits for it again.
+Everything that waits for devices waits here, or inside `watching`. A device leaves on purpose, because its
+numbers are not finite, or because its process is lost. Which processes are lost, and why, the RPC group alone
+knows (`Remote.lost`), also from job to job; a device that is lost leaves as soon as it is looked up who takes
+part, and nobody waits for it again.
 """
 
 import logging
@@ -61,8 +63,20 @@ class Roster:
 
     @property
     def peers(self) -> list[Peer]:
-        """Those who take part, in the order of their numbers."""
+        """Those who take part, in the order of their numbers; who is lost leaves now.
+
+        Raises:
+            PeerError: too few are left.
+        """
+        for peer in self.everyone:
+            if reason := peer.remote.lost:
+                self.lose(peer, LostError(reason))
         return [peer for peer in self.everyone if peer.present]
+
+    def _taking_part(self, of_each: Mapping[Peer, T]) -> dict[Peer, T]:
+        """What belongs to those who take part."""
+        peers = set(self.peers)
+        return {peer: own for peer, own in of_each.items() if peer in peers}
 
     def begin_round(self) -> None:
         """Counts rounds; devices that are to leave before this one do."""
@@ -84,7 +98,7 @@ class Roster:
         """
         began = looked = time.monotonic()
         pending, results = dict(calls), dict[Peer, Any]()
-        while pending := {peer: call for peer, call in pending.items() if peer.present}:
+        while pending := self._taking_part(pending):
             done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
             for peer in [peer for peer, call in pending.items() if call in done]:
                 with self.watching(peer):
@@ -101,7 +115,7 @@ class Roster:
                 with self.watching(peer):
                     _check_alive(peer, method, time.monotonic() - began)
             self._on_wait()
-        return {peer: results[peer] for peer in calls if peer.present and peer in results}
+        return self._taking_part({peer: results[peer] for peer in calls if peer in results})
 
     def settle(self, reports: Mapping[Peer, T]) -> dict[Peer, T]:
         """Waits for the server halves of devices that have trained, without those that are lost meanwhile.
@@ -115,7 +129,7 @@ class Roster:
         for peer in reports:
             with self.watching(peer):
                 peer.port.settle()
-        return {peer: report for peer, report in reports.items() if peer.present}
+        return self._taking_part(reports)
 
     def ping(self, peers: Sequence[Peer]) -> dict[Peer, Ping]:
         """The fastest of a few pings to each device, all at the same time; without those that are lost."""
@@ -138,9 +152,9 @@ class Roster:
 
     def lose(self, peer: Peer, error: LostError) -> None:
         """Goes on without a device; raises PeerError if too few are left."""
-        if not peer.present:
+        if peer.left:
             return
-        peer.present = False
+        peer.left = True
         peer.port.leave("this device was given up")
         left = f"{len(self.peers)} of {len(self.everyone)} devices left"
         when = f"{'after' if self.counts else 'in'} round {self.round}"
@@ -169,8 +183,9 @@ def _timed(call: Future[Any]) -> Future[Any]:
 def _check_alive(peer: Peer, method: str, waited_s: float) -> None:
     silence = min(peer.port.silent_s, waited_s)
     if silence > peer.limit_s(method):
-        peer.remote.abandon()
         where = (
             f"last heard of in iteration {peer.port.iteration}" if method == TRAIN else f"asked to {method}"
         )
-        raise LostError(f"the server waited {silence:.0f} s for {peer.name}, {where}")
+        reason = f"the server waited {silence:.0f} s for {peer.name}, {where}"
+        peer.remote.abandon(reason)
+        raise LostError(reason)

@@ -29,11 +29,12 @@ class _Process:
 
     Attributes:
         local: handed to the factories of objects that are placed here.
-        lost: workers that failed or kept silent; nobody waits for them again.
+        lost: why workers are lost: they failed or kept silent. This is the one list of them, as long as the
+            group lasts; nobody waits for them again, in no job.
     """
 
     local: Any = None
-    lost: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 _process = _Process()
@@ -154,17 +155,18 @@ class Remote:
             except TimeoutError:
                 waited = time.monotonic() - began
                 left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
-        self.abandon()
-        raise LostError(f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}")
+        reason = f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}"
+        self.abandon(reason)
+        raise LostError(reason)
 
     @property
-    def lost(self) -> bool:
-        """Whether the worker was given up, or its connection failed."""
-        return is_lost(self.name)
+    def lost(self) -> str | None:
+        """Why the worker was given up, or how its connection failed; None if it is not lost."""
+        return _process.lost.get(self.name)
 
-    def abandon(self) -> None:
+    def abandon(self, reason: str) -> None:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
-        _process.lost.add(self.name)
+        _process.lost.setdefault(self.name, reason)
 
     def close(self) -> Future[Any]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
@@ -189,8 +191,9 @@ def place(name: str, factory: Callable[..., Any], *args: Any) -> Remote:
     try:
         return Remote(name, rpc.remote(name, _Actor, args=(factory, args)))
     except RuntimeError as error:
-        _process.lost.add(name)
-        raise LostError(f"lost {name}: {first_line(error)}") from error
+        reason = f"lost {name}: {first_line(error)}"
+        _process.lost.setdefault(name, reason)
+        raise LostError(reason) from error
 
 
 def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
@@ -199,7 +202,7 @@ def request(to: str, function: Callable[..., Any], args: tuple[Any, ...], timeou
         result: Future[Any] = Future()
         result.set_exception(LostError(f"lost {to} before"))
         return result
-    return send(to, function, args, timeout_s, lambda: _process.lost.add(to))
+    return send(to, function, args, timeout_s, lambda reason: _process.lost.setdefault(to, reason))
 
 
 def send(
@@ -207,7 +210,7 @@ def send(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     timeout_s: float,
-    on_lost: Callable[[], None] = lambda: None,
+    on_lost: Callable[[str], object] = lambda reason: None,
 ) -> Future[Any]:
     """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
 
@@ -216,13 +219,14 @@ def send(
         function: what to run there.
         args: its arguments.
         timeout_s: seconds after which the RPC fails; 0 for never.
-        on_lost: called if it fails.
+        on_lost: told why, if it fails.
     """
     result: Future[Any] = Future()
 
     def lose(error: Exception) -> None:
-        on_lost()
-        result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
+        reason = f"lost {to}: {first_line(error)}"
+        on_lost(reason)
+        result.set_exception(LostError(reason))
 
     def finish(reply: "torch.futures.Future[Any]") -> None:
         try:

@@ -183,6 +183,11 @@ def test_threads_and_processes_start_in_one_file_each():
         assert users <= {place}, users
 
 
+def test_micro_batch_numbers_are_capped_in_one_place():
+    divided = {name for name, path in MODULES.items() if re.search(r"//\s*[\w.]*smallest", path.read_text())}
+    assert divided == {"pipar_rpc.base.microbatch"}
+
+
 def lengths(path: Path) -> list[int]:
     """Lines of each function, its docstring not counted."""
     found = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.membership import ask
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import calibrate_all
 
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
     """Has each device know its machine's speed, if its own is derived from it."""
-    asks = [partial(peer.ask, "calibrate") for peer in peers]
+    asks = [partial(ask, peer, "calibrate") for peer in peers]
     told = set[str]()
     machines = calibrate_all([device.speed for device in devices], asks)
     for peer, device, found in zip(peers, devices, machines, strict=True):

@@ -75,11 +75,6 @@ class Peer:
         answer.add_done_callback(note)
         return answer
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """The result of a method of the device; raises LostError if it does not come in time."""
-        limit_s = self.limit_s(method)
-        return self.remote.wait(self.call(method, *args), limit_s, f"answer to {method}")
-
     def limit_s(self, method: str) -> float:
         """The longest silence of the device while it does `method`."""
         return self.patience.limit_s(method, self.port.slowest_s if method == TRAIN else None)

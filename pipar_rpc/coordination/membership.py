@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pipar_rpc.base.errors import LostError, PeerError, first_line
 from pipar_rpc.coordination.device_handle import TRAIN, Peer
 from pipar_rpc.timing.traffic import PINGS, Ping
+from pipar_rpc.transport.remote_object import Remote
 
 T = TypeVar("T")
 
@@ -164,6 +165,40 @@ class Roster:
                 f"{left}, fault.min_devices={self._min_devices}; "
                 f"the last to leave: {peer.name}: {first_line(error)}"
             )
+
+
+def ask(peer: Peer, method: str, *args: Any) -> Any:
+    """The result of a method of one device; raises LostError if it does not come in time."""
+    limit_s = peer.limit_s(method)
+    return wait_for(peer.remote, peer.call(method, *args), limit_s, f"answer to {method}")
+
+
+def wait_for(
+    remote: Remote,
+    future: Future[T],
+    timeout_s: float,
+    to_do: str,
+    silent_s: Callable[[], float] | None = None,
+) -> T:
+    """The result of a call; raises LostError, and gives the worker up, if it does not come in time.
+
+    Args:
+        remote: the object that was called.
+        future: of the call.
+        timeout_s: longest silence of the worker.
+        to_do: what it was asked to do, for the error.
+        silent_s: seconds since its last sign of life; by default since now.
+    """
+    began, left = time.monotonic(), timeout_s
+    while left > 0:
+        try:
+            return future.result(left)
+        except TimeoutError:
+            waited = time.monotonic() - began
+            left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
+    reason = f"the server waited {timeout_s:.0f} s for {remote.name} to {to_do}"
+    remote.abandon(reason)
+    raise LostError(reason)
 
 
 def _timed(call: Future[Any]) -> Future[Any]:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.coordination.aggregation import reserve_download
 from pipar_rpc.coordination.build import fill
 from pipar_rpc.coordination.device_handle import LOAD, UPLOAD, Peer
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Roster, ask
 from pipar_rpc.coordination.rounds import Round
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
@@ -114,7 +115,7 @@ class Adapter:
             if jobs[peer].downlink.rate.limited:
                 down = known[peer][1]
             with self._roster.watching(peer):
-                found[peer] = measure_rates(peer.ask, ping, up, down)
+                found[peer] = measure_rates(partial(ask, peer), ping, up, down)
         return found
 
     def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:

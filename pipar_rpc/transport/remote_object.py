@@ -6,11 +6,10 @@ a thread to answer with.
 """
 
 import itertools
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.distributed import rpc
@@ -19,8 +18,6 @@ from pipar_rpc.base.errors import Failure, LostError, first_line
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import start_pool
 from pipar_rpc.transport.turn_order import InOrder
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -136,28 +133,6 @@ class Remote:
             failed, LostError if the connection did, and with UserError if the user can mend it.
         """
         return request(self.name, _call, (self._actor, next(self._numbers), method, args), timeout_s=0)
-
-    def wait(
-        self, future: Future[T], timeout_s: float, to_do: str, silent_s: Callable[[], float] | None = None
-    ) -> T:
-        """The result of a call; raises LostError if it does not come in time.
-
-        Args:
-            future: of the call.
-            timeout_s: longest silence of the worker.
-            to_do: what it was asked to do, for the error.
-            silent_s: seconds since its last sign of life; by default since now.
-        """
-        began, left = time.monotonic(), timeout_s
-        while left > 0:
-            try:
-                return future.result(left)
-            except TimeoutError:
-                waited = time.monotonic() - began
-                left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
-        reason = f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}"
-        self.abandon(reason)
-        raise LostError(reason)
 
     @property
     def lost(self) -> str | None:

@@ -105,8 +105,8 @@ class TrainingLoop:
             return None
         if network is None and epoch == settings.epochs:
             result.network = self.coordinator.gather()
-        row = make_row(plan, self.number, epoch, result) | self._evaluate(epoch, result)
-        row |= self.observer.observe(epoch, result)
+        measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
+        row = make_row(plan, self.number, epoch, result) | measured | self.observer.observe(epoch, result)
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}

@@ -28,7 +28,7 @@ from pipar_rpc.checkpoints import replacing
 from pipar_rpc.jobs import FOLDER, Jobs, World, examine, tell_torchrun
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import Node, prepare
-from pipar_rpc.plan.schema import NodeConfig
+from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.transport import network_interface, rpc_group
 from pipar_rpc.transport.rendezvous import BEAT_S, Meeting
 

@@ -6,12 +6,13 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.errors import LostError, PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
@@ -50,7 +51,7 @@ class Half:
 class Remote:
     """A device of one micro-batch an epoch."""
 
-    lost = False
+    lost = None
 
     def __init__(self, port):
         self._port = port
@@ -80,10 +81,9 @@ def train(monkeypatch):
 
     def run(halves, in_turn):
         peers, networks = [make_peer(number, half) for number, half in enumerate(halves, start=1)], []
-        coordinator = Coordinator(
-            Roster(peers), -1, in_turn, on_aggregated=lambda network, *_: networks.append(network) or {}
-        )
-        coordinator.train_epoch(1)
+        coordinator, sums = Coordinator(Roster(peers), -1, in_turn), EpochSums(peers)
+        for this in coordinator.rounds(Position(epoch=1)):
+            networks.append(coordinator.average(coordinator.train(this, sums), sums))
         for peer in peers:
             peer.port.close()
         return networks[0], [peer.name for peer in peers if peer.present]
@@ -106,3 +106,67 @@ def test_a_device_whose_last_update_fails_leaves_and_the_others_go_on(train, in_
     network, left = train([Half(), Half(LostError("a gradient is not finite"))], in_turn)
     assert left == ["device1"]
     assert network["server"] == 1
+
+
+def test_a_device_takes_part_until_it_leaves_or_its_process_is_lost():
+    """The group's word is enough: no call to it need fail first. It leaves once, for the group's reason."""
+    told = []
+    peers = [make_peer(number, Half()) for number in (1, 2, 3)]
+    roster = Roster(peers, 1, {"device3": 1}, on_leave=lambda line, number: told.append(line))
+    roster.begin_round()
+    assert roster.peers == peers[:2]
+    peers[1].remote.lost = "lost device2: connection reset"
+    assert not peers[1].present
+    assert roster.settle({peers[0]: "report", peers[1]: "report"}) == {peers[0]: "report"}
+    assert roster.peers == peers[:1]
+    assert told == [
+        "device3 leaves in round 1: as fault.leave says; 2 of 3 devices left",
+        "device2 leaves in round 1: lost device2: connection reset; 1 of 3 devices left",
+    ]
+    peers[0].remote.lost = "lost device1: connection reset"
+    with pytest.raises(PeerError, match="the last to leave: device1: lost device1: connection reset"):
+        roster.collect({peers[0]: Future()}, "upload")  # and nobody waits for it
+    for peer in peers:
+        peer.port.close()
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "rounds"),
+    [(-1, 0, [(0, 5, True)]), (0, 2, [(2, 7, True)]), (2, 0, [(0, 2, False), (2, 4, False), (4, 6, True)])],
+)
+def test_an_epoch_is_cut_into_rounds(every, first, rounds):
+    peers = [make_peer(number, Half()) for number in (1, 2)]
+    peers[1].iterations = 5
+    found = list(Coordinator(Roster(peers), every, False).rounds(Position(3, first)))
+    assert found == [Round(3, *expected) for expected in rounds]
+    assert found[-1].next == Position(4, 0)
+    assert [this.next for this in found[:-1]] == [Position(3, stop) for _, stop, _ in rounds[:-1]]
+    for peer in peers:
+        peer.port.close()
+
+
+def test_the_rounds_of_an_epoch_follow_from_who_is_left():
+    peers = [make_peer(number, Half()) for number in (1, 2)]
+    peers[1].iterations = 5
+    rounds = Coordinator(Roster(peers), 1, False).rounds(Position())
+    assert not next(rounds).ends_epoch
+    peers[1].remote.lost = "lost device2"
+    assert list(rounds) == []
+    for peer in peers:
+        peer.port.close()
+
+
+def test_a_pause_is_not_part_of_an_epoch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time.monotonic", lambda: now[0])
+    peer = make_peer(1, Half())
+    sums = EpochSums([peer])
+    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0))
+    now[0] = 2.0
+    with sums.paused():
+        now[0] = 10.0
+    now[0] = 11.0
+    result = sums.result(None)
+    assert (result.metrics.epoch_time_s, result.began) == (3.0, 0.0)
+    monkeypatch.undo()
+    peer.port.close()

@@ -1,6 +1,7 @@
 """A folder that holds a run: nobody begins there, unless to replace it, and then nothing is lost."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -235,10 +236,11 @@ def test_a_checkpoint_that_was_moved_aside_is_found(tmp_path):
     plan = make_plan(hydra_compose.compose(settings)[0], 3, Path("nowhere"), True)
     for number in (3, 4):
         own = make(number)
-        own.settings = resuming.settings_of(plan)
+        own.settings = plan.checkpoints.same
         CheckpointFolder(tmp_path, keep=9).save(own)
     for name in (".", "checkpoints", "checkpoints/round_000003.pt"):
-        plan.config.resume = str(tmp_path / name)
+        resume = replace(plan.checkpoints, resume=str(tmp_path / name))
+        plan = replace(plan, checkpoints=resume)
         number = 3 if name.endswith("pt") else 4
         checkpoint, in_place = resuming.find(plan, tmp_path, goes_on=False)
         assert (checkpoint.round, in_place) == (number, True)
@@ -302,7 +304,7 @@ def test_the_content_of_a_partition_file_identifies_a_training(tmp_path):
     for name in "abc":
         arguments = [*SMALL, "partition=file", f"partition.path={tmp_path / name}.json"]
         raw, _ = hydra_compose.compose(arguments)
-        settings[name] = resuming.settings_of(make_plan(raw, 3, Path("nowhere"), True))
+        settings[name] = make_plan(raw, 3, Path("nowhere"), True).checkpoints.same
         configs[name] = jobs._resolved(raw, WORLD)
     assert settings["a"] == settings["b"] != settings["c"]
     (tmp_path / "run").mkdir()

@@ -3,11 +3,17 @@
 import ast
 import re
 import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
+from omegaconf import DictConfig
 
+from pipar_rpc.plan import schema
+from tests.support.configuration import plan
 from tests.support.source import imports
 
 PACKAGE = Path(__file__).parents[1] / "pipar_rpc"
@@ -116,6 +122,50 @@ def test_confined(library, place):
     assert not outside, f"{library} is imported by {outside}"
 
 
+def configuration_classes() -> set[type]:
+    """All parts of the configuration; the enumerations among its values are plain data."""
+    found, waiting = set(), [schema.Config]
+    while waiting:
+        kind = waiting.pop()
+        found.add(kind)
+        waiting += [part for part in get_type_hints(kind).values() if is_dataclass(part)]
+    return found
+
+
+def held_by(value: Any) -> Iterator[Any]:
+    """An object and all that can be reached from it."""
+    yield value
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    else:
+        parts = vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, type) else ()
+    for part in parts:
+        yield from held_by(part)
+
+
+@pytest.mark.parametrize("options", [(), ("strategy=sl",), ("selector.profile_iterations=1",)])
+def test_a_plan_holds_no_configuration(options):
+    classes = configuration_classes()
+    assert len(classes) > 10
+    assert not [own for own in held_by(plan(*options)) if type(own) in classes or isinstance(own, DictConfig)]
+
+
+def test_configuration_objects_end_where_contributing_says():
+    """Whoever reads a plan gets plain data, for it holds nothing else; nobody else gets at the classes."""
+    schemas = {name for name in MODULES if name.startswith("pipar_rpc.plan.") and name.endswith("schema")}
+    assert {kind.__module__ for kind in configuration_classes()} == schemas
+    users = {name for name in MODULES if own_imports(name) & schemas and room_of(name) != "plan"}
+    assert users == {"pipar_rpc.hydra_compose", "pipar_rpc.__main__"}
+    for name, path in MODULES.items():
+        if room_of(name) != "plan":
+            attributes = {
+                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            }
+            assert not attributes & {"config", "resolved_strategy"}, name
+
+
 def test_no_test_module_imports_another():
     """What several need is in tests/support/."""
     for path in (PACKAGE.parent / "tests").rglob("test_*.py"):
@@ -131,6 +181,11 @@ def test_threads_and_processes_start_in_one_file_each():
     for pattern, place in starts.items():
         users = {name for name, path in MODULES.items() if re.search(pattern, path.read_text())}
         assert users <= {place}, users
+
+
+def test_micro_batch_numbers_are_capped_in_one_place():
+    divided = {name for name, path in MODULES.items() if re.search(r"//\s*[\w.]*smallest", path.read_text())}
+    assert divided == {"pipar_rpc.base.microbatch"}
 
 
 def lengths(path: Path) -> list[int]:

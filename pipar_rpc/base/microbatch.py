@@ -40,6 +40,16 @@ class MicroBatch(NamedTuple):
     labels: Tensor
 
 
+def most_micro_batches(batch_size: int, smallest: int) -> int:
+    """The most micro-batches of a mini-batch: N is capped here and nowhere else.
+
+    Args:
+        batch_size: samples of the mini-batch.
+        smallest: samples that a micro-batch has at least, if the mini-batch has that many.
+    """
+    return max(1, batch_size // smallest)
+
+
 def split_batch(
     images: Tensor, labels: Tensor, num_micro_batches: int, epoch: int, iteration: int, smallest: int = 1
 ) -> list[MicroBatch]:
@@ -54,7 +64,7 @@ def split_batch(
         smallest: samples that a micro-batch has at least, if the mini-batch has that many.
     """
     batch_size = len(labels)
-    count = max(1, min(num_micro_batches, batch_size // smallest))
+    count = min(num_micro_batches, most_micro_batches(batch_size, smallest))
     return [
         MicroBatch(Part(epoch, iteration, index, count, len(y) / batch_size), x, y)
         for index, (x, y) in enumerate(

@@ -19,6 +19,7 @@ import pipar_rpc
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.errors import UserError, first_line
 from pipar_rpc.base.states import State
+from pipar_rpc.coordination.rounds import Position, Start
 from pipar_rpc.results.run_files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,15 @@ class Checkpoint:
         """Weights and momentum of each device's network."""
         shared = len(self.networks) == 1
         return [(self.networks[0 if shared else k], own) for k, own in enumerate(self.momentum)]
+
+    def start(self, time_scale: float) -> Start:
+        """Where the training goes on.
+
+        Args:
+            time_scale: emulated seconds in a real one.
+        """
+        position = Position(self.epoch, self.iteration)
+        return Start(position, self.round, self.num_iterations, self.elapsed_s / time_scale)
 
     @property
     def ends(self) -> dict[str, int]:

@@ -1,9 +1,6 @@
 """From which checkpoint a job goes on, and whether it may."""
 
-import dataclasses
-import json
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,33 +13,15 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder, read
 from pipar_rpc.checkpoints.replacing import places
 from pipar_rpc.data import digest, read_indices
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.plan.same_training import CONTENT, flat
 from pipar_rpc.results.run_files import CHECKPOINTS, CONFIG, runs_in
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
-MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
-CONTENT = "partition.content"  # of the file of partition=file, which counts instead of its path
-OWN = ("batch_size", "data")  # of these, each device may have its own
 UNIMPORTANT = (  # to what is trained
     *("node", "resume", "overwrite", "fault", "checkpoint", "epochs", "experiment_name", "objective"),
 )
-
-
-def settings_of(plan: Plan) -> dict[str, Any]:
-    """What decides about weights, by configuration keys; but for P, N and the optimiser, which may change."""
-    common = _flat(dataclasses.asdict(plan.config), SAME)
-    if plan.config.partition.name == "file":
-        common[CONTENT] = digest(plan.devices[0].data.partition.indices)
-    for number, own in enumerate(plan.own, start=1):
-        single = _flat(dataclasses.asdict(own), OWN)
-        common |= {
-            f"devices.overrides.{number}.{key}": value
-            for key, value in single.items()
-            if value != common[key]
-        }
-    return common
 
 
 def identified(config: DictConfig) -> DictConfig:
@@ -67,7 +46,7 @@ def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None
     Raises:
         UserError: there is none where `resume` says, it is of another job, or none can be read.
     """
-    resume, own = plan.config.resume, CheckpointFolder(output_dir)
+    resume, own = plan.checkpoints.resume, CheckpointFolder(output_dir)
     # A checkpoint of this folder that was named is there until the first one after it is complete.
     begins = resume is not None and _path(resume).is_file() and _same(_path(resume).parent, own.path)
     if goes_on and not begins:
@@ -81,7 +60,7 @@ def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None
 
 def named(plan: Plan) -> tuple[Checkpoint, Path] | None:
     """The checkpoint at the path that `resume` names, and its folder, if it names one; errors as `find`."""
-    resume = plan.config.resume
+    resume = plan.checkpoints.resume
     if resume is None or resume == AUTO:
         return None
     for path in places(_path(resume)):
@@ -137,7 +116,7 @@ def difference(config: DictConfig, folder: Path) -> str | None:
     keys = tuple(key for key in new.keys() | old.keys() if key not in UNIMPORTANT)
     if any(key not in new or key not in old for key in keys):
         return CONFIG
-    now, then = _flat(new, keys), _flat(old, keys)
+    now, then = flat(new, keys), flat(old, keys)
     return next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
 
 
@@ -159,22 +138,11 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
-    own, theirs = settings_of(plan), checkpoint.settings
+    own, theirs = plan.checkpoints.same, checkpoint.settings
     for key in sorted(own.keys() | theirs.keys()):
         if own.get(key) != theirs.get(key):
             raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
     split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]
-    if plan.config.resolved_strategy.shared_half and split_point != old:
+    if plan.settings.strategy.shared_half and split_point != old:
         shared = f"{old} as in the checkpoint to resume: the devices share one server half"
         raise ConfigError("pipeline.split_point", split_point, shared)
-
-
-def _flat(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """Plain values by dotted keys."""
-
-    def walk(prefix: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, Mapping) and value:
-            return {k: v for name, own in value.items() for k, v in walk(f"{prefix}.{name}", own).items()}
-        return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
-
-    return {key: value for name in keys for key, value in walk(name, config[name]).items()}

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.membership import ask
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate_all
 from pipar_rpc.training.device import Device
@@ -14,11 +15,11 @@ log = logging.getLogger(__name__)
 def calibrate(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
     """Has each device know its machine's speed, if its own is derived from it."""
 
-    def ask(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
-        return peers[index].ask(Device.calibrate, known)
+    def asked(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+        return ask(peers[index], Device.calibrate, known)
 
     told = set[str]()
-    machines = calibrate_all([device.speed for device in devices], ask)
+    machines = calibrate_all([device.speed for device in devices], asked)
     for peer, device, found in zip(peers, devices, machines, strict=True):
         if found is None or found[0] in told:
             continue

@@ -1,22 +1,39 @@
 """Rank 0's part: rounds of training on all devices, and the average of their networks in between."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.coordination.aggregation import average, distribute, hand_over, join
 from pipar_rpc.coordination.device_handle import Peer
-from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
+from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device import Device
 from pipar_rpc.training.round_report import RoundReport
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What came of a round, once both halves of every device have done their part.
+
+    Attributes:
+        reports: of the devices that came to its end.
+        uploads: models on their way to the average; none if they are handed on, or never averaged.
+    """
+
+    reports: Mapping[Peer, RoundReport]
+    uploads: Mapping[Peer, Future[State]]
+
+
 class Coordinator:
-    """Drives the devices through epochs. A device that is lost leaves the average; the others go on.
+    """The steps of a training: a round on all devices, and the average of their networks.
+
+    A device that is lost leaves the average; the others go on.
 
     Args:
         roster: the devices.
@@ -24,57 +41,47 @@ class Coordinator:
             of an epoch always ends a round.
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
         keep_networks: whether to keep each device's own network, at the cost of their memory.
-        on_aggregated: called after each aggregation with (network, epoch, whether the epoch ends); returns
-            bytes that devices sent for it.
     """
 
-    def __init__(
-        self,
-        roster: Roster,
-        every: int,
-        in_turn: bool,
-        keep_networks: bool = False,
-        on_aggregated: Callable[[State, int, bool], Mapping[Peer, int]] | None = None,
-    ) -> None:
-        self._roster, self._every, self._in_turn = roster, every, in_turn
-        self._on_aggregated = on_aggregated
+    def __init__(self, roster: Roster, every: int, in_turn: bool, keep_networks: bool = False) -> None:
+        self.roster = roster
+        self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
         self._handed_on: State | None = None
-        self._keep_networks, self._device_networks = keep_networks, dict[Peer, State]()
-        self._timeline = Timeline()
 
-    def train_epoch(
-        self, epoch: int, start: int = 0, on_round: Callable[[int, int, State | None], None] | None = None
-    ) -> EpochResult | None:
-        """Trains an epoch on all devices; None if those that are left had nothing to train.
+    def rounds(self, start: Position) -> Iterator[Round]:
+        """The rounds of an epoch, from an iteration on; how many there are follows from who is left."""
+        while start.iteration < (length := max(peer.iterations for peer in self.roster.peers)):
+            stop = start.iteration + (self._every if self._every > 0 else length)
+            yield Round(start.epoch, start.iteration, stop, ends_epoch=stop >= length)
+            start = Position(start.epoch, stop)
+
+    def train(self, this: Round, sums: EpochSums) -> Trained:
+        """Trains a round and waits for both halves of every device.
 
         Args:
-            epoch: from 1.
-            start: iteration at which it begins.
-            on_round: called after each round but the epoch's last one, with the epoch, the iteration that
-                follows, and the global network if it was averaged; the time it takes is not counted.
+            this: the round.
+            sums: of the epoch; receive what is known of it.
 
         Raises:
             PeerError: a device failed, or too few are left.
             UserError: a device cannot do its part, for a reason the user can mend.
         """
-        sums, network = EpochSums(self._roster.everyone), None
-        began, paused = time.monotonic(), 0.0
-        self._device_networks = {}
-        play = self._relay if self._in_turn else self._round
-        while start < (length := max(peer.iterations for peer in self._roster.peers)):
-            stop = start + (self._every if self._every > 0 else length)
-            network = play(epoch, start, stop, sums)
-            start, ends = stop, stop >= length
-            if network is not None and self._on_aggregated is not None:
-                for peer, num_sent in self._on_aggregated(network, epoch, ends).items():
-                    sums.uploaded(peer, num_sent)
-            if on_round is not None and not ends:
-                pause = time.monotonic()
-                on_round(epoch, start, network)
-                paused += time.monotonic() - pause
-        seconds = time.monotonic() - began - paused
-        own = [self._device_networks.get(peer) for peer in self._roster.everyone]
-        return sums.result(began, seconds, self._timeline, network, own) if sums.samples else None
+        self.roster.begin_round()
+        return self._one_by_one(this, sums) if self._in_turn else self._together(this, sums)
+
+    def average(self, trained: Trained, sums: EpochSums) -> State | None:
+        """The global network, once all halves hold it; None if it is never averaged.
+
+        Args:
+            trained: what came of the round.
+            sums: of the epoch; receive the models' bytes, and the devices' own networks if they are kept.
+
+        Raises:
+            PeerError: a device failed, or too few are left.
+        """
+        if self._in_turn:  # the server has one half, and the device half has been handed on
+            return None if self._handed_on is None else self._handed_on | self.roster.peers[0].half.state()
+        return self._aggregate(trained, sums) if trained.uploads else None
 
     def gather(self) -> State:
         """The average of the networks as they are, without changing them or paying for a transfer."""
@@ -83,90 +90,90 @@ class Coordinator:
 
     def networks(self) -> dict[Peer, State]:
         """Each device's own network."""
-        return join(self._roster.ask(Device.state))
+        return join(self.roster.ask(Device.state))
 
     def momentum(self) -> dict[Peer, State]:
         """Of each device's network, by the names of its parameters."""
-        return {peer: own | peer.half.momentum() for peer, own in self._roster.ask(Device.momentum).items()}
+        return {peer: own | peer.half.momentum() for peer, own in self.roster.ask(Device.momentum).items()}
 
-    def _round(self, epoch: int, start: int, stop: int, sums: EpochSums) -> State | None:
-        self._roster.begin_round()
+    def _together(self, this: Round, sums: EpochSums) -> Trained:
         trained: dict[Peer, Future[RoundReport]] = {}
-        uploaded: dict[Peer, Future[State]] = {}
+        uploads: dict[Peer, Future[State]] = {}
         began = time.monotonic()
-        for peer in self._roster.peers:
-            trained[peer] = _train(peer, epoch, start, stop)
+        for peer in self.roster.peers:
+            trained[peer] = _train(peer, this)
             if self._every != 0:  # queued behind the training: starts without waiting for the others
-                uploaded[peer] = peer.call(Device.upload)
-        reports = self._roster.collect(trained, Device.train)
+                uploads[peer] = peer.call(Device.upload)
+        reports = self.roster.collect(trained, Device.train)
         sums.training_s += time.monotonic() - began
-        reports = self._roster.settle(reports)
+        reports = self.roster.settle(reports)
         for peer, report in reports.items():
             sums.note(peer, report)
-        return self._aggregate(reports, uploaded, sums) if uploaded else None
+        return Trained(reports, uploads)
 
-    def _relay(self, epoch: int, start: int, stop: int, sums: EpochSums) -> State | None:
+    def _one_by_one(self, this: Round, sums: EpochSums) -> Trained:
         """Each device in turn: takes the device half over from the one before it, trains, hands it on."""
-        self._roster.begin_round()
-        for peer in self._roster.peers:
-            if start >= peer.iterations:
+        reports: dict[Peer, RoundReport] = {}
+        for peer in self.roster.peers:
+            if this.start >= peer.iterations:
                 continue
             before = peer.half.snapshot()  # what a device that is lost has done of its turn is undone
-            if not self._turn(peer, epoch, start, stop, sums):
+            report = self._turn(peer, this, sums)
+            if report is None:
                 peer.port.become_idle()
                 peer.half.restore(before)
-        self._roster.counts = True
-        return None if self._handed_on is None else self._handed_on | self._roster.peers[0].half.state()
+            else:
+                reports[peer] = report
+        self.roster.counts = True
+        return Trained(reports, {})
 
-    def _turn(self, peer: Peer, epoch: int, start: int, stop: int, sums: EpochSums) -> bool:
-        """One device's turn; returns whether it came to its end."""
-        collect = self._roster.collect
+    def _turn(self, peer: Peer, this: Round, sums: EpochSums) -> RoundReport | None:
+        """One device's turn; None if it did not come to its end."""
+        collect = self.roster.collect
         if self._handed_on is not None and not collect({peer: hand_over(peer, self._handed_on)}, Device.load):
-            return False
+            return None
         began = time.monotonic()
-        trained, uploaded = _train(peer, epoch, start, stop), peer.call(Device.upload)
+        trained, uploaded = _train(peer, this), peer.call(Device.upload)
         report = collect({peer: trained}, Device.train).get(peer)
         sums.training_s += time.monotonic() - began
         state = collect({peer: uploaded}, Device.upload).get(peer)
-        if report is None or state is None or not self._roster.settle({peer: report}):
-            return False
+        if report is None or state is None or not self.roster.settle({peer: report}):
+            return None
         sums.note(peer, report)
-        sums.uploaded(peer, num_bytes(state))
+        sums.uploaded({peer: num_bytes(state)})
         if not self._healthy(join({peer: state})):
-            return False
+            return None
         self._handed_on = state
-        return True
+        return report
 
     def _healthy(self, networks: dict[Peer, State]) -> dict[Peer, State]:
         """Those that are finite; devices with others leave."""
         for peer, network in networks.items():
             if not is_finite(network):
                 why = "its weights are not finite: a smaller optimizer.lr may help"
-                self._roster.lose(peer, LostError(why))
+                self.roster.lose(peer, LostError(why))
         return {peer: network for peer, network in networks.items() if peer.present}
 
-    def _aggregate(
-        self, reports: Mapping[Peer, RoundReport], uploaded: Mapping[Peer, Future[State]], sums: EpochSums
-    ) -> State:
-        states = self._roster.collect({peer: uploaded[peer] for peer in reports}, Device.upload)
-        for peer, state in states.items():
-            sums.uploaded(peer, num_bytes(state))
+    def _aggregate(self, trained: Trained, sums: EpochSums) -> State:
+        states = self.roster.collect({peer: trained.uploads[peer] for peer in trained.reports}, Device.upload)
+        sums.uploaded({peer: num_bytes(state) for peer, state in states.items()})
         networks = self._healthy(join(states))
         states = {peer: states[peer] for peer in networks}
-        samples = [reports[peer].samples for peer in networks]
+        samples = [trained.reports[peer].samples for peer in networks]
         if not any(samples):  # those who had something to train are gone
             samples = [1] * len(samples)
-        network = average(list(networks.values()), samples, self._timeline)
-        self._roster.counts = True
+        network = average(list(networks.values()), samples, sums.aggregation)
+        self.roster.counts = True
         if self._keep_networks:
-            self._device_networks = {
+            sums.device_networks = {
                 peer: {key: tensor.clone() for key, tensor in own.items()} for peer, own in networks.items()
             }
-        self._roster.collect(distribute(states, network), Device.load)
+        self.roster.collect(distribute(states, network), Device.load)
         return network
 
 
-def _train(peer: Peer, epoch: int, start: int, stop: int) -> Future[RoundReport]:
+def _train(peer: Peer, this: Round) -> Future[RoundReport]:
     peer.port.listen()
     patience_s = max(peer.limit_s(method) for method in (Device.train, Device.upload, Device.load))
-    return peer.call(Device.train, epoch, min(start, peer.iterations), min(stop, peer.iterations), patience_s)
+    first, last = min(this.start, peer.iterations), min(this.stop, peer.iterations)
+    return peer.call(Device.train, this.epoch, first, last, patience_s)

@@ -15,6 +15,7 @@ from pipar_rpc.base.threads import open_pool
 from pipar_rpc.coordination.build import build_device, build_server_half, fill
 from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.membership import ask
 from pipar_rpc.data import overlapping
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.deadlines import Patience
@@ -125,7 +126,7 @@ def _place(
 def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob], node: Node) -> None:
     places = {}
     for peer, device in zip(peers, devices, strict=True):
-        counts, places[peer.name] = peer.ask(Device.holding)
+        counts, places[peer.name] = ask(peer, Device.holding)
         missing = len(device.data.classes) - len(counts)
         peer.class_counts = (*counts, *[0] * missing)
         check_samples(device, peer.num_samples)

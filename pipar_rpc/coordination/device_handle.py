@@ -36,7 +36,7 @@ class Peer:
         links_timed: whether the links are emulated (or unused), so that their times are known.
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
-        present: whether it takes part; see `pipar_rpc.coordination.membership`.
+        left: whether it has left the job; see `pipar_rpc.coordination.membership`.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
@@ -49,9 +49,14 @@ class Peer:
     links_timed: bool
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
-    present: bool = True
+    left: bool = False
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
+
+    @property
+    def present(self) -> bool:
+        """Whether it takes part in the job: it has not left, and its process is not lost to the group."""
+        return not (self.left or self.remote.lost)
 
     def expect(self, emulated_s: float, links_timed: bool) -> None:
         """The device is about to do other work: what was measured does not count any longer."""
@@ -76,11 +81,6 @@ class Peer:
         answer = self.remote.call(method, *args, **kwargs)
         answer.add_done_callback(note)
         return answer
-
-    def ask(self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of a method of the device; raises LostError if it does not come in time."""
-        limit_s = self.limit_s(method)
-        return self.remote.wait(self.call(method, *args, **kwargs), limit_s, f"answer to {name_of(method)}")
 
     def limit_s(self, method: Method) -> float:
         """The longest silence of the device while it does `method`.

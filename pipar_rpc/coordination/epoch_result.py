@@ -1,6 +1,8 @@
 """What came of an epoch: the sums over its rounds, and the figures that follow from them."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -61,15 +63,29 @@ class Usage:
 
 
 class EpochSums:
-    """Collects what is known of an epoch while it is trained.
+    """Collects what is known of an epoch while it is trained. Its time begins now.
 
     Args:
         peers: all devices, also those that have left.
+
+    Attributes:
+        training_s: seconds from the start of each round until the last device had trained, summed up.
+        aggregation: spans of the averages.
+        device_networks: each device's own network before the last average, if they are kept.
     """
 
     def __init__(self, peers: Sequence[Peer]) -> None:
         self._usage = {peer: Usage(peer.port.downlink.num_bytes) for peer in peers}
-        self.training_s = 0.0
+        self.training_s, self.aggregation = 0.0, Timeline()
+        self.device_networks: Mapping[Peer, State] = {}
+        self._began, self._paused = time.monotonic(), 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time in the block is not counted."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
 
     def note(self, peer: Peer, report: RoundReport) -> None:
         """Adds a round of a device whose server half has done its part of it."""
@@ -83,26 +99,27 @@ class EpochSums:
         """Samples that were trained so far."""
         return sum(report.samples for sums in self._usage.values() for report in sums.reports)
 
-    def uploaded(self, peer: Peer, num_bytes: int) -> None:
-        """Adds a model that a device has sent."""
-        self._usage[peer].model_bytes += num_bytes
+    def uploaded(self, num_bytes: Mapping[Peer, int]) -> None:
+        """Adds models that devices have sent."""
+        for peer, size in num_bytes.items():
+            self._usage[peer].model_bytes += size
 
-    def result(
-        self,
-        began: float,
-        seconds: float,
-        aggregation: Timeline,
-        network: State | None,
-        device_networks: list[State | None],
-    ) -> EpochResult:
-        """The figures of the epoch, which took `seconds` from `began` on."""
-        usage, merging = self._usage, aggregation.drain()
+    def result(self, network: State | None) -> EpochResult | None:
+        """The figures of the epoch, which ends now; None if those that are left had nothing to train.
+
+        Args:
+            network: the global network at the end; None if nothing was aggregated.
+        """
+        seconds = time.monotonic() - self._began - self._paused
+        samples = self.samples
+        if not samples:
+            return None
+        usage, merging = self._usage, self.aggregation.drain()
         for peer, sums in usage.items():
             sums.server_spans += peer.timeline.drain()  # the models' way back
         spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
         devices = [_device_usage(sums, peer.port.downlink.num_bytes) for peer, sums in usage.items()]
         reports = [report for sums in usage.values() for report in sums.reports]
-        samples = self.samples
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
             losses=_mean_losses(usage),
@@ -112,11 +129,11 @@ class EpochSums:
             late=[_late(sums.reports) for sums in usage.values()],
             training_s=self.training_s,
             model_bytes=sum(sums.model_bytes for sums in usage.values()),
-            began=began,
+            began=self._began,
             server_spans=[sums.server_spans for sums in usage.values()],
             aggregation_spans=merging,
             network=network,
-            device_networks=device_networks,
+            device_networks=[self.device_networks.get(peer) for peer in usage],
             lost=[number for number, peer in enumerate(usage, start=1) if not peer.present],
         )
 

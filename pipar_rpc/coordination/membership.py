@@ -1,7 +1,9 @@
 """The devices that take part in a job. Those that are lost leave it, and the others go on.
 
-Everything that waits for devices waits here, or inside `watching`: the first that hears that a device is gone
-takes it off the list, and nobody waits for it again.
+Everything that waits for devices waits here, or inside `watching`. A device leaves on purpose, because its
+numbers are not finite, or because its process is lost. Which processes are lost, and why, the RPC group alone
+knows (`Remote.lost`), also from job to job; a device that is lost leaves as soon as it is looked up who takes
+part, and nobody waits for it again.
 """
 
 import logging
@@ -15,7 +17,7 @@ from pipar_rpc.base.errors import LostError, PeerError, first_line
 from pipar_rpc.coordination.device_handle import Method, Peer
 from pipar_rpc.timing.traffic import PINGS, Ping
 from pipar_rpc.training.device import Device
-from pipar_rpc.transport.remote_object import name_of
+from pipar_rpc.transport.remote_object import Placed, Remote, name_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,8 +66,20 @@ class Roster:
 
     @property
     def peers(self) -> list[Peer]:
-        """Those who take part, in the order of their numbers."""
+        """Those who take part, in the order of their numbers; who is lost leaves now.
+
+        Raises:
+            PeerError: too few are left.
+        """
+        for peer in self.everyone:
+            if reason := peer.remote.lost:
+                self.lose(peer, LostError(reason))
         return [peer for peer in self.everyone if peer.present]
+
+    def _taking_part(self, of_each: Mapping[Peer, T]) -> dict[Peer, T]:
+        """What belongs to those who take part."""
+        peers = set(self.peers)
+        return {peer: own for peer, own in of_each.items() if peer in peers}
 
     def begin_round(self) -> None:
         """Counts rounds; devices that are to leave before this one do."""
@@ -89,7 +103,7 @@ class Roster:
         """
         began = looked = time.monotonic()
         pending, results = dict(calls), dict[Peer, T]()
-        while pending := {peer: call for peer, call in pending.items() if peer.present}:
+        while pending := self._taking_part(pending):
             done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
             for peer in [peer for peer, call in pending.items() if call in done]:
                 with self.watching(peer):
@@ -106,7 +120,7 @@ class Roster:
                 with self.watching(peer):
                     _check_alive(peer, method, time.monotonic() - began)
             self._on_wait()
-        return {peer: results[peer] for peer in calls if peer.present and peer in results}
+        return self._taking_part({peer: results[peer] for peer in calls if peer in results})
 
     def settle(self, reports: Mapping[Peer, T]) -> dict[Peer, T]:
         """Waits for the server halves of devices that have trained, without those that are lost meanwhile.
@@ -120,7 +134,7 @@ class Roster:
         for peer in reports:
             with self.watching(peer):
                 peer.port.settle()
-        return {peer: report for peer, report in reports.items() if peer.present}
+        return self._taking_part(reports)
 
     def ping(self, peers: Sequence[Peer]) -> dict[Peer, Ping]:
         """The fastest of a few pings to each device, all at the same time; without those that are lost."""
@@ -145,9 +159,9 @@ class Roster:
 
     def lose(self, peer: Peer, error: LostError) -> None:
         """Goes on without a device; raises PeerError if too few are left."""
-        if not peer.present:
+        if peer.left:
             return
-        peer.present = False
+        peer.left = True
         peer.port.leave("this device was given up")
         left = f"{len(self.peers)} of {len(self.everyone)} devices left"
         when = f"{'after' if self.counts else 'in'} round {self.round}"
@@ -157,6 +171,41 @@ class Roster:
                 f"{left}, fault.min_devices={self._min_devices}; "
                 f"the last to leave: {peer.name}: {first_line(error)}"
             )
+
+
+def ask(peer: Peer, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of a method of one device; raises LostError if it does not come in time."""
+    limit_s = peer.limit_s(method)
+    call = peer.call(method, *args, **kwargs)
+    return wait_for(peer.remote, call, limit_s, f"answer to {name_of(method)}")
+
+
+def wait_for(
+    remote: Remote[Placed],
+    future: Future[T],
+    timeout_s: float,
+    to_do: str,
+    silent_s: Callable[[], float] | None = None,
+) -> T:
+    """The result of a call; raises LostError, and gives the worker up, if it does not come in time.
+
+    Args:
+        remote: the object that was called.
+        future: result of the call.
+        timeout_s: longest silence of the worker.
+        to_do: what it was asked to do, for the error.
+        silent_s: seconds since its last sign of life; by default since now.
+    """
+    began, left = time.monotonic(), timeout_s
+    while left > 0:
+        try:
+            return future.result(left)
+        except TimeoutError:
+            waited = time.monotonic() - began
+            left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
+    reason = f"the server waited {timeout_s:.0f} s for {remote.name} to {to_do}"
+    remote.abandon(reason)
+    raise LostError(reason)
 
 
 def _timed(call: Future[T]) -> Future[tuple[T, float]]:
@@ -176,9 +225,10 @@ def _timed(call: Future[T]) -> Future[tuple[T, float]]:
 def _check_alive(peer: Peer, method: Method, waited_s: float) -> None:
     silence = min(peer.port.silent_s, waited_s)
     if silence > peer.limit_s(method):
-        peer.remote.abandon()
         if method is Device.train:
             where = f"last heard of in iteration {peer.port.iteration}"
         else:
             where = f"asked to {name_of(method)}"
-        raise LostError(f"the server waited {silence:.0f} s for {peer.name}, {where}")
+        reason = f"the server waited {silence:.0f} s for {peer.name}, {where}"
+        peer.remote.abandon(reason)
+        raise LostError(reason)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import (
@@ -119,7 +120,7 @@ def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Net
     return replace(
         job,
         split_point=split_point,
-        num_micro_batches=max(1, min(num_micro_batches, job.batch_size // job.smallest)),
+        num_micro_batches=min(num_micro_batches, most_micro_batches(job.batch_size, job.smallest)),
         speed=speed,
         emulated_s=slowest + speed.worst_seconds(flops),
     )
@@ -172,19 +173,26 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
     return speed
 
 
-def notices(config: Config, job: DeviceJob) -> list[str]:
-    """What the user should know about how a device's configuration was understood."""
-    n, batch_size = config.pipeline.num_micro_batches, config.batch_size
+def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bool) -> list[str]:
+    """What the user should know about how a device's configuration was understood.
+
+    Args:
+        job: of the device.
+        num_micro_batches: N as it was asked for.
+        strategy: its name.
+        pipelined: whether it cuts mini-batches at all.
+    """
+    n, batch_size = num_micro_batches, job.batch_size
     found = []
-    if not config.resolved_strategy.pipelined:
+    if not pipelined:
         held = f"devices hold {job.split_point} of {job.num_units} cut units, one micro-batch"
-        return [f"strategy={config.strategy}: {held}"]
+        return [f"strategy={strategy}: {held}"]
     if n > batch_size:
         found.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
     elif n > job.num_micro_batches:
         needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
         found.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
-    if job.num_micro_batches > 1 and config.model.norm is Norm.batch and config.model.name != CUSTOM:
+    if job.num_micro_batches > 1 and job.model.norm is Norm.batch and job.model.name != CUSTOM:
         size = batch_size // job.num_micro_batches
         samples = "1 sample" if size == 1 else f"{size} samples"
         found.append(

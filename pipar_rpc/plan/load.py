@@ -1,7 +1,7 @@
 """From a composed configuration to checked objects of `pipar_rpc.plan.schema`; errors are one line.
 
-Hydra composes, `load` turns the result into a `Config`. Config objects end in experiment.py: everything below
-takes plain arguments.
+Hydra composes, `load` turns the result into a `Config`. Such objects stay in this folder:
+`make_plan` turns them into plain data.
 """
 
 import difflib
@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
-from pipar_rpc.plan.schema import Config, NodeConfig
+from pipar_rpc.plan.node_schema import NodeConfig
+from pipar_rpc.plan.schema import Config
 
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; (): all keys below it
     "pipeline": (),

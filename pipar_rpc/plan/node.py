@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from pipar_rpc.base.errors import ConfigError
-from pipar_rpc.plan.schema import NodeConfig
+from pipar_rpc.plan.node_schema import NodeConfig
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipar_rpc.data import (
     read_indices,
     split_held_out,
 )
+from pipar_rpc.plan.checks import check_fault, check_roots, check_selector, resolved_num_devices
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.device_plan import (
     Network,
@@ -31,39 +32,62 @@ from pipar_rpc.plan.device_plan import (
     notices,
 )
 from pipar_rpc.plan.load import for_device, load
-from pipar_rpc.plan.schema import DEVICE, Config, PipelineConfig
-from pipar_rpc.plan.strategies import Method
+from pipar_rpc.plan.same_training import deciding_keys
+from pipar_rpc.plan.schema import Config
+from pipar_rpc.plan.settings import (
+    Checkpointing,
+    FaultSettings,
+    Labels,
+    SelectorSettings,
+    Settings,
+    faults_of,
+    labels_of,
+    selector_of,
+    settings_of,
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A job that has been found possible.
+    """A job that has been found possible, as plain data: the configuration ends here.
 
     Attributes:
-        config: the checked configuration, `num_devices` filled in.
         devices: one entry per device.
         notices: what the user should know about how the configuration was understood.
-        own: the configuration as each device sees it.
         network: what is known of the network.
+        settings: how the job trains and evaluates.
+        labels: what results call its parts.
+        checkpoints: how it is saved, and from where it goes on.
+        selector: whether and how P and N are chosen.
+        faults: which devices may leave.
     """
 
-    config: Config
     devices: tuple[DeviceJob, ...]
     notices: tuple[str, ...]
-    own: tuple[Config, ...]
     network: Network
+    settings: Settings
+    labels: Labels
+    checkpoints: Checkpointing
+    selector: SelectorSettings
+    faults: FaultSettings
+
+    @property
+    def cuts(self) -> list[tuple[int, int]]:
+        """P and N of each device."""
+        return [(job.split_point, job.num_micro_batches) for job in self.devices]
 
     def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
         """The same job with other (P, N), one pair for each device."""
-        own = [
-            replace(config, pipeline=PipelineConfig(*choice))
-            for config, choice in zip(self.own, choices, strict=True)
-        ]
         devices = [
             cut_job(job, *choice, self.network) for job, choice in zip(self.devices, choices, strict=True)
         ]
-        told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
-        return Plan(self.config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), self.network)
+        strategy = self.settings.strategy
+        told = [
+            notice
+            for job, (_, number) in zip(devices, choices, strict=True)
+            for notice in notices(job, number, self.labels.strategy, strategy.pipelined)
+        ]
+        return replace(self, devices=tuple(devices), notices=tuple(dict.fromkeys(told)))
 
 
 def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bool) -> Plan:
@@ -80,12 +104,12 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         UserError: one line that names key, value and allowed range.
     """
     config = load(raw)
-    num_devices = _num_devices(config, world_size)
+    num_devices = resolved_num_devices(config, world_size)
     unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
-    _check_fault(config, num_devices)
-    _check_roots(config, num_devices, one_machine)
+    check_fault(config, num_devices)
+    check_roots(config, num_devices, one_machine)
     own = _device_configs(raw, config, num_devices)
     data = _data_spec(config, own)
     source = open_source(data, data_root, config.node.download)
@@ -94,7 +118,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
     data = replace(data, classes=source.classes, num_classes=classes)
     network = check_model(config, data)
-    _check_selector(config, len(network.units))
+    check_selector(config, len(network.units))
     devices = []
     largest_batch = max(device.batch_size for device in own)
     for rank, own_config in enumerate(own, start=1):
@@ -109,22 +133,32 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):
             check_samples(job, size)
-    told = [notice for pair in zip(own, devices, strict=True) for notice in notices(*pair)]
-    if config.selector.profile_iterations:
-        told = []  # what is chosen is told when it is chosen
-        if any("pipeline" in override for override in config.devices.overrides.values()):
-            told = ["devices.overrides.*.pipeline does not count: the selector chooses P and N"]
     config.num_devices = num_devices
-    return Plan(config, tuple(devices), tuple(dict.fromkeys(told)), tuple(own), network)
+    saved, same = config.checkpoint, deciding_keys(config, own, data.partition.indices)
+    return Plan(
+        devices=tuple(devices),
+        notices=_notices(config, own, devices),
+        network=network,
+        settings=settings_of(config),
+        labels=labels_of(config),
+        checkpoints=Checkpointing(saved.every, saved.keep, config.resume, same),
+        selector=selector_of(config),
+        faults=faults_of(config),
+    )
 
 
-def _check_selector(config: Config, num_units: int) -> None:
-    points = config.selector.split_points
-    if points is None:
-        return
-    most = num_units - (config.selector.method is Method.paper)
-    if max(points) > num_units or min(points) > most:
-        raise ConfigError("selector.split_points", points, f"split points of 1..{most} ({config.model.name})")
+def _notices(config: Config, own: Sequence[Config], devices: Sequence[DeviceJob]) -> tuple[str, ...]:
+    if config.selector.profile_iterations:  # what is chosen is told when it is chosen
+        overridden = any("pipeline" in override for override in config.devices.overrides.values())
+        ignored = "devices.overrides.*.pipeline does not count: the selector chooses P and N"
+        return (ignored,) if overridden else ()
+    pipelined = config.resolved_strategy.pipelined
+    told = [
+        notice
+        for job, asked in zip(devices, own, strict=True)
+        for notice in notices(job, asked.pipeline.num_micro_batches, config.strategy, pipelined)
+    ]
+    return tuple(dict.fromkeys(told))
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
@@ -146,32 +180,6 @@ def _named(rank: int, config: Config) -> Iterator[None]:
         if str(rank) not in config.devices.overrides or str(error).startswith(prefix):
             raise
         raise UserError(f"{prefix}.{error}") from error
-
-
-def _num_devices(config: Config, world_size: int) -> int:
-    available = world_size - 1
-    if available < 1:
-        raise UserError("torchrun started 1 rank: at least 2 are needed, --nproc-per-node=1+num_devices")
-    if config.num_devices is not None and config.num_devices > available:
-        ranks = f"torchrun started {world_size} ranks, and one is the server"
-        raise ConfigError("num_devices", config.num_devices, f"1..{available} ({ranks})")
-    return config.num_devices or available
-
-
-def _check_fault(config: Config, num_devices: int) -> None:
-    least = config.fault.min_devices
-    if least > num_devices:
-        raise ConfigError("fault.min_devices", least, f"1..{num_devices}, the number of devices")
-    unknown = sorted(config.fault.leave.keys() - set(map(str, range(1, num_devices + 1))))
-    if unknown:
-        raise UserError(f"fault.leave.{unknown[0]}: devices are numbered 1..{num_devices}")
-
-
-def _check_roots(config: Config, num_devices: int, one_machine: bool) -> None:
-    root = config.node.data_root
-    if config.partition.name == OWN and one_machine and num_devices > 1 and DEVICE not in root:
-        each = f"another folder for each device, with {DEVICE} in its name (partition=own)"
-        raise ConfigError("node.data_root", root, f"{each}: device1 and device2 would read the same")
 
 
 def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:

@@ -1,98 +1,20 @@
 """The configuration's keys, types and allowed values. The YAML files in conf/ hold the values.
 
-Each class checks itself when it is made.
+Each class checks itself when it is made. Large groups of keys have a file of their own, `<group>_schema.py`.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from pipar_rpc.base.errors import nearest, require
-from pipar_rpc.data import OWN, PARTITIONS, PUBLISHED
-from pipar_rpc.models import CUSTOM, MODELS, Norm
+from pipar_rpc.data import OWN, PUBLISHED
+from pipar_rpc.plan.data_schema import DataConfig, PartitionConfig
 from pipar_rpc.plan.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
+from pipar_rpc.plan.model_schema import ModelConfig
+from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
-
-
-@dataclass
-class ModelConfig:
-    """The network."""
-
-    name: str = "vgg5"
-    norm: Norm = Norm.batch
-    weights: str | None = None
-    strict_weights: bool = True
-    _target_: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = [*MODELS, CUSTOM]
-        require(self.name in names, "model.name", self.name, f"a known model: {nearest(self.name, names)}")
-        own = self.name == CUSTOM
-        target = "the dotted name of a function with model=custom, null with the other models"
-        require(own == (self._target_ is not None), "model._target_", self._target_, target)
-        require(own or not self.args, "model.args", self.args, "empty but with model=custom")
-
-
-@dataclass
-class DataConfig:
-    """The data set; see `pipar_rpc.data.DataSpec` and `pipar_rpc.data.Transform`."""
-
-    name: str = "digits"
-    channels: int = 1
-    image_size: int = 32
-    num_classes: int | None = 10
-    mean: list[float] = field(default_factory=lambda: [0.5])
-    std: list[float] = field(default_factory=lambda: [0.5])
-    random_crop: int = 0
-    random_flip: bool = False
-    train_size: int | None = None
-    train_size_per_device: int | None = None
-    val_size: int = 0
-    test_size: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.channels in (1, 3), "data.channels", self.channels, "1 or 3")
-        require(self.image_size >= 4, "data.image_size", self.image_size, ">= 4")
-        for key in ("num_classes", "train_size", "train_size_per_device", "test_size"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, f"data.{key}", value, ">= 1 or null")
-        require(self.val_size >= 0, "data.val_size", self.val_size, ">= 0")
-        require(self.random_crop >= 0, "data.random_crop", self.random_crop, ">= 0")
-        for key in ("mean", "std"):
-            values = getattr(self, key)
-            require(len(values) == self.channels, f"data.{key}", values, f"{self.channels} numbers")
-        require(min(self.std) > 0, "data.std", self.std, "> 0")
-
-
-@dataclass
-class PartitionConfig:
-    """How the training samples are spread over the devices; see `pipar_rpc.data.partition`."""
-
-    name: str = "iid"
-    alpha: float = 0.5
-    classes_per_device: int = 2
-    sizes: list[int] | None = None
-    ratios: list[float] | None = None
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        known = f"a known partition: {nearest(self.name, PARTITIONS)}"
-        require(self.name in PARTITIONS, "partition.name", self.name, known)
-        require(self.alpha > 0, "partition.alpha", self.alpha, "> 0")
-        held = self.classes_per_device
-        require(held >= 1, "partition.classes_per_device", held, ">= 1")
-        for key in ("sizes", "ratios"):
-            values = getattr(self, key)
-            require(values is None or min(values, default=0) > 0, f"partition.{key}", values, "numbers > 0")
-        if self.name == "sizes":
-            one = "a list, one number for each device; either sizes or ratios"
-            require((self.sizes is None) != (self.ratios is None), "partition.sizes", self.sizes, one)
-        if self.name == "file":
-            require(bool(self.path), "partition.path", self.path, "a JSON file with a list for each device")
 
 
 @dataclass
@@ -183,39 +105,6 @@ class DevicesConfig:
     """Settings of single devices: `overrides.K` holds any of the keys in `DEVICE_KEYS`."""
 
     overrides: dict[str, Any] = field(default_factory=dict)
-
-
-DEVICE = "{device}"  # in a data root: the device's number
-
-
-@dataclass
-class NodeConfig:
-    """What is local to a machine and read there: by every rank, from its own command line.
-
-    On one machine the devices also get what the configuration's files say, from rank 0.
-    """
-
-    data_root: str = "data"
-    download: bool = True
-    device: str = "auto"
-    threads: int = 1
-    interface: str = "auto"
-    trusted_network: bool = False
-    allow_public: bool = False
-    timeout_s: float = 300.0
-    memory_limit: float | None = None
-
-    def __post_init__(self) -> None:
-        limit = self.memory_limit
-        require(limit is None or limit > 0, "node.memory_limit", limit, "> 0 MB, or null for no limit")
-        known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-        require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
-        require(self.threads >= 1, "node.threads", self.threads, ">= 1")
-        require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
-
-    def data_path(self, rank: int) -> Path:
-        """The data root of a rank as a path: `~` expanded, `{device}` by the device's number or `server`."""
-        return Path(self.data_root.replace(DEVICE, str(rank or "server"))).expanduser()
 
 
 @dataclass

@@ -7,6 +7,8 @@ from typing import Any
 
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.rounds import Start
+from pipar_rpc.plan.settings import Settings
 from pipar_rpc.results import tags
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.gantt import iteration_figure
@@ -24,30 +26,24 @@ class Observer:
     Args:
         roster: the devices.
         outputs: receive curves and pictures.
-        recorded_epochs: how many epochs are recorded span by span.
-        iteration: of the first epoch, from 1, whose picture is drawn; the last one if there are fewer.
-        time_scale: emulated seconds in a real one.
+        settings: which epochs are recorded, and which iteration is drawn (the last one if there are fewer).
         trace: receives recorded epochs; None if none is.
-        done: iterations that were trained before.
-        elapsed_s: real seconds that this took.
+        start: where the training begins.
     """
 
     def __init__(
         self,
         roster: Roster,
         outputs: Outputs,
-        recorded_epochs: int,
-        iteration: int,
-        time_scale: float,
+        settings: Settings,
         trace: TraceFile | None,
-        done: int,
-        elapsed_s: float,
+        start: Start,
     ) -> None:
-        self._outputs, self._iteration, self._scale, self._trace = outputs, iteration, time_scale, trace
-        self._recorder = Recorder(roster, recorded_epochs)
-        self._throughput = Throughput(roster, outputs, elapsed_s, time_scale)
-        self._watch = Watch(time_scale)
-        self._num_iterations = done
+        self._outputs, self._settings, self._trace = outputs, settings, trace
+        self._recorder = Recorder(roster, settings.recorded_epochs)
+        self._throughput = Throughput(roster, outputs, start.elapsed_s, settings.time_scale)
+        self._watch = Watch(settings.time_scale)
+        self._num_iterations = start.num_iterations
 
     def begin(self, epoch: int) -> None:
         """To be called before an epoch (from 1)."""
@@ -63,7 +59,7 @@ class Observer:
             return {"overlap": None}
         self._trace.add(recording)
         if epoch == 1:
-            self._draw(recording, max(start + 1, min(self._iteration, self._num_iterations)))
+            self._draw(recording, max(start + 1, min(self._settings.drawn_iteration, self._num_iterations)))
         return {"overlap": recording.overlap()}
 
     def warn(self, result: EpochResult, row: Row) -> None:
@@ -71,26 +67,21 @@ class Observer:
         self._watch.check(result, row)
 
     def _draw(self, recording: Recording, number: int) -> None:
-        figure = iteration_figure(recording.iteration(number - 1), f"iteration {number}", self._scale)
+        figure = iteration_figure(
+            recording.iteration(number - 1), f"iteration {number}", self._settings.time_scale
+        )
         self._outputs.picture("timeline/iteration", figure)
 
 
 @contextmanager
 def observing(
-    roster: Roster,
-    outputs: Outputs,
-    output_dir: Path,
-    recorded_epochs: int,
-    iteration: int,
-    time_scale: float,
-    first_epoch: int,
-    done: int,
-    elapsed_s: float,
+    roster: Roster, outputs: Outputs, output_dir: Path, settings: Settings, start: Start
 ) -> Iterator[Observer]:
-    """An `Observer` that writes trace.json if epochs are recorded, from `first_epoch` on."""
-    trace = TraceFile(output_dir / TRACE_FILE, time_scale) if first_epoch <= recorded_epochs else None
+    """An `Observer` that writes trace.json if epochs are recorded from `start` on."""
+    recorded = start.position.epoch <= settings.recorded_epochs
+    trace = TraceFile(output_dir / TRACE_FILE, settings.time_scale) if recorded else None
     try:
-        yield Observer(roster, outputs, recorded_epochs, iteration, time_scale, trace, done, elapsed_s)
+        yield Observer(roster, outputs, settings, trace, start)
     finally:
         if trace is not None:
             trace.close()

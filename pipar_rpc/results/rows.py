@@ -12,25 +12,25 @@ from pipar_rpc.results.columns import Row
 
 def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
     """The columns that an epoch's result has; the others are measured on held-out images or asked for."""
-    config, devices = plan.config, plan.devices
+    labels, devices, scale = plan.labels, plan.devices, plan.settings.time_scale
     return {
         "job": job,
         "epoch": epoch,
-        "strategy": config.strategy,
-        "model": config.model.name,
-        "data": config.data.name,
-        "partition": config.partition.name,
-        "network": config.network.label,
-        "testbed": config.testbed.label,
-        "time_scale": config.testbed.time_scale,
+        "strategy": labels.strategy,
+        "model": labels.model,
+        "data": labels.data,
+        "partition": labels.partition,
+        "network": labels.network,
+        "testbed": labels.testbed,
+        "time_scale": scale,
         "num_devices": len(devices),
         "split_point": _joined([device.split_point for device in devices]),
         "num_micro_batches": _joined([device.num_micro_batches for device in devices]),
         "batch_size": _joined([device.batch_size for device in devices]),
         "iterations": len(result.losses),
-        "seed": config.seed,
-        **dataclasses.asdict(result.metrics.scaled(config.testbed.time_scale)),
-        "training_time_s": result.training_s * config.testbed.time_scale,
+        "seed": plan.settings.seed,
+        **dataclasses.asdict(result.metrics.scaled(scale)),
+        "training_time_s": result.training_s * scale,
         "model_bytes": result.model_bytes,
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,

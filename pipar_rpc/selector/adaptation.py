@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -16,7 +17,8 @@ from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.coordination.aggregation import reserve_download
 from pipar_rpc.coordination.build import fill
 from pipar_rpc.coordination.device_handle import Peer
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Roster, ask
+from pipar_rpc.coordination.rounds import Round
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.selector.facts import DeviceFacts, move_seconds
@@ -35,8 +37,6 @@ class Adapter:
         selection: made before the training.
         roster: the devices.
         network: the uncut network, as a pattern.
-        epochs: of the training; nothing is moved at its end.
-        min_gain: share of the predicted time that must be saved for a change.
         on_change: told what changed, a line for each device, and after which round.
 
     Attributes:
@@ -48,27 +48,24 @@ class Adapter:
         selection: Selection,
         roster: Roster,
         network: nn.Sequential,
-        epochs: int,
-        min_gain: float,
         on_change: Callable[[str, int], None],
     ) -> None:
         self.selection, self._on_change = selection, on_change
         self._chosen_with = list(selection.facts.devices)
         self._roster, self._peers = roster, roster.everyone
-        self._network, self._epochs, self._min_gain = network, epochs, min_gain
+        self._network, self._min_gain = network, selection.plan.selector.min_gain
 
-    def __call__(self, state: State, epoch: int, last_round: bool) -> dict[Peer, int]:
-        """Looks at the links and changes what is worth it.
+    def adapt(self, state: State, this: Round) -> dict[Peer, int]:
+        """Looks at the links and changes what is worth it; at the end of the training nothing is.
 
         Args:
             state: the average, which all halves hold.
-            epoch: from 1.
-            last_round: of the epoch.
+            this: the round that has just been averaged.
 
         Returns:
             Bytes that devices sent for it.
         """
-        remaining = self._epochs - epoch + (0 if last_round else 0.5)
+        remaining = self.selection.plan.settings.epochs - this.epoch + (0 if this.ends_epoch else 0.5)
         looks, old = bool(remaining) and self._min_gain < 1, self.selection.plan.devices
         devices = self._look(old) if looks else self.selection.facts.devices
         self.selection = self.selection.knowing(devices, [peer.present for peer in self._peers])
@@ -83,7 +80,7 @@ class Adapter:
         ]
         self.selection = self.selection.with_choice(rankings)
         sent = self._switch(old, self.selection.plan.devices, state)
-        self._tell(epoch, now, rankings)
+        self._tell(this.epoch, now, rankings)
         return sent
 
     def _look(self, jobs: Sequence[DeviceJob]) -> list[DeviceFacts]:
@@ -120,7 +117,7 @@ class Adapter:
             if jobs[peer].downlink.rate.limited:
                 down = known[peer][1]
             with self._roster.watching(peer):
-                found[peer] = measure_rates(peer.ask, ping, up, down)
+                found[peer] = measure_rates(partial(ask, peer), ping, up, down)
         return found
 
     def _worth(self, stay: Candidate, best: Candidate, device: DeviceFacts, iterations: float) -> bool:
@@ -139,7 +136,7 @@ class Adapter:
     ) -> None:
         """Tells every change, with the rates that were known when the device's P and N were chosen before."""
         lines = []
-        scale = self.selection.plan.config.testbed.time_scale
+        scale = self.selection.plan.settings.time_scale
         after = self.selection.facts.devices
         for index, (stay, (best, *_)) in enumerate(zip(now, rankings, strict=True)):
             peer, old, new = self._peers[index], self._chosen_with[index], after[index]

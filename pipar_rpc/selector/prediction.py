@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
 from pipar_rpc.timing.stage_recurrence import Array, StageTimes, iteration_seconds
@@ -98,7 +99,7 @@ class Predictor:
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
         self.fits = fitting(sizes, device.batch_size, device.memory_bytes)
-        self.most_micro_batches = max(1, device.batch_size // device.smallest)
+        self.most_micro_batches = most_micro_batches(device.batch_size, device.smallest)
 
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""

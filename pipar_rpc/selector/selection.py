@@ -111,7 +111,7 @@ class Selection:
     @property
     def link_mbps(self) -> dict[str, tuple[float | None, ...]]:
         """Columns of the results: with which rates the links of each device were reckoned."""
-        scale = self.plan.config.testbed.time_scale
+        scale = self.plan.settings.time_scale
         known = [*zip(self.facts.devices, self.present, strict=True)]
         return {
             "link_uplink_mbps": tuple(own.uplink_mbps / scale if here else None for own, here in known),
@@ -129,8 +129,8 @@ class Selection:
 
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""
-        facts, scale = self.facts, self.plan.config.testbed.time_scale
-        method = self.plan.config.selector.method
+        facts, scale = self.facts, self.plan.settings.time_scale
+        method = self.plan.selector.method
         found = best_of_each(facts.devices, facts.server, facts.sizes, method, self._halves)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
@@ -147,7 +147,7 @@ class Selection:
     def text(self) -> str:
         """The best candidates of each device as a table; devices with the same ones share it."""
         groups: dict[str, list[str]] = {}
-        scale = self.plan.config.testbed.time_scale
+        scale = self.plan.settings.time_scale
         for device, ranking in zip(self.plan.devices, self.rankings, strict=True):
             lines = _ranking(ranking, len(self.plan.network.units), scale)
             groups.setdefault("\n".join(lines), []).append(device.name)
@@ -170,7 +170,7 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
         UserError: no split point fits into a device's memory, or its data is missing.
         PeerError: a device failed or did not answer in time.
     """
-    config = plan.config.selector
+    config = plan.selector
     runs, num_units = config.profile_iterations, len(plan.network.units)
     whole = plan.recut([(num_units, 1)] * len(plan.devices))
     spec = plan.devices[0].model
@@ -178,7 +178,7 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     largest = max(device.batch_size for device in plan.devices)
     sizes = sizes_to_time(largest, plan.network.smallest)
     server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
-    every = plan.config.aggregation.every
+    every = plan.settings.aggregation_every
     devices, server = survey_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
     facts = Facts(devices, server, unit)
     rankings = _choose(plan, facts)
@@ -196,7 +196,7 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
 
 
 def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:
-    config = plan.config.selector
+    config = plan.selector
     try:
         return choose(facts.devices, facts.server, facts.sizes, config.method, config.split_points, SHOWN)
     except ValueError as error:

@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 
 from pipar_rpc.base.states import num_bytes
+from pipar_rpc.coordination.membership import wait_for
 from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
 from pipar_rpc.plan.deadlines import Patience
 from pipar_rpc.plan.device_job import DeviceJob
@@ -55,8 +56,8 @@ class _Asked:
     def wait(
         self, answer: Future[T], to_do: str, times: int = 1, silent_s: Callable[[], float] | None = None
     ) -> T:
-        """Waits `times` as long as a device may be silent; see `Remote.wait`."""
-        return self.remote.wait(answer, self.job.timeout_s * times, to_do, silent_s)
+        """Waits `times` as long as a device may be silent; see `wait_for`."""
+        return wait_for(self.remote, answer, self.job.timeout_s * times, to_do, silent_s)
 
 
 def survey_devices(

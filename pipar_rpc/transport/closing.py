@@ -50,7 +50,8 @@ def _given_up(
     if error := doing.exception():
         return error
     if waited_s > longest_s:
-        remote.abandon()
-        return LostError(f"the server waited {waited_s:.0f} s for {remote.name} to end {doing.result()}")
+        reason = f"the server waited {waited_s:.0f} s for {remote.name} to end {doing.result()}"
+        remote.abandon(reason)
+        return LostError(reason)
     log.info("waiting for %s to end %s, %.0f s so far", remote.name, doing.result(), waited_s)
     return None

@@ -4,7 +4,6 @@ How a call crosses is told in `pipar_rpc.transport`.
 """
 
 import itertools
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -41,11 +40,12 @@ class _Process:
 
     Attributes:
         local: this machine, handed to the factories of objects that are placed here.
-        lost: workers that failed or kept silent; nobody waits for them again.
+        lost: why workers are lost: they failed or kept silent. This is the one list of them, as long as the
+            group lasts; nobody waits for them again, in no job.
     """
 
     local: Node | None = None
-    lost: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 _process = _Process()
@@ -165,35 +165,14 @@ class Remote(Generic[Placed]):
         crossing = (self._actor, next(self._numbers), name_of(method), args, kwargs)
         return request(self.name, _call, crossing, timeout_s=0)
 
-    def wait(
-        self, future: Future[T], timeout_s: float, to_do: str, silent_s: Callable[[], float] | None = None
-    ) -> T:
-        """The result of a call; raises LostError if it does not come in time.
-
-        Args:
-            future: of the call.
-            timeout_s: longest silence of the worker.
-            to_do: what it was asked to do, for the error.
-            silent_s: seconds since its last sign of life; by default since now.
-        """
-        began, left = time.monotonic(), timeout_s
-        while left > 0:
-            try:
-                return future.result(left)
-            except TimeoutError:
-                waited = time.monotonic() - began
-                left = timeout_s - (min(waited, silent_s()) if silent_s else waited)
-        self.abandon()
-        raise LostError(f"the server waited {timeout_s:.0f} s for {self.name} to {to_do}")
-
     @property
-    def lost(self) -> bool:
-        """Whether the worker was given up, or its connection failed."""
-        return is_lost(self.name)
+    def lost(self) -> str | None:
+        """Why the worker was given up, or how its connection failed; None if it is not lost."""
+        return _process.lost.get(self.name)
 
-    def abandon(self) -> None:
+    def abandon(self, reason: str) -> None:
         """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
-        _process.lost.add(self.name)
+        _process.lost.setdefault(self.name, reason)
 
     def close(self) -> Future[None]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
@@ -220,8 +199,9 @@ def place(
     try:
         return Remote(name, rpc.remote(name, _Actor, args=(factory, args, kwargs)))
     except RuntimeError as error:
-        _process.lost.add(name)
-        raise LostError(f"lost {name}: {first_line(error)}") from error
+        reason = f"lost {name}: {first_line(error)}"
+        _process.lost.setdefault(name, reason)
+        raise LostError(reason) from error
 
 
 def request(to: str, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], timeout_s: float) -> Future[T]:
@@ -230,4 +210,4 @@ def request(to: str, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], t
         result: Future[T] = Future()
         result.set_exception(LostError(f"lost {to} before"))
         return result
-    return send(to, function, args, timeout_s, lambda: _process.lost.add(to))
+    return send(to, function, args, timeout_s, lambda reason: _process.lost.setdefault(to, reason))

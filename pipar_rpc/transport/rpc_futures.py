@@ -30,7 +30,7 @@ def send(
     function: Callable[[*Ts], T | Failure],
     args: tuple[*Ts],
     timeout_s: float,
-    on_lost: Callable[[], None] = lambda: None,
+    on_lost: Callable[[str], object] = lambda reason: None,
 ) -> Future[T]:
     """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
 
@@ -39,13 +39,14 @@ def send(
         function: what to run there.
         args: its arguments.
         timeout_s: seconds after which the RPC fails; 0 for never.
-        on_lost: called if it fails.
+        on_lost: called with the reason if it fails.
     """
     result: Future[T] = Future()
 
     def lose(error: Exception) -> None:
-        on_lost()
-        result.set_exception(LostError(f"lost {to}: {first_line(error)}"))
+        reason = f"lost {to}: {first_line(error)}"
+        on_lost(reason)
+        result.set_exception(LostError(reason))
 
     def finish(reply: "torch.futures.Future[T | Failure]") -> None:
         try:

@@ -1,0 +1,46 @@
+"""Checks of a configuration against the network and the ranks; errors are one line."""
+
+from pipar_rpc.base.errors import ConfigError, UserError
+from pipar_rpc.data import OWN
+from pipar_rpc.plan.node_schema import DEVICE
+from pipar_rpc.plan.schema import Config
+from pipar_rpc.plan.strategies import Method
+
+
+def check_selector(config: Config, num_units: int) -> None:
+    """Raises ConfigError if the selector may choose a split point that the network does not have."""
+    points = config.selector.split_points
+    if points is None:
+        return
+    most = num_units - (config.selector.method is Method.paper)
+    if max(points) > num_units or min(points) > most:
+        raise ConfigError("selector.split_points", points, f"split points of 1..{most} ({config.model.name})")
+
+
+def resolved_num_devices(config: Config, world_size: int) -> int:
+    """K: as configured, or one for each rank but the server's."""
+    available = world_size - 1
+    if available < 1:
+        raise UserError("torchrun started 1 rank: at least 2 are needed, --nproc-per-node=1+num_devices")
+    if config.num_devices is not None and config.num_devices > available:
+        ranks = f"torchrun started {world_size} ranks, and one is the server"
+        raise ConfigError("num_devices", config.num_devices, f"1..{available} ({ranks})")
+    return config.num_devices or available
+
+
+def check_fault(config: Config, num_devices: int) -> None:
+    """Raises UserError if more devices are asked for than there are."""
+    least = config.fault.min_devices
+    if least > num_devices:
+        raise ConfigError("fault.min_devices", least, f"1..{num_devices}, the number of devices")
+    unknown = sorted(config.fault.leave.keys() - set(map(str, range(1, num_devices + 1))))
+    if unknown:
+        raise UserError(f"fault.leave.{unknown[0]}: devices are numbered 1..{num_devices}")
+
+
+def check_roots(config: Config, num_devices: int, one_machine: bool) -> None:
+    """Raises ConfigError if devices with data of their own would read the same folder."""
+    root = config.node.data_root
+    if config.partition.name == OWN and one_machine and num_devices > 1 and DEVICE not in root:
+        each = f"another folder for each device, with {DEVICE} in its name (partition=own)"
+        raise ConfigError("node.data_root", root, f"{each}: device1 and device2 would read the same")

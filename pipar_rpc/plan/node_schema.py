@@ -1,0 +1,39 @@
+"""The keys of what is local to a machine, their types and allowed values: `node`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipar_rpc.base.errors import require
+
+DEVICE = "{device}"  # in a data root: the device's number
+
+
+@dataclass
+class NodeConfig:
+    """What is local to a machine and read there: by every rank, from its own command line.
+
+    On one machine the devices also get what the configuration's files say, from rank 0.
+    """
+
+    data_root: str = "data"
+    download: bool = True
+    device: str = "auto"
+    threads: int = 1
+    interface: str = "auto"
+    trusted_network: bool = False
+    allow_public: bool = False
+    timeout_s: float = 300.0
+    memory_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        limit = self.memory_limit
+        require(limit is None or limit > 0, "node.memory_limit", limit, "> 0 MB, or null for no limit")
+        known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        require(known is not None, "node.device", self.device, "auto, cpu, cuda or cuda:i")
+        require(self.threads >= 1, "node.threads", self.threads, ">= 1")
+        require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
+
+    def data_path(self, rank: int) -> Path:
+        """The data root of a rank as a path: `~` expanded, `{device}` by the device's number or `server`."""
+        return Path(self.data_root.replace(DEVICE, str(rank or "server"))).expanduser()

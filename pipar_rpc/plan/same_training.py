@@ -1,0 +1,51 @@
+"""Which configuration keys decide about weights, so that they must stay the same for a training to go on."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipar_rpc.data import digest
+from pipar_rpc.plan.schema import Config
+
+SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
+MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
+CONTENT = "partition.content"  # of the file of partition=file, which counts instead of its path
+OWN = ("batch_size", "data")  # of these, each device may have its own
+
+
+def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What decides about weights, by configuration keys; but for P, N and the optimiser, which may change.
+
+    Args:
+        config: of the job.
+        own: the configuration as each device sees it.
+        indices: content of the partition file; empty without one.
+    """
+    common = flat(dataclasses.asdict(config), SAME)
+    if config.partition.name == "file":
+        common[CONTENT] = digest(indices)
+    for number, device in enumerate(own, start=1):
+        single = flat(dataclasses.asdict(device), OWN)
+        common |= {
+            f"devices.overrides.{number}.{key}": value
+            for key, value in single.items()
+            if value != common[key]
+        }
+    return common
+
+
+def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Plain values by dotted keys, without those that may differ.
+
+    Args:
+        config: a whole configuration.
+        keys: the sections that count.
+    """
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping) and value:
+            return {k: v for name, own in value.items() for k, v in walk(f"{prefix}.{name}", own).items()}
+        return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
+
+    return {key: value for name in keys for key, value in walk(name, config[name]).items()}

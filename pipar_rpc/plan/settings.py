@@ -1,0 +1,147 @@
+"""A job's settings as plain data: what the rooms above need of the configuration once it has been checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.plan.schema import Config
+from pipar_rpc.plan.strategies import Method, Strategy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a job trains and evaluates.
+
+    Attributes:
+        strategy: the way of training together.
+        epochs: their number.
+        aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
+        momentum: of both halves' optimisers.
+        seed: of every random choice.
+        weights: file with the first weights; None for random ones.
+        strict_weights: whether that file must have exactly the network's tensors.
+        val, test: whether the global network is evaluated on validation and test images.
+        device_val: whether each device's own network is evaluated on validation images.
+        time_scale: emulated seconds in a real one.
+        recorded_epochs: number of epochs that are recorded span by span.
+        drawn_iteration: iteration of the first epoch, from 1, of which a picture is drawn.
+    """
+
+    strategy: Strategy
+    epochs: int
+    aggregation_every: int
+    momentum: float
+    seed: int
+    weights: Path | None
+    strict_weights: bool
+    val: bool
+    test: bool
+    device_val: bool
+    time_scale: float
+    recorded_epochs: int
+    drawn_iteration: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What results call the job's parts."""
+
+    strategy: str
+    model: str
+    data: str
+    partition: str
+    network: str
+    testbed: str
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """How a job is saved, and from where it goes on.
+
+    Attributes:
+        every: rounds between two checkpoints; 0 for none.
+        keep: number of checkpoints that are kept.
+        resume: "auto", a checkpoint or the folder of a run; None to begin anew.
+        same: values of the keys that must be the same in the checkpoint from which a job goes on.
+    """
+
+    every: int
+    keep: int
+    resume: str | None
+    same: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SelectorSettings:
+    """Whether and how P and N are chosen.
+
+    Attributes:
+        profile_iterations: runs that are measured for each batch size; 0 if nothing is chosen.
+        method: how N is found.
+        split_points: P from which to choose; None for all.
+        min_gain: share of the predicted time that must be saved for a change.
+    """
+
+    profile_iterations: int
+    method: Method
+    split_points: tuple[int, ...] | None
+    min_gain: float
+
+
+@dataclass(frozen=True)
+class FaultSettings:
+    """Which devices may leave.
+
+    Attributes:
+        min_devices: with fewer left, the job fails.
+        leave: rounds, from 1, before which devices leave on purpose, by their names.
+    """
+
+    min_devices: int
+    leave: Mapping[str, int]
+
+
+def settings_of(config: Config) -> Settings:
+    """The settings that concern training and evaluation."""
+    return Settings(
+        strategy=config.resolved_strategy,
+        epochs=config.epochs,
+        aggregation_every=config.aggregation.every,
+        momentum=config.optimizer.momentum,
+        seed=config.seed,
+        weights=None if config.model.weights is None else Path(config.model.weights),
+        strict_weights=config.model.strict_weights,
+        val=config.enable_val,
+        test=config.enable_test,
+        device_val=config.enable_device_val,
+        time_scale=config.testbed.time_scale,
+        recorded_epochs=config.timeline.epochs,
+        drawn_iteration=config.timeline.iteration,
+    )
+
+
+def labels_of(config: Config) -> Labels:
+    """The names that results show."""
+    return Labels(
+        strategy=config.strategy,
+        model=config.model.name,
+        data=config.data.name,
+        partition=config.partition.name,
+        network=config.network.label,
+        testbed=config.testbed.label,
+    )
+
+
+def selector_of(config: Config) -> SelectorSettings:
+    """The settings of the selector."""
+    own = config.selector
+    points = None if own.split_points is None else tuple(own.split_points)
+    return SelectorSettings(own.profile_iterations, own.method, points, own.min_gain)
+
+
+def faults_of(config: Config) -> FaultSettings:
+    """The settings of devices that leave."""
+    leave = {worker_name(int(number)): before for number, before in config.fault.leave.items()}
+    return FaultSettings(config.fault.min_devices, leave)

@@ -1,0 +1,135 @@
+"""The training of a job, round by round: what happens between two updates of the global network, in order."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.saving import Saver
+from pipar_rpc.coordination.coordinator import Coordinator
+from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
+from pipar_rpc.coordination.rounds import Position
+from pipar_rpc.plan.plan import Plan
+from pipar_rpc.results.columns import Row
+from pipar_rpc.results.observer import Observer
+from pipar_rpc.results.outputs import Outputs
+from pipar_rpc.results.rows import epoch_line, make_row
+from pipar_rpc.results.terminal import Progress
+from pipar_rpc.selector.adaptation import Adapter
+from pipar_rpc.selector.selection import Selection
+from pipar_rpc.training.evaluation import Evaluator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EndedEpoch:
+    """An epoch whose networks have been evaluated, and its row of the results."""
+
+    result: EpochResult
+    row: Row
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """Trains a job.
+
+    Attributes:
+        number: the job's place within a multirun.
+        first_plan: the job with the P and N that it begins with.
+        coordinator: the devices' rounds and averages.
+        adapter: chooses P and N again; None if they stay.
+        evaluator: measures networks on held-out images.
+        saver: writes checkpoints.
+        observer: records what happens.
+        progress: the bar on the terminal.
+        outputs: receive the rows.
+        rows: of all epochs so far; grows.
+    """
+
+    number: int
+    first_plan: Plan
+    coordinator: Coordinator
+    adapter: Adapter | None
+    evaluator: Evaluator
+    saver: Saver
+    observer: Observer
+    progress: Progress
+    outputs: Outputs
+    rows: list[Row]
+
+    def run(self, start: Position) -> State | None:
+        """Trains from `start` to the end; returns the global network, None if nothing was trained.
+
+        Raises:
+            RegroupError: a lost device has come back, which only a new group can admit.
+            PeerError: a device failed, or too few are left.
+            UserError: a device cannot do its part, for a reason the user can mend.
+        """
+        final = None
+        for epoch in range(start.epoch, self.first_plan.settings.epochs + 1):
+            plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
+            self.observer.begin(epoch)
+            self.progress.start(epoch)
+            sums = EpochSums(self.coordinator.roster.everyone)
+            for this in self.coordinator.rounds(start if epoch == start.epoch else Position(epoch)):
+                trained = self.coordinator.train(this, sums)  # both halves of every device have ended
+                network = self.coordinator.average(trained, sums)
+                if self.adapter and network is not None:
+                    sums.uploaded(self.adapter.adapt(network, this))
+                ended = self._end(epoch, sums, network, plan, selection) if this.ends_epoch else None
+                with sums.paused():
+                    self.saver.after_round(this.next, network, self.plan, self.rows)
+                if ended is not None:
+                    self._report(ended)
+                    final = ended.result.network
+        return final
+
+    @property
+    def selection(self) -> Selection | None:
+        """The present choice of P and N; None if they were not chosen."""
+        return self.adapter.selection if self.adapter else None
+
+    @property
+    def plan(self) -> Plan:
+        """The job with the present P and N."""
+        return self.selection.plan if self.selection else self.first_plan
+
+    def _end(
+        self, epoch: int, sums: EpochSums, network: State | None, plan: Plan, selection: Selection | None
+    ) -> EndedEpoch | None:
+        """Evaluates an epoch and adds its row; None if those that are left had nothing to train."""
+        result, settings = sums.result(network), plan.settings
+        self.progress.stop()
+        if result is None:
+            return None
+        if network is None and epoch == settings.epochs:
+            result.network = self.coordinator.gather()
+        measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
+        row = make_row(plan, self.number, epoch, result) | measured | self.observer.observe(epoch, result)
+        if selection:
+            predicted_s = selection.predicted_s * settings.time_scale
+            row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}
+        self.rows.append(row)
+        return EndedEpoch(result, row)
+
+    def _evaluate(self, epoch: int, result: EpochResult) -> dict[str, Any]:
+        """The columns that are measured on held-out images; None where there is no network or no image."""
+        settings, evaluator, state = self.first_plan.settings, self.evaluator, result.network
+        own = result.device_networks if settings.device_val else []
+        names = [name for name, wanted in (("val", settings.val), ("test", settings.test)) if wanted]
+        work = evaluator.num_samples(*names) * (state is not None) + evaluator.num_samples("val") * len(own)
+        self.progress.start_evaluation(epoch, work)
+        accuracies = {
+            f"{name}_accuracy": evaluator.measure(state, name) if state and name in names else None
+            for name in ("val", "test")
+        }
+        by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
+        self.progress.stop()
+        measured = any(value is not None for value in by_device)
+        return {**accuracies, "device_val_accuracy": by_device if measured else None}
+
+    def _report(self, ended: EndedEpoch) -> None:
+        self.outputs.add(ended.row)
+        log.info(epoch_line(ended.row, self.first_plan.settings.epochs))
+        self.observer.warn(ended.result, ended.row)

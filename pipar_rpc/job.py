@@ -17,6 +17,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
 from pipar_rpc.checkpoints.saving import Saver
+from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.deployment import deployed
 from pipar_rpc.coordination.epoch_result import EpochResult
@@ -34,6 +35,7 @@ from pipar_rpc.results.terminal import Progress
 from pipar_rpc.results.writers import Row
 from pipar_rpc.selector.adaptation import Adapter
 from pipar_rpc.selector.selection import Selection, select
+from pipar_rpc.training.aggregation_rule import build_rule
 from pipar_rpc.training.evaluation import Evaluator
 from pipar_rpc.transport.rpc_group import Session
 
@@ -125,7 +127,8 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     roster, progress = _deploy(job, network, checkpoint, stack)
     adapter = _adapter(job, selection, roster, network) if selection else None
     strategy, every = config.resolved_strategy, config.aggregation.every
-    coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter)
+    aggregator = _aggregator(plan, network, checkpoint)
+    coordinator = Coordinator(roster, every, strategy.in_turn, config.enable_device_val, adapter, aggregator)
     recorded, time_scale = config.timeline, config.testbed.time_scale
     elapsed_s = _elapsed_s(plan, checkpoint)
     evaluator = _evaluator(plan, job.node, network, progress)
@@ -176,6 +179,12 @@ def _select(job: _Job, checkpoint: Checkpoint | None) -> Selection:
 def _elapsed_s(plan: Plan, checkpoint: Checkpoint | None) -> float:
     """Real seconds that were trained before."""
     return checkpoint.elapsed_s / plan.config.testbed.time_scale if checkpoint else 0.0
+
+
+def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | None) -> Aggregator:
+    rule = build_rule(plan.config.aggregation.rule.spec, network)
+    rule.load(checkpoint.rule if checkpoint else {})
+    return Aggregator(rule, checkpoint.networks[0] if checkpoint else network.state_dict())
 
 
 def _adapter(job: _Job, selection: Selection, roster: Roster, network: nn.Sequential) -> Adapter:

@@ -42,6 +42,7 @@ class Checkpoint:
         rows: of the epochs that have ended; see `pipar_rpc.results.writers`.
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
         num_iterations: trained, on the device with the most.
+        rule: what the aggregation rule remembers, by names of its own.
     """
 
     round: int
@@ -54,6 +55,7 @@ class Checkpoint:
     rows: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
     num_iterations: int = 0
+    rule: State = field(default_factory=dict)
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:

@@ -16,6 +16,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder, read
 from pipar_rpc.checkpoints.replacing import places
 from pipar_rpc.data import digest, read_indices
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.plan.schema import Config
 from pipar_rpc.results.run_files import CHECKPOINTS, CONFIG, runs_in
 
 log = logging.getLogger(__name__)
@@ -137,8 +138,14 @@ def difference(config: DictConfig, folder: Path) -> str | None:
     keys = tuple(key for key in new.keys() | old.keys() if key not in UNIMPORTANT)
     if any(key not in new or key not in old for key in keys):
         return CONFIG
-    now, then = _flat(new, keys), _flat(old, keys)
-    return next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
+    return _different(_flat(new, keys), _flat(old, keys))
+
+
+def _different(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
+    """The first key whose values differ; one that was not yet known then had its default."""
+    default = _flat(dataclasses.asdict(Config()), SAME)
+    keys = sorted(now.keys() | then.keys())
+    return next((key for key in keys if now.get(key) != then.get(key, default.get(key))), None)
 
 
 def _last_saved(run: Path) -> float:
@@ -160,9 +167,8 @@ def _same(first: Path, second: Path) -> bool:
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
     own, theirs = settings_of(plan), checkpoint.settings
-    for key in sorted(own.keys() | theirs.keys()):
-        if own.get(key) != theirs.get(key):
-            raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
+    if (key := _different(own, theirs)) is not None:
+        raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
     split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]
     if plan.config.resolved_strategy.shared_half and split_point != old:
         shared = f"{old} as in the checkpoint to resume: the devices share one server half"

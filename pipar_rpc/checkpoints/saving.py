@@ -14,6 +14,7 @@ from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.writers import Row
 from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.aggregation_rule import FEDAVG
 from pipar_rpc.transport.rpc_group import Session
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ def needed_bytes(plan: Plan) -> int:
         return plan.network.num_bytes
     networks = num_devices if config.aggregation.every == 0 else 1
     momenta = num_devices if config.optimizer.momentum else 0
-    return plan.network.num_bytes * (1 + (networks + momenta) * (config.checkpoint.keep + 1))
+    remembered = int(config.aggregation.rule.name != FEDAVG)  # one network is what FedAvgM keeps
+    saved = networks + momenta + remembered
+    return plan.network.num_bytes * (1 + saved * (config.checkpoint.keep + 1))
 
 
 class Saver:
@@ -118,6 +121,7 @@ class Saver:
             rows=self._rows,
             elapsed_s=(time.monotonic() - self._began) * plan.config.testbed.time_scale,
             num_iterations=(epoch - 1) * max(peer.iterations for peer in everyone) + iteration,
+            rule=self._coordinator.rule_state(),
         )
 
     def _own_networks(self) -> list[State]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
-from pipar_rpc.coordination.aggregation import average, distribute, hand_over, join
+from pipar_rpc.coordination.aggregation import Aggregator, average, distribute, hand_over, join
 from pipar_rpc.coordination.device_handle import TRAIN, Peer
 from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
 from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.aggregation_rule import FedAvg
 from pipar_rpc.training.round_report import RoundReport
 
 
@@ -26,6 +27,7 @@ class Coordinator:
         keep_networks: whether to keep each device's own network, at the cost of their memory.
         on_aggregated: called after each aggregation with (network, epoch, whether the epoch ends); returns
             bytes that devices sent for it.
+        aggregator: makes the global network; FedAvg if there is none.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class Coordinator:
         in_turn: bool,
         keep_networks: bool = False,
         on_aggregated: Callable[[State, int, bool], Mapping[Peer, int]] | None = None,
+        aggregator: Aggregator | None = None,
     ) -> None:
+        self._aggregator = aggregator or Aggregator(FedAvg())
         self._roster, self._every, self._in_turn = roster, every, in_turn
         self._on_aggregated = on_aggregated
         self._handed_on: State | None = None
@@ -80,6 +84,10 @@ class Coordinator:
         """The average of the networks as they are, without changing them or paying for a transfer."""
         networks = self.networks()
         return average(list(networks.values()), [peer.num_samples for peer in networks], Timeline())
+
+    def rule_state(self) -> State:
+        """What the aggregation rule remembers."""
+        return dict(self._aggregator.rule.state())
 
     def networks(self) -> dict[Peer, State]:
         """Each device's own network."""
@@ -156,7 +164,7 @@ class Coordinator:
         samples = [reports[peer].samples for peer in networks]
         if not any(samples):  # those who had something to train are gone
             samples = [1] * len(samples)
-        network = average(list(networks.values()), samples, self._timeline)
+        network = self._aggregator.aggregate(list(networks.values()), samples, self._timeline)
         self._roster.counts = True
         if self._keep_networks:
             self._device_networks = {

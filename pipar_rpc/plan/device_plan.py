@@ -26,6 +26,7 @@ from pipar_rpc.testbed.device_profile import read_profile
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec, RateTrace
 from pipar_rpc.testbed.unit_times import UnitTimes
+from pipar_rpc.training.aggregation_rule import build_rule
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Network:
 
 
 def check_model(config: Config, data: DataSpec) -> Network:
-    """Checks that the network takes the images and the weights."""
+    """Checks that the network takes the images and the weights, and the aggregation rule the network."""
     assert data.num_classes is not None
     model = config.model
     images = (data.channels, data.image_size, data.num_classes)
@@ -49,6 +50,7 @@ def check_model(config: Config, data: DataSpec) -> Network:
     if not any(unit.trained for unit in units):
         trained = "a function whose network has something to train: no parameter requires a gradient"
         raise ConfigError("model._target_", model._target_, trained)
+    build_rule(config.aggregation.rule.spec, network)
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))

@@ -23,7 +23,7 @@ from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Passages
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
-from pipar_rpc.transport.turn_order import InOrder, Order
+from pipar_rpc.transport.turn_order import InOrder, Lane
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Port:
         process: Process,
         downlink: Link,
         timeline: Timeline,
-        order: Order | None = None,
+        order: Lane | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.name = name

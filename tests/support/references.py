@@ -74,9 +74,10 @@ def server_momentum(beta: float, lr: float) -> Rule:
 
         def aggregate(states: list[State], samples: list[int]) -> State:
             network = weighted_average(states, samples)
-            for name in weights:
-                velocity[name] = beta * velocity[name] + network[name] - weights[name]
-                weights[name] = network[name] = weights[name] + lr * velocity[name]
+            for name, before in weights.items():
+                velocity[name] = beta * velocity[name] + network[name] - before
+                network[name] = before + lr * velocity[name]
+            weights.update({name: network[name] for name in weights})
             return network
 
         return aggregate

@@ -10,9 +10,8 @@ class Median:
     """Of each number the median of the devices': one device that is far off does not matter."""
 
     def aggregate(self, before, networks, samples):
-        return {
-            name: torch.stack([own[name] for own in networks]).median(dim=0).values for name in networks[0]
-        }
+        stacked = {name: torch.stack([own[name] for own in networks]) for name in networks[0]}
+        return {name: values.median(dim=0).values for name, values in stacked.items()}
 
     def state(self):
         return {}  # tensors that the rule remembers from round to round, for checkpoints

@@ -59,9 +59,11 @@ def cut_name(strategy: str, split_point: int, num_micro_batches: int, profile_it
 def choices() -> str:
     """The configuration groups with their choices, also those of --config-dir, in short lines for --help."""
     loader = GlobalHydra.instance().config_loader()
-    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    tops = [group for group in loader.list_groups("") if group != "hydra"]
+    below = [f"{group}/{name}" for group in tops for name in loader.list_groups(group)]
+    groups = {group: loader.get_group_options(group) for group in tops + below}
     lines = [
-        textwrap.fill(", ".join(names), 96, initial_indent=f"  {group:12}", subsequent_indent=" " * 14)
+        textwrap.fill(", ".join(names), 96, initial_indent=f"  {group:17}", subsequent_indent=" " * 19)
         for group, names in sorted(groups.items())
         if names
     ]

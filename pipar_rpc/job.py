@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.states import State
@@ -16,6 +17,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
 from pipar_rpc.checkpoints.saving import Saver
+from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.deployment import deployed
 from pipar_rpc.coordination.membership import Roster
@@ -125,8 +127,8 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     roster, progress = _deploy(job, network, checkpoint, stack)
     roster.round = start.round
     adapter = Adapter(selection, roster, network, outputs.selected_again) if selection else None
-    in_turn = settings.strategy.in_turn
-    coordinator = Coordinator(roster, settings.aggregation_every, in_turn, settings.device_val)
+    in_turn, aggregator = settings.strategy.in_turn, _aggregator(plan, network, checkpoint)
+    coordinator = Coordinator(roster, settings.aggregation_every, in_turn, settings.device_val, aggregator)
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -154,6 +156,13 @@ def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection
     selection.write(job.output_dir / "selection.csv")
     job.outputs.text("selector/candidates", selection.text())
     return selection
+
+
+def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | None) -> Aggregator:
+    """Makes the global network by the job's rule, which goes on from what a checkpoint remembers."""
+    rule = build_rule(plan.settings.aggregation_rule, network)
+    rule.load(checkpoint.rule if checkpoint else {})
+    return Aggregator(rule, checkpoint.networks[0] if checkpoint else network.state_dict())
 
 
 def _deploy(

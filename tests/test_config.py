@@ -72,6 +72,11 @@ BAD = {
     "optimizer.lr=0": "optimizer.lr=0.0: must be > 0",
     "optimizer.momentum=1": "optimizer.momentum=1.0: must be 0 or more and below 1",
     "aggregation.every=-2": "aggregation.every=-2: must be -1 (once per epoch), 0 (never)",
+    "aggregation/rule=fedprox": "aggregation/rule=fedprox: no such choice: ",
+    "aggregation.rule.name=fedavgn": "name=fedavgn: must be a known rule: did you mean fedavgm?",
+    "aggregation/rule=custom": "aggregation.rule._target_=null: must be the dotted name of a function with",
+    "aggregation.rule._target_=my.Rule": "aggregation.rule._target_=my.Rule: must be the dotted name of a",
+    "aggregation.rule.args.beta=0.5": "aggregation.rule.args.beta: no such argument of fedavg: it has none",
     "fault.timeout_s=0": "fault.timeout_s=0.0: must be > 0 seconds",
     "strategy=fedprox": "strategy=fedprox: must be a known strategy: (one of fl, pipar, sfl, sl)",
     "data.train_size_per_device=400": "data.train_size_per_device=400: must be 1..359 (digits has 1438",
@@ -109,6 +114,31 @@ BAD = {
 @pytest.mark.parametrize("override", BAD)
 def test_bad_input_is_one_line(override):
     assert BAD[override] in message(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["aggregation.rule.args.beat=0"],
+            "args.beat: no such argument of fedavgm: did you mean beta? (one of",
+        ),
+        (["aggregation.rule.args.parameters=[]"], "args.parameters: no such argument of fedavgm: (one of"),
+        (["aggregation.rule.args.beta=1"], "aggregation.rule.args.beta=1: must be 0 or more and below 1"),
+        (
+            ["aggregation.rule.args.beta=much"],
+            "aggregation.rule.args.beta=much: must be 0 or more and below 1",
+        ),
+        (["aggregation.rule.args.lr=0"], "aggregation.rule.args.lr=0: must be > 0"),
+        (
+            ["strategy=sl"],
+            "aggregation.rule.name=fedavgm: must be fedavg with strategy=sl, which never averages",
+        ),
+        (["aggregation.every=0"], "aggregation.rule.name=fedavgm: must be fedavg with aggregation.every=0"),
+    ],
+)
+def test_what_a_rule_does_not_take_is_one_line(overrides, line):
+    assert line in message("aggregation/rule=fedavgm", *overrides)
 
 
 def test_a_server_alone_is_refused():
@@ -303,8 +333,9 @@ def test_help_is_short_and_starts_nothing(tmp_path, monkeypatch, capsys):
     comments = str(hydra_compose.config_dir())  # a path, as long as it is
     assert max(len(line) for line in text.splitlines() if comments not in line) <= 100
     assert len(text.splitlines()) < 40
-    for group in (path for path in (ROOT / "conf").iterdir() if list(path.glob("*.yaml"))):
-        (names,) = re.findall(rf"^  {group.name} +((?:\S+, +|\S+,\n +)*\S+)$", text, flags=re.MULTILINE)
+    for group in {path.parent for path in (ROOT / "conf").rglob("*.yaml")} - {ROOT / "conf"}:
+        name = group.relative_to(ROOT / "conf").as_posix()
+        (names,) = re.findall(rf"^  {name} +((?:\S+, +|\S+,\n +)*\S+)$", text, flags=re.MULTILINE)
         choices = {path.stem for path in group.glob("*.yaml")} | (
             {"own_net"} if group.name == "model" else set()
         )

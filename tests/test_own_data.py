@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipar_rpc import hydra_compose
+from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.coordination.deployment import _load_data
@@ -28,7 +29,6 @@ from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.plan import load
 from pipar_rpc.plan.node import Node
 from pipar_rpc.selector.device_survey import Scout
-from pipar_rpc.training.fedavg import weighted_average
 from tests.support.configuration import message, plan
 from tests.support.loops import CPU, assert_close
 from tests.support.namespaces import needs_namespaces, own_namespaces, start

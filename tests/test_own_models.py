@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
+from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.data import Batches, DataSpec, Partition, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model, published
-from pipar_rpc.training.fedavg import weighted_average
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
 from tests.support.processes import ROOT

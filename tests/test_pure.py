@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.seeds import generator
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.timing.metrics import DeviceUsage, epoch_metrics
 from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds, schedule
 from pipar_rpc.timing.timeline import Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
-from pipar_rpc.training.fedavg import weighted_average
 from tests.support.simulation import simulate
 
 

@@ -22,6 +22,7 @@ JOBS = {
     "sl": ("strategy=sl", "fault.leave.1=4"),
     "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
+    "momentum": ("aggregation.rule.name=fedavgm", "aggregation.rule.args.beta=0.5"),
     "never_averaged": ("aggregation.every=0",),
 }
 
@@ -132,14 +133,14 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
-    """One without the elapsed time is from before; one with more in it is from later."""
+    """One without the elapsed time or a rule's state is from before; one with more in it is from later."""
     path = tmp_path / "c.pt"
     file.write(make(), path)
     content = torch.load(path)
     assert content["version"] == __version__
     other = f"{path}: not a checkpoint of this version of pipar_rpc, {__version__}, but of another version"
     for changed, line in (
-        ({"elapsed_s": None}, None),
+        ({"elapsed_s": None, "rule": None}, None),
         ({"spin": 0.5, "version": "9.8"}, f"{other}, 9.8"),
         ({"format": "pipar_rpc checkpoint 0", "version": None}, other),
     ):
@@ -147,7 +148,7 @@ def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
         of = {key: value for key, value in own.items() if key not in {"format", "version", "digest"}}
         torch.save(own | {"digest": file._digest(of)}, path)
         if line is None:
-            assert file.read(path).elapsed_s == 0
+            assert (file.read(path).elapsed_s, file.read(path).rule) == (0, {})
             continue
         with pytest.raises(UserError) as error:
             file.read(path)

@@ -7,10 +7,10 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
+from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.results.columns import COLUMNS
-from pipar_rpc.training.fedavg import weighted_average
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
 from tests.support.results import job_dirs, rows_of

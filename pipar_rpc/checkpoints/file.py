@@ -43,6 +43,7 @@ class Checkpoint:
         rows: of the epochs that have ended; see `pipar_rpc.results.columns`.
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
         num_iterations: trained, on the device with the most.
+        rule: what the aggregation rule remembers, by names of its own.
     """
 
     round: int
@@ -55,6 +56,7 @@ class Checkpoint:
     rows: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
     num_iterations: int = 0
+    rule: State = field(default_factory=dict)
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:

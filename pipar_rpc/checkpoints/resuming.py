@@ -1,6 +1,7 @@
 """From which checkpoint a job goes on, and whether it may."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder, read
 from pipar_rpc.checkpoints.replacing import places
 from pipar_rpc.data import digest, read_indices
 from pipar_rpc.plan.plan import Plan
-from pipar_rpc.plan.same_training import CONTENT, flat
+from pipar_rpc.plan.same_training import CONTENT, DEFAULTS, flat
 from pipar_rpc.results.run_files import CHECKPOINTS, CONFIG, runs_in
 
 log = logging.getLogger(__name__)
@@ -116,8 +117,13 @@ def difference(config: DictConfig, folder: Path) -> str | None:
     keys = tuple(key for key in new.keys() | old.keys() if key not in UNIMPORTANT)
     if any(key not in new or key not in old for key in keys):
         return CONFIG
-    now, then = flat(new, keys), flat(old, keys)
-    return next((key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)), None)
+    return _different(flat(new, keys), flat(old, keys))
+
+
+def _different(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
+    """The first key whose values differ; one that was not yet known then had its default."""
+    keys = sorted(now.keys() | then.keys())
+    return next((key for key in keys if now.get(key) != then.get(key, DEFAULTS.get(key))), None)
 
 
 def _last_saved(run: Path) -> float:
@@ -139,9 +145,8 @@ def _same(first: Path, second: Path) -> bool:
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
     own, theirs = plan.checkpoints.same, checkpoint.settings
-    for key in sorted(own.keys() | theirs.keys()):
-        if own.get(key) != theirs.get(key):
-            raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
+    if (key := _different(own, theirs)) is not None:
+        raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
     split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]
     if plan.settings.strategy.shared_half and split_point != old:
         shared = f"{old} as in the checkpoint to resume: the devices share one server half"

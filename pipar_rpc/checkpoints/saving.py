@@ -3,6 +3,7 @@
 import logging
 import time
 
+from pipar_rpc.aggregation.rules import FEDAVG
 from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
@@ -24,7 +25,8 @@ def needed_bytes(plan: Plan) -> int:
         return plan.network.num_bytes
     networks = num_devices if settings.aggregation_every == 0 else 1
     momenta = num_devices if settings.momentum else 0
-    return plan.network.num_bytes * (1 + (networks + momenta) * (plan.checkpoints.keep + 1))
+    remembered = int(settings.aggregation_rule.name != FEDAVG)  # one network is what FedAvgM keeps
+    return plan.network.num_bytes * (1 + (networks + momenta + remembered) * (plan.checkpoints.keep + 1))
 
 
 class Saver:
@@ -104,6 +106,7 @@ class Saver:
             elapsed_s=(time.monotonic() - self._began) * plan.settings.time_scale,
             num_iterations=(position.epoch - 1) * max(peer.iterations for peer in everyone)
             + position.iteration,
+            rule=self._coordinator.rule_state(),
         )
 
     def _own_networks(self) -> list[State]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
+from pipar_rpc.aggregation.fedavg import weighted_average
+from pipar_rpc.aggregation.rules import AggregationRule
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline
 from pipar_rpc.training.device import Device
-from pipar_rpc.training.fedavg import weighted_average
 
 
 def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
@@ -22,8 +23,27 @@ def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
     return {peer: state | peer.half.state() for peer, state in device_states.items()}
 
 
+class Aggregator:
+    """Applies the aggregation rule round after round, and keeps the global network for it.
+
+    Args:
+        rule: how the devices' networks are aggregated.
+        network: the global network with which training begins; None where there is none.
+    """
+
+    def __init__(self, rule: AggregationRule, network: State | None = None) -> None:
+        self.rule = rule
+        self._network = None if network is None else {key: own.clone() for key, own in network.items()}
+
+    def aggregate(self, networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
+        """The next global network; arguments as `average`."""
+        with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
+            self._network = self.rule.aggregate(self._network, networks, samples)
+        return self._network
+
+
 def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
-    """The global network M = sum_k |D_k| / |D| * M^k.
+    """The plain average sum_k |D_k| / |D| * M^k, where no aggregation rule is in force.
 
     Args:
         networks: of the devices.

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from pipar_rpc.aggregation.rules import FedAvg
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
-from pipar_rpc.coordination.aggregation import average, distribute, hand_over, join
+from pipar_rpc.coordination.aggregation import Aggregator, average, distribute, hand_over, join
 from pipar_rpc.coordination.device_handle import Peer
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Roster
@@ -41,10 +42,18 @@ class Coordinator:
             of an epoch always ends a round.
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
         keep_networks: whether to keep each device's own network, at the cost of their memory.
+        aggregator: makes the global network; FedAvg if there is none.
     """
 
-    def __init__(self, roster: Roster, every: int, in_turn: bool, keep_networks: bool = False) -> None:
-        self.roster = roster
+    def __init__(
+        self,
+        roster: Roster,
+        every: int,
+        in_turn: bool,
+        keep_networks: bool = False,
+        aggregator: Aggregator | None = None,
+    ) -> None:
+        self.roster, self._aggregator = roster, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
         self._handed_on: State | None = None
 
@@ -87,6 +96,10 @@ class Coordinator:
         """The average of the networks as they are, without changing them or paying for a transfer."""
         networks = self.networks()
         return average(list(networks.values()), [peer.num_samples for peer in networks], Timeline())
+
+    def rule_state(self) -> State:
+        """What the aggregation rule remembers."""
+        return dict(self._aggregator.rule.state())
 
     def networks(self) -> dict[Peer, State]:
         """Each device's own network."""
@@ -162,7 +175,7 @@ class Coordinator:
         samples = [trained.reports[peer].samples for peer in networks]
         if not any(samples):  # those who had something to train are gone
             samples = [1] * len(samples)
-        network = average(list(networks.values()), samples, sums.aggregation)
+        network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
         self.roster.counts = True
         if self._keep_networks:
             sums.device_networks = {

@@ -11,7 +11,6 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.seeds import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import open_pool
 from pipar_rpc.coordination.build import build_device, build_server_half, fill
 from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import Peer
@@ -29,7 +28,7 @@ from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all
 from pipar_rpc.transport.remote_object import place
 from pipar_rpc.transport.server_port import Port
-from pipar_rpc.transport.turn_order import Rotation
+from pipar_rpc.transport.turn_order import open_order
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +57,7 @@ def deployed(
         PeerError: a device failed or did not answer in time.
     """
     with ExitStack() as stack:
-        rotation = None
-        if strategy.shared_half and not strategy.in_turn:
-            rotation = Rotation(stack.enter_context(open_pool("compute-shared")), len(devices))
+        order = stack.enter_context(open_order(strategy.server_order, len(devices)))
         first: tuple[State, State] = network.state_dict(), {}
         own = beginnings or [first] * len(devices)
         halves = _server_halves(devices, node, network, strategy.shared_half, own)
@@ -69,16 +66,13 @@ def deployed(
             half, timeline = halves[index]
             stop, rng = Stop(), generator(device.seed, "downlink", device.rank)
             downlink = device.downlink.open(rng, stop.sleep)
-            order = rotation.lane(index) if rotation else None
-            port = Port(device.name, half.process, downlink, timeline, order, stop)
+            port = Port(device.name, half.process, downlink, timeline, order.lane(index), stop)
             stack.callback(port.close)
             layers = network[: device.split_point]
             peers.append(_place(device, layers, own[index], port, half, timeline))
         try:
             _load_data(peers, devices, node)
-            if rotation:
-                rotation.lengths = [peer.iterations for peer in peers]
-                rotation.iteration = iteration
+            order.begin([peer.iterations for peer in peers], iteration)
             calibrate(peers, devices)
             yield peers
         finally:

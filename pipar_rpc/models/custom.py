@@ -1,13 +1,12 @@
 """Networks of the user's own."""
 
-import inspect
-import pkgutil
 from collections import OrderedDict
 from typing import Any
 
 from torch import nn
 
-from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base import dotted
+from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.models.spec import ModelSpec, named_units
 
 KEY = "model._target_"
@@ -25,33 +24,13 @@ def build_custom(spec: ModelSpec) -> nn.Sequential:
     """
     if not spec.target:
         raise ConfigError(KEY, spec.target, "the dotted name of a function, e.g. my_nets.build")
-    try:
-        function = pkgutil.resolve_name(spec.target)
-    except (ImportError, AttributeError, ValueError) as error:
-        allowed = f"the dotted name of a function that this machine can import ({first_line(error)})"
-        raise ConfigError(KEY, spec.target, allowed) from error
-    if not callable(function):
-        raise ConfigError(KEY, spec.target, "a function")
-    try:
-        units = function(**_arguments(function, spec))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{KEY}={spec.target} failed: {type(error).__name__}: {first_line(error)}") from error
-    return _sequence(units, spec.target)
-
-
-def _arguments(function: Any, spec: ModelSpec) -> dict[str, Any]:
     offered = {
         "channels": spec.channels,
         "image_size": spec.image_size,
         "num_classes": spec.num_classes,
         "norm": spec.norm.value,
     }
-    parameters = inspect.signature(function).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    accepted = {key: value for key, value in offered.items() if open_ended or key in parameters}
-    return accepted | spec.args
+    return _sequence(dotted.call(KEY, spec.target, offered, spec.args), spec.target)
 
 
 def _sequence(units: Any, target: str) -> nn.Sequential:

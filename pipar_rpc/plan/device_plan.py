@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.base.states import num_bytes
@@ -40,7 +41,7 @@ class Network:
 
 
 def check_model(config: Config, data: DataSpec) -> Network:
-    """Checks that the network takes the images and the weights."""
+    """Checks that the network takes the images and the weights, and the aggregation rule the network."""
     assert data.num_classes is not None
     model = config.model
     images = (data.channels, data.image_size, data.num_classes)
@@ -50,6 +51,7 @@ def check_model(config: Config, data: DataSpec) -> Network:
     if not any(unit.trained for unit in units):
         trained = "a function whose network has something to train: no parameter requires a gradient"
         raise ConfigError("model._target_", model._target_, trained)
+    build_rule(config.aggregation.rule.spec, network)
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))

@@ -22,7 +22,9 @@ DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; 
     "batch_size": (),
     "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
 }
-FREE_KEYS = ("devices.overrides.", "model.args.", "fault.leave.")  # below these, any key may be added
+FREE_KEYS = (  # below these, any key may be added
+    *("devices.overrides.", "model.args.", "aggregation.rule.args.", "fault.leave."),
+)
 
 
 def load(raw: DictConfig) -> Config:

@@ -49,3 +49,7 @@ def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
 
     return {key: value for name in keys for key, value in walk(name, config[name]).items()}
+
+
+DEFAULTS = flat(dataclasses.asdict(Config()), SAME)
+"""Values of the keys where nothing is configured: what a key meant before it was known."""

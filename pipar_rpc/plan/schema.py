@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from pipar_rpc.aggregation.rules import FEDAVG
 from pipar_rpc.base.errors import nearest, require
 from pipar_rpc.data import OWN, PUBLISHED
+from pipar_rpc.plan.aggregation_schema import AggregationConfig
 from pipar_rpc.plan.data_schema import DataConfig, PartitionConfig
 from pipar_rpc.plan.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
@@ -42,17 +44,6 @@ class OptimizerConfig:
         require(self.lr > 0, "optimizer.lr", self.lr, "> 0")
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
-
-
-@dataclass
-class AggregationConfig:
-    """How often the devices' networks are averaged."""
-
-    every: int = -1
-
-    def __post_init__(self) -> None:
-        allowed = "-1 (once per epoch), 0 (never) or a number of iterations"
-        require(self.every >= -1, "aggregation.every", self.every, allowed)
 
 
 class SflServer(StrEnum):
@@ -145,6 +136,9 @@ class Config:
         never = self.strategy == "sl" and self.aggregation.every == 0
         handed_on = "-1 or a number of iterations with strategy=sl, which hands the device half on"
         require(not never, "aggregation.every", self.aggregation.every, handed_on)
+        rule = self.aggregation.rule.name
+        averages = self.strategy != "sl" or rule == FEDAVG
+        require(averages, "aggregation.rule.name", rule, f"{FEDAVG} with strategy=sl, which never averages")
         chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
         only = "0 but with strategy=pipar: the others' P and N are fixed"
         require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipar_rpc.aggregation.rules import RuleSpec
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method, Strategy
@@ -18,6 +19,7 @@ class Settings:
         strategy: the way of training together.
         epochs: their number.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
+        aggregation_rule: how the devices' networks become the global one.
         momentum: of both halves' optimisers.
         seed: of every random choice.
         weights: file with the first weights; None for random ones.
@@ -32,6 +34,7 @@ class Settings:
     strategy: Strategy
     epochs: int
     aggregation_every: int
+    aggregation_rule: RuleSpec
     momentum: float
     seed: int
     weights: Path | None
@@ -109,6 +112,7 @@ def settings_of(config: Config) -> Settings:
         strategy=config.resolved_strategy,
         epochs=config.epochs,
         aggregation_every=config.aggregation.every,
+        aggregation_rule=config.aggregation.rule.spec,
         momentum=config.optimizer.momentum,
         seed=config.seed,
         weights=None if config.model.weights is None else Path(config.model.weights),

@@ -21,6 +21,11 @@ class Strategy:
     in_turn: bool = False
     shared_half: bool = False
 
+    @property
+    def server_order(self) -> str:
+        """Who is served next; a key of `ORDERS` in `pipar_rpc.transport.turn_order`."""
+        return "rotation" if self.shared_half and not self.in_turn else "separate"
+
 
 STRATEGIES = {
     "fl": Strategy(whole_network=True),  # federated learning (McMahan et al., 2017)

@@ -24,7 +24,7 @@ from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, Loss, undelivered
 from pipar_rpc.transport.rpc_futures import handler, here
-from pipar_rpc.transport.turn_order import InOrder, Order
+from pipar_rpc.transport.turn_order import InOrder, Lane
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Port:
         process: Process,
         downlink: Link,
         timeline: Timeline,
-        order: Order | None = None,
+        order: Lane | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.name = name

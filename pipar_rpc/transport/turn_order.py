@@ -1,12 +1,20 @@
-"""One server half for all devices, which train it in turn."""
+"""Whose micro-batch the server computes next.
 
-from collections.abc import Callable, Sequence
+A further order is a class with the methods of `ServerOrder` and an entry of `ORDERS`; the strategy names it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
+from pipar_rpc.base.threads import open_pool
 
-class Order(Protocol):
-    """Runs numbered calls one after the other; see `InOrder`."""
+OpenThread = Callable[[str], ThreadPoolExecutor]
+
+
+class Lane(Protocol):
+    """Runs the numbered calls of one device one after the other; see `InOrder`."""
 
     def submit(self, number: int, call: Callable[[], None]) -> None:
         """Queues `call` to run after those with smaller numbers."""
@@ -16,6 +24,26 @@ class Order(Protocol):
 
     def settle(self, timeout_s: float) -> None:
         """Waits until the calls that could run have run; raises TimeoutError."""
+
+
+class ServerOrder(Protocol):
+    """Decides which device is served next. Each device puts its calls into a lane of its own.
+
+    A lane runs the calls of its device in the order of their numbers, one at a time, on a thread of the
+    order's; a device that has left holds nobody up.
+    """
+
+    def begin(self, lengths: Sequence[int], iteration: int) -> None:
+        """Says what is to come, before the first call.
+
+        Args:
+            lengths: iterations of each device in an epoch.
+            iteration: at which training begins, from 0 within the epoch.
+        """
+
+    def lane(self, index: int) -> Lane:
+        """Where device `index` (from 0) puts its calls, numbered 0, 1, 2, ... through all epochs."""
+        ...
 
 
 class InOrder:
@@ -51,34 +79,52 @@ class InOrder:
             call()
 
 
+class Separate:
+    """Serves each device on a thread of its own, whatever the others do: for a server half for each device.
+
+    Args:
+        num_devices: K.
+        open_thread: opens a pool of one thread, by its name.
+    """
+
+    def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
+        names = (f"compute-device{number}" for number in range(1, num_devices + 1))
+        self._lanes = [InOrder(open_thread(name)) for name in names]
+
+    def begin(self, lengths: Sequence[int], iteration: int) -> None:
+        """Does nothing: nobody waits for another device."""
+
+    def lane(self, index: int) -> Lane:
+        """The order of the device's own calls."""
+        return self._lanes[index]
+
+
 class Rotation:
     """Merges the numbered calls of several devices, one for each iteration, into one fixed order.
 
     That order is iteration 1 of every device, then iteration 2 of every device, and so on; devices that have
     done their last iteration of an epoch, or have left, are passed over. So the result does not depend on
-    who is faster.
+    who is faster. It is for one server half that all devices train.
 
     Args:
-        pool: a pool of one thread, which runs the calls.
         num_devices: K.
-
-    Attributes:
-        lengths: iterations of each device in an epoch; to be set before the first call.
-        iteration: whose turn is next, from 0 within the epoch; to be set before the first call if training
-            begins inside an epoch.
+        open_thread: opens a pool of one thread, by its name.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, num_devices: int) -> None:
-        self._pool = pool
+    def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
+        self._pool = open_thread("compute-shared")
         self._waiting: list[dict[int, Callable[[], None]]] = [{} for _ in range(num_devices)]
         self._done = [0] * num_devices
         self._left: set[int] = set()
-        self._index = 0
-        self.lengths: Sequence[int] = [1] * num_devices
-        self.iteration = 0
+        self._index = self._iteration = 0  # whose turn is next
+        self._lengths: Sequence[int] = [1] * num_devices
 
-    def lane(self, index: int) -> Order:
-        """Where device `index` (from 0) puts its calls, numbered 0, 1, 2, ... through all epochs."""
+    def begin(self, lengths: Sequence[int], iteration: int) -> None:
+        """As `ServerOrder.begin`."""
+        self._lengths, self._iteration = lengths, iteration
+
+    def lane(self, index: int) -> Lane:
+        """Where device `index` puts its calls."""
         return _Lane(self, index)
 
     def submit(self, index: int, number: int, call: Callable[[], None]) -> None:
@@ -96,9 +142,9 @@ class Rotation:
         self._pool.submit(lambda: None).result(timeout_s)
 
     def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
-        while len(self._left) < len(self.lengths):
+        while len(self._left) < len(self._lengths):
             index = self._index
-            if index not in self._left and self.iteration < self.lengths[index]:
+            if index not in self._left and self._iteration < self._lengths[index]:
                 call = self._waiting[index].pop(self._done[index], None)
                 if call is None:
                     return
@@ -107,10 +153,10 @@ class Rotation:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        self._index = (self._index + 1) % len(self.lengths)
+        self._index = (self._index + 1) % len(self._lengths)
         if self._index == 0:
-            longest = max(n for index, n in enumerate(self.lengths) if index not in self._left)
-            self.iteration = self.iteration + 1 if self.iteration + 1 < longest else 0
+            longest = max(n for index, n in enumerate(self._lengths) if index not in self._left)
+            self._iteration = self._iteration + 1 if self._iteration + 1 < longest else 0
 
 
 class _Lane:
@@ -125,3 +171,13 @@ class _Lane:
 
     def settle(self, timeout_s: float) -> None:
         self._rotation.settle(timeout_s)
+
+
+ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {"separate": Separate, "rotation": Rotation}
+
+
+@contextmanager
+def open_order(name: str, num_devices: int) -> Iterator[ServerOrder]:
+    """The order of that name in `ORDERS`, with its threads, which are closed at the end."""
+    with ExitStack() as stack:
+        yield ORDERS[name](num_devices, lambda thread: stack.enter_context(open_pool(thread)))

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.states import State
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
-from pipar_rpc.training.fedavg import weighted_average
 
 SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on device 2
 SAMPLES = 20
@@ -57,18 +57,46 @@ def all_batches() -> list[Batches]:
 
 
 Make = Callable[[], nn.Sequential]
+Aggregate = Callable[[list[State], list[int]], State]
+Rule = Callable[[nn.Module], Aggregate]  # from the network with its first weights
 
 
-def federated(epochs: int = EPOCHS, make: Make = initial_network, num_micro_batches: int = 1) -> State:
+def fedavg(_: nn.Module) -> Aggregate:
+    return weighted_average
+
+
+def server_momentum(beta: float, lr: float) -> Rule:
+    """v = beta * v + (average - w), w = w + lr * v, for each parameter w."""
+
+    def rule(network: nn.Module) -> Aggregate:
+        weights = {name: own.detach().clone() for name, own in network.named_parameters()}
+        velocity = {name: torch.zeros_like(own) for name, own in weights.items()}
+
+        def aggregate(states: list[State], samples: list[int]) -> State:
+            network = weighted_average(states, samples)
+            for name, before in weights.items():
+                velocity[name] = beta * velocity[name] + network[name] - before
+                network[name] = before + lr * velocity[name]
+            weights.update({name: network[name] for name in weights})
+            return network
+
+        return aggregate
+
+    return rule
+
+
+def federated(
+    epochs: int = EPOCHS, make: Make = initial_network, num_micro_batches: int = 1, rule: Rule = fedavg
+) -> State:
     """Whole networks, each on its device; averaged after every epoch."""
     network, batches = make(), all_batches()
     devices = [Reference(copy.deepcopy(network), SPLIT, num_micro_batches) for _ in batches]
-    average: State = {}
+    average, aggregate = State(), rule(network)
     for epoch in range(1, epochs + 1):
         for device, own in zip(devices, batches, strict=True):
             for iteration in range(len(own)):
                 device.step(own, epoch, iteration)
-        average = weighted_average([device.state() for device in devices], [SAMPLES] * 2)
+        average = aggregate([device.state() for device in devices], [SAMPLES] * 2)
         for device in devices:
             device.network.load_state_dict(average)
     return average
@@ -86,20 +114,22 @@ def split(make: Make = initial_network, split_point: int = SPLIT) -> State:
     return whole.state()
 
 
-def split_federated_with_one_server_half(make: Make = initial_network, split_point: int = SPLIT) -> State:
+def split_federated_with_one_server_half(
+    make: Make = initial_network, split_point: int = SPLIT, epochs: int = EPOCHS, rule: Rule = fedavg
+) -> State:
     """A device half on each device, averaged; one server half that sees iteration 1 of both, then 2, ..."""
     network, batches = make(), all_batches()
     server, halves = network[split_point:], [copy.deepcopy(network[:split_point]) for _ in batches]
     devices = [Reference(nn.Sequential(*half, *server), split_point) for half in halves]
     for device in devices:
         device.optimizers[1] = devices[0].optimizers[1]
-    average: State = {}
-    for epoch in range(1, EPOCHS + 1):
+    average, aggregate = State(), rule(devices[0].network)
+    for epoch in range(1, epochs + 1):
         for iteration in range(max(map(len, batches))):
             for device, own in zip(devices, batches, strict=True):
                 if iteration < len(own):
                     device.step(own, epoch, iteration)
-        average = weighted_average([device.state() for device in devices], [SAMPLES] * 2)
+        average = aggregate([device.state() for device in devices], [SAMPLES] * 2)
         for device in devices:
             device.network.load_state_dict(average)
     return dict(zip(network.state_dict(), average.values(), strict=True))  # under the units' own names

@@ -1,0 +1,1 @@
+"""How the networks of the devices become the next global network."""

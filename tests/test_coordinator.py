@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.timeline import Busy, Stage, Timeline
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.transport.server_port import Port
@@ -157,15 +158,16 @@ def test_the_rounds_of_an_epoch_follow_from_who_is_left():
 
 def test_a_pause_is_not_part_of_an_epoch(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time.monotonic", lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time", clock)
     peer = make_peer(1, Half())
     sums = EpochSums([peer])
-    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0))
+    stages = {Stage.DEVICE_FORWARD: Busy(0.5, 1)}
+    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0, stages=stages))
     now[0] = 2.0
     with sums.paused():
         now[0] = 10.0
     now[0] = 11.0
     result = sums.result(None)
     assert (result.metrics.epoch_time_s, result.began) == (3.0, 0.0)
-    monkeypatch.undo()
     peer.port.close()

@@ -80,7 +80,7 @@ class TrainingLoop:
                 if not this.ends_epoch:
                     with sums.paused():
                         self.saver.after_round(this.next, network, self.plan, self.rows)
-            # Not only after a round that ends the epoch: the device with the most to train may be lost in one.
+            # Whichever round was the last: the device with the most to train may have been lost in it.
             if (ended := self._end(epoch, sums, network, plan, selection)) is None:
                 continue
             self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows)

@@ -71,18 +71,21 @@ class TrainingLoop:
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
-            sums = EpochSums(self.coordinator.roster.everyone)
+            sums, network = EpochSums(self.coordinator.roster.everyone), None
             for this in self.coordinator.rounds(start if epoch == start.epoch else Position(epoch)):
                 trained = self.coordinator.train(this, sums)  # both halves of every device have ended
                 network = self.coordinator.average(trained, sums)
                 if self.adapter and network is not None:
                     sums.uploaded(self.adapter.adapt(network, this))
-                ended = self._end(epoch, sums, network, plan, selection) if this.ends_epoch else None
-                with sums.paused():
-                    self.saver.after_round(this.next, network, self.plan, self.rows)
-                if ended is not None:
-                    self._report(ended)
-                    final = ended.result.network
+                if not this.ends_epoch:
+                    with sums.paused():
+                        self.saver.after_round(this.next, network, self.plan, self.rows)
+            # Whichever round was the last: the device with the most to train may have been lost in it.
+            if (ended := self._end(epoch, sums, network, plan, selection)) is None:
+                continue
+            self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows)
+            self._report(ended)
+            final = ended.result.network
         return final
 
     @property

@@ -2,6 +2,8 @@
 
 import time
 from concurrent.futures import Future
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,10 +17,11 @@ from pipar_rpc.coordination.membership import Roster
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.plan.deadlines import Deadlines, Patience
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.timeline import Busy, Stage, Timeline
 from pipar_rpc.training.device import Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
+from pipar_rpc.training_loop import TrainingLoop
 from pipar_rpc.transport.server_port import Port
 
 
@@ -158,15 +161,37 @@ def test_the_rounds_of_an_epoch_follow_from_who_is_left():
 
 def test_a_pause_is_not_part_of_an_epoch(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time.monotonic", lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time", clock)
     peer = make_peer(1, Half())
     sums = EpochSums([peer])
-    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0))
+    stages = {Stage.DEVICE_FORWARD: Busy(0.5, 1)}
+    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0, stages=stages))
     now[0] = 2.0
     with sums.paused():
         now[0] = 10.0
     now[0] = 11.0
     result = sums.result(None)
     assert (result.metrics.epoch_time_s, result.began) == (3.0, 0.0)
-    monkeypatch.undo()
     peer.port.close()
+
+
+def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved(monkeypatch):
+    peers, saved = [make_peer(number, Half()) for number in (1, 2)], []
+    peers[1].iterations = 2
+    coordinator, other = Coordinator(Roster(peers), 1, False), MagicMock()
+    other.saver.after_round = lambda position, *_: saved.append(position)
+    monkeypatch.setattr(coordinator, "train", lambda *_: setattr(peers[1].remote, "lost", "lost device2"))
+    monkeypatch.setattr(coordinator, "average", lambda *_: {})
+    monkeypatch.setattr(TrainingLoop, "_end", lambda *_: other.ended)
+    other.plan.settings.epochs = 1
+    shown = (other.progress, other.outputs, [])
+    monkeypatch.setattr(TrainingLoop, "_report", lambda self, ended: self.rows.append(ended))
+    loop = TrainingLoop(
+        0, other.plan, coordinator, None, other.evaluator, other.saver, other.observer, *shown
+    )
+    loop.run(Position())
+    assert loop.rows == [other.ended]
+    assert saved == [Position(1, 1), Position(2, 0)]
+    for peer in peers:
+        peer.port.close()

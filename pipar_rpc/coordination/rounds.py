@@ -41,7 +41,7 @@ class Round:
         epoch: from 1.
         start: first iteration, from 0.
         stop: iteration after the last one; devices with fewer samples may end earlier.
-        ends_epoch: whether no device has more iterations.
+        ends_epoch: whether no device has more iterations; one that is lost may end the epoch earlier.
     """
 
     epoch: int

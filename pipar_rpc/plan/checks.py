@@ -2,7 +2,7 @@
 
 from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.data import OWN
-from pipar_rpc.plan.node_schema import DEVICE
+from pipar_rpc.plan.node_schema import DEVICE, NodeConfig
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method
 
@@ -44,3 +44,9 @@ def check_roots(config: Config, num_devices: int, one_machine: bool) -> None:
     if config.partition.name == OWN and one_machine and num_devices > 1 and DEVICE not in root:
         each = f"another folder for each device, with {DEVICE} in its name (partition=own)"
         raise ConfigError("node.data_root", root, f"{each}: device1 and device2 would read the same")
+
+
+def check_threads(node: NodeConfig, emulated: bool) -> None:
+    """Raises ConfigError if devices whose speed is emulated compute on several threads."""
+    if emulated and node.threads != 1:
+        raise ConfigError("node.threads", node.threads, "1 for emulated speed, which times one thread")

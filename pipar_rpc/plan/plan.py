@@ -20,7 +20,13 @@ from pipar_rpc.data import (
     read_indices,
     split_held_out,
 )
-from pipar_rpc.plan.checks import check_fault, check_roots, check_selector, resolved_num_devices
+from pipar_rpc.plan.checks import (
+    check_fault,
+    check_roots,
+    check_selector,
+    check_threads,
+    resolved_num_devices,
+)
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.device_plan import (
     Network,
@@ -126,9 +132,8 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
             devices.append(device_job(own_config, rank, num_devices, data, network, largest_batch))
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
-    emulated = any(job.speed.calibrated for job in devices)
-    if one_machine and emulated and config.node.threads != 1:
-        raise ConfigError("node.threads", config.node.threads, "1 for emulated speed, which times one thread")
+    if one_machine:
+        check_threads(config.node, any(job.speed.calibrated for job in devices))
     part_sizes = _part_sizes(source, data, num_devices, one_machine)
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):

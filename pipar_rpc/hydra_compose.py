@@ -1,7 +1,6 @@
 """Hydra: from the command line to composed configurations. Nothing else imports it."""
 
 import io
-import re
 import sys
 import textwrap
 from argparse import Namespace
@@ -30,7 +29,7 @@ from yaml import YAMLError
 
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
 from pipar_rpc.models import ALIASES
-from pipar_rpc.plan.load import FREE_KEYS, one_line
+from pipar_rpc.plan.load import FREE_KEYS, one_line, quoted, with_quoted_braces
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
 from pipar_rpc.sweep import check_objective, for_sweeper, variants
@@ -114,18 +113,10 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return args
 
 
-def _quoted(text: str) -> str:
-    """In Hydra's quotes, where backslashes are doubled before a quote, and only there."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
-
-
 def _own_names(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    if key == "node.data_root" and "{" in value and not value.startswith(("'", '"')):
-        return f"{key}={_quoted(value)}"
     if key != "model":
-        return argument
+        return with_quoted_braces(argument)
     return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
 
 
@@ -143,7 +134,7 @@ def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path 
         folder: of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
-        sys.argv += [f"hydra.{kind}.dir={_quoted(str(folder))}" for kind in ("run", "sweep")]
+        sys.argv += [f"hydra.{kind}.dir={quoted(str(folder))}" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> float | None:
         settings = HydraConfig.get()

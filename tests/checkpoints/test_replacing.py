@@ -1,26 +1,22 @@
 """A folder that holds a run: nobody begins there, unless to replace it, and then nothing is lost."""
 
-import os
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from pipar_rpc import hydra_compose, jobs
 from pipar_rpc.base import disk
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.ranks import World
 from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.file import CheckpointFolder
 from pipar_rpc.plan.plan import make_plan
 from tests.support.checkpoints import make
-from tests.support.overrides import BASE, SMALL
-from tests.support.processes import child_of
-from tests.support.results import rows_of
+from tests.support.overrides import SMALL
+from tests.support.results import files
 
-WORLD = jobs.World(0, 3, 0, 3)
-DYING = "tests.support.dying_main"
+WORLD = World(0, 3, 0, 3)
 
 
 def make_run(folder, mark="old", rounds=(3, 4), rows=1, model=True):
@@ -40,16 +36,6 @@ def make_sweep(folder, *names, mark="old"):
     (folder / "multirun.yaml").write_text(mark)
     for name in names:
         make_run(folder / name, mark)
-
-
-def files(folder):
-    """Contents by the paths at which they were before anything was moved."""
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and path.name != ".lock":
-            name = path.relative_to(folder).as_posix()
-            found[name.removeprefix("replaced.partial/").removeprefix("replaced/")] = path.read_bytes()
-    return found
 
 
 def begin(folder, *overrides, sweep=False):
@@ -130,6 +116,28 @@ def test_another_training_is_replaced_by_resume_auto_only_with_overwrite(tmp_pat
     (tmp_path / "tensorboard").rename(tmp_path / "replaced.partial")  # unless it was being replaced
     assert begin(tmp_path, "resume=auto", "overwrite=true") == (tmp_path, False)
     assert "holds a run" in refused(tmp_path, "resume=auto")
+
+
+def test_resume_auto_finds_the_run_of_the_same_training(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    run = Path("outputs/pipar/yesterday")
+    make_run(run)
+    OmegaConf.save(jobs._resolved(hydra_compose.compose(SMALL)[0], WORLD), run / "config.yaml")
+
+    def begun(*overrides):
+        arguments = [*SMALL, "resume=auto", *overrides]
+        return jobs.job_folder(arguments, *hydra_compose.compose(arguments), WORLD, None)
+
+    assert begun() == (run, True)
+    assert not caplog.messages
+    folder, goes_on = begun("optimizer.lr=0.05")  # another training: it begins anew
+    assert not goes_on
+    assert not folder.exists()
+    assert caplog.messages == ["resume=auto: nothing to resume in outputs/pipar"]
+    line = f"resume=auto: another training is in {run}: optimizer.lr differs"
+    with pytest.raises(UserError, match=f"^{line}$"):
+        begun("optimizer.lr=0.05", f"hydra.run.dir={run}")
 
 
 def test_a_checkpoint_of_the_folder_itself_goes_on_there_and_others_do_not(tmp_path):
@@ -265,35 +273,6 @@ def test_checkpoints_that_cannot_be_read_end_a_resume_and_stay(tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "results.csv"
-    disk.write_whole(path, lambda file: file.write(b"old"))
-
-    def killed(_):
-        assert path.read_bytes() == b"old"
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", killed)
-    with pytest.raises(KeyboardInterrupt):
-        disk.write_whole(path, lambda file: file.write(b"new"))
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
-
-
-NAMES = {  # what a job does: how its folder's name ends
-    "strategy=fl": "_4g",
-    "strategy=sl": "_4g_P1",
-    "strategy=sfl": "_4g_P1",
-    "strategy=pipar": "_4g_P1_N8",
-    "method=selected": "_4g_selected",
-}
-
-
-@pytest.mark.parametrize("what", NAMES)
-def test_names_tell_what_a_job_does(what):
-    composed, _ = hydra_compose._compose([what, "hydra.job.num=0"])
-    assert composed.hydra.sweep.subdir.endswith(f"_vgg5_digits{NAMES[what]}")
-
-
 def test_the_content_of_a_partition_file_identifies_a_training(tmp_path):
     parts = [list(range(20)), list(range(20, 40))]
     for name, content in (("a", parts), ("b", parts), ("c", parts[::-1])):
@@ -309,37 +288,3 @@ def test_the_content_of_a_partition_file_identifies_a_training(tmp_path):
     OmegaConf.save(configs["a"], tmp_path / "run" / "config.yaml")
     different = {name: resuming.difference(config, tmp_path / "run") for name, config in configs.items()}
     assert different == {"a": None, "b": None, "c": "partition.content"}
-
-
-def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
-    """One folder: a run whose model is cut off, one killed as it begins, one whose server is killed."""
-    fixed = (*BASE, "hydra.run.dir=job")
-    job = processes.directory / "job"
-    torchrun = processes.start_torchrun(3, *fixed, module=DYING, options=("--max-restarts=1",))
-    done = processes.finish(torchrun, 120)
-    assert done.code == 0, done.err
-    assert "nothing is left to train" in done.out
-    assert torch.load(job / "model.pt", weights_only=True)  # half of it is no finished training
-    assert {path.name for path in job.iterdir()} <= {*replacing.PARTS, ".lock"}
-    before = files(job)
-    killed = processes.start_torchrun(3, *fixed, "seed=1", "overwrite=true")
-    processes.wait_for("job/replaced")
-    ranks = psutil.Process(killed.pid).children()  # which outlive a torchrun that is killed
-    for process in (*ranks, killed):
-        process.kill()
-    psutil.wait_procs(ranks, 20)
-    killed.wait()
-    assert files(job / replacing.ASIDE) == before
-    torchrun = processes.start_torchrun(3, *fixed, "overwrite=true", options=("--max-restarts=2",))
-    processes.wait_for("job/checkpoints/round_000006.pt")
-    child_of(torchrun).kill()
-    done = processes.finish(torchrun, 120)
-    assert done.code == 0, done.err
-    assert "resumed from the end of round " in done.out, done.out + done.err
-    assert not (job / replacing.ASIDE).exists()
-    assert [row["epoch"] for row in rows_of(job)] == ["1", "2", "3"]
-    assert (job / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
-    before = files(job)
-    refusal = processes.torchrun(3, *fixed)
-    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.err
-    assert files(job) == before

@@ -11,6 +11,7 @@ import pytest
 from tests.support.source import imports
 
 PACKAGE = Path(__file__).parents[1] / "pipar_rpc"
+TESTS = Path(__file__).parent
 CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 TOP = "(top)"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "conf" not in path.relative_to(PACKAGE).parts)
@@ -118,9 +119,18 @@ def test_confined(library, place):
 
 def test_no_test_module_imports_another():
     """What several need is in tests/support/."""
-    for path in (PACKAGE.parent / "tests").rglob("test_*.py"):
+    for path in TESTS.rglob("test_*.py"):
         others = {name for name in imports(path) if name.split(".")[-1].startswith("test_")}
         assert not others, f"{path} imports {others}"
+
+
+def test_tests_mirror_the_rooms():
+    """tests/<room>/ runs in one process; ranks, torchrun and namespaces are started in tests/rpc/ alone."""
+    folders = {path.parent.name for path in TESTS.glob("*/__init__.py")}
+    assert folders == (floors().keys() - {TOP}) | {"launch", "rpc", "support"}
+    starts = re.compile(r"\.(start_torchrun|torchrun|ranks|start_hosts)\(|import .*\bneeds_namespaces\b")
+    users = {path.parent.name for path in TESTS.rglob("test_*.py") if starts.search(path.read_text())}
+    assert users == {"rpc"}
 
 
 def test_threads_and_processes_start_in_one_file_each():

@@ -11,7 +11,7 @@ import pytest
 from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.fresh_process import run_in_process
 from pipar_rpc.base.threads import open_pool
-from tests.support.processes import survivors
+from tests.support.processes import survivors, wait_until
 
 
 def variable(name):
@@ -64,10 +64,7 @@ def test_it_ends_with_the_process_that_waits_for_it(processes):
         "run_in_process(time.sleep, 600, environment={}, timeout_s=600)"
     )
     parent = processes.start([sys.executable, "-c", program])
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(parent.pid).children()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    children = wait_until(psutil.Process(parent.pid).children)
     parent.kill()
     assert not survivors(children, timeout=20)
 

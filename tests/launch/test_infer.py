@@ -1,8 +1,5 @@
 """The profile that is inferred from published times: it gives those times back."""
 
-import subprocess
-import sys
-
 import pytest
 
 from launch.infer import infer, pipelined_seconds, seconds
@@ -11,7 +8,7 @@ from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
 from pipar_rpc.results.published import read_published
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 from pipar_rpc.testbed.unit_times import UnitTimes
-from tests.support.processes import ROOT, environment
+from tests.support.commands import run_here
 
 KNOWN = read_published().epochs
 
@@ -49,17 +46,10 @@ def test_proportions_are_those_of_the_given_profile():
     assert factors[0] < factors[1]
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "launch.infer", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(), check=False, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_the_script_says_that_it_is_an_inference(tmp_path):
     profile_of("resnet18").write(tmp_path / "here.yaml")
-    done = run(tmp_path / "here.yaml", "--output", tmp_path / "inferred.yaml")
-    assert done.returncode == 0, done.stderr
+    done = run_here("launch.infer", tmp_path / "here.yaml", "--output", tmp_path / "inferred.yaml")
+    assert done.code == 0, done.err
     assert (
         (tmp_path / "inferred.yaml")
         .read_text()
@@ -70,7 +60,7 @@ def test_the_script_says_that_it_is_an_inference(tmp_path):
 
 def test_a_network_without_published_times_is_refused(tmp_path):
     profile_of("vgg11").write(tmp_path / "vgg11.yaml")
-    done = run(tmp_path / "vgg11.yaml", "--output", tmp_path / "inferred.yaml")
-    assert done.returncode == 2
-    assert "must be of vgg5 or resnet18, images of 3x32x32" in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = run_here("launch.infer", tmp_path / "vgg11.yaml", "--output", tmp_path / "inferred.yaml")
+    assert done.code == 2
+    assert "must be of vgg5 or resnet18, images of 3x32x32" in done.err
+    assert done.err.count("\n") == 1

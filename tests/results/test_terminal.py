@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from pipar_rpc.results.terminal import MAX_ROWS_SHOWN, device_states, summary_table
-from pipar_rpc.results.writers import COLUMNS, CsvSink
+from pipar_rpc.results.writers import COLUMNS
 
 
 def peers(*done, iterations=10):
@@ -41,13 +41,3 @@ def test_long_jobs_show_their_last_epochs():
     assert f"({100 - MAX_ROWS_SHOWN} earlier epochs are in results.csv)" in text
     assert "50.50" in text  # the mean is over all of them
     assert len(text.splitlines()) == MAX_ROWS_SHOWN + 5
-
-
-def test_csv_rows_are_on_disk_at_once(tmp_path):
-    sink = CsvSink(tmp_path / "results.csv", [])
-    sink.add(row(1, device_uplink_mbps=(1.5, 2.0), uplink_bytes=12345678, efficiency=1 / 3))
-    line = (tmp_path / "results.csv").read_text().splitlines()[1]
-    assert "1.5;2" in line
-    assert "12345678" in line
-    assert "0.333333" in line
-    sink.close()

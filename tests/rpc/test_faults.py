@@ -1,22 +1,13 @@
 """Devices that die, stop, diverge or are told to leave: the others go on, as if it had been planned."""
 
-import copy
-import math
 import re
 import signal
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
-from pipar_rpc.base.errors import LostError
-from pipar_rpc.base.microbatch import Part
-from pipar_rpc.base.seeds import generator
-from pipar_rpc.models import DropoutStreams
-from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.server_half import ServerHalf
-from tests.support.overrides import SMALL, sweep_of
+from tests.support.overrides import SMALL, merged, sweep_of
 from tests.support.processes import end
 from tests.support.results import assert_same, job_dirs, rows_of
 
@@ -42,11 +33,6 @@ DIVERGE = {
     "shared": ("strategy=sfl", "sfl.server=shared"),
 }
 IMPATIENT = ("fault.deadline_factor=3", "fault.min_deadline_s=3")
-
-
-def merged(*overrides):
-    """Without those that later ones replace."""
-    return tuple(f"{k}={v}" for k, v in dict(option.split("=", 1) for option in overrides).items())
 
 
 @pytest.fixture(scope="module")
@@ -124,63 +110,6 @@ def test_a_device_whose_loss_is_not_finite_leaves_without_an_update(planned, nam
     assert all(bool(torch.isfinite(tensor).all()) for tensor in torch.load(path / "model.pt").values())
 
 
-class Root(nn.Module):
-    """Infinitely steep at zero; with a buffer that is infinite on purpose, as masks are."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 4, bias=False)
-        self.register_buffer("mask", torch.full((4,), -math.inf))
-
-    def forward(self, x):
-        return self.linear(x).abs().sqrt()
-
-
-@pytest.mark.parametrize(
-    ("layers", "scale", "reason"),
-    [
-        ([nn.BatchNorm1d(4), nn.Linear(4, 2)], math.inf, "the loss is nan"),
-        ([nn.BatchNorm1d(4), nn.Linear(4, 2)], 1e30, "a gradient or a running statistic is not finite"),
-        (
-            [nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 2)],
-            0.0,
-            "a gradient or a running statistic is not finite",
-        ),
-    ],
-    ids=["loss", "statistics", "gradient"],
-)
-def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason):
-    """Whether seen by the loss or not: with a shared half, all the others once left as well."""
-    half = server_half(*layers)
-    train(half, 1, 1.0)
-    state, momentum = copy.deepcopy(half.snapshot())
-    with pytest.raises(LostError, match=f"{reason} in epoch 1, iteration 2, micro-batch 2/2"):
-        train(half, 2, 1.0, scale)
-    after, velocity = half.snapshot()
-    assert all(torch.equal(after[name], state[name]) for name in state)
-    assert all(torch.equal(velocity[name], momentum[name]) for name in momentum)
-    again = server_half(*copy.deepcopy(layers))
-    again.restore((state, momentum))
-    for one in (half, again):
-        train(one, 3, 2.0)
-    assert all(torch.equal(half.state()[name], again.state()[name]) for name in state)
-
-
-def server_half(*layers):
-    layers = nn.Sequential(*layers)
-    streams = DropoutStreams(layers, seed=0, device=1)
-    return ServerHalf(layers, {"lr": 0.1, "momentum": 0.9}, streams, torch.device("cpu"), Timeline())
-
-
-def train(half, iteration, *scales):
-    """A mini-batch with a micro-batch for each scale of the activations."""
-    rng = generator(0, "test", iteration)
-    for index, scale in enumerate(scales, start=1):
-        part = Part(1, iteration, index, len(scales), 1 / len(scales))
-        activation = torch.randn(6, 4, generator=rng) * scale
-        half.process(part, activation, torch.arange(6) % 2, lambda result: None)
-
-
 def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_lost(processes):
     """And the other jobs of a sweep do not go on with fewer devices than they are to have."""
     shared = merged(*BASE, "strategy=sfl", "sfl.server=shared")
@@ -199,22 +128,32 @@ def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_
     assert rows_of(path)[-1]["devices_lost"] == "1"
 
 
-def test_too_few_devices_end_the_job(processes):
-    done = processes.torchrun(3, *DATA, "network=none", *BASE, "fault.leave.1=2", "fault.min_devices=2")
+@pytest.fixture(scope="module")
+def hopeless(module_processes):
+    """Jobs that end because too few devices are left; the devices are there again for the next one."""
+    jobs = {
+        "few": merged(*BASE, "fault.leave.1=2", "fault.min_devices=2"),
+        "none": merged(*BASE, "optimizer.lr=1e30", "model.norm=none"),
+    }
+    (directory := module_processes.directory / "hopeless").mkdir()
+    sweep = (*sweep_of(directory, jobs), "hydra.sweep.dir=hopeless/jobs")
+    done = module_processes.torchrun(3, *DATA, "network=none", *sweep)
     assert done.code == 1
+    return done, *sorted(path for path in (directory / "jobs").iterdir() if path.is_dir())
+
+
+def test_too_few_devices_end_the_job(hopeless):
+    done, path, _ = hopeless
     line = "error: 1 of 2 devices left, fault.min_devices=2; the last to leave: device1: as fault.leave says"
     assert line in done.out
-    (path,) = processes.directory.glob("outputs/*/*")
     assert (path / "checkpoints" / "round_000001.pt").exists()
 
 
-def test_when_all_diverge_the_job_ends_and_the_checkpoint_stays(processes):
-    done = processes.torchrun(3, *DATA, "network=none", *BASE, "optimizer.lr=1e30", "model.norm=none")
-    assert done.code == 1
+def test_when_all_diverge_the_job_ends_and_the_checkpoint_stays(hopeless):
+    done, _, path = hopeless
     assert re.search(r"error: 0 of 2 devices left.*: .*(the loss is|its weights are)", done.out)
-    for path in processes.directory.glob("outputs/*/*/checkpoints/*.pt"):
-        (network,) = torch.load(path)["networks"]
+    saved = [*path.glob("checkpoints/*.pt")]
+    assert saved
+    for file in saved:
+        (network,) = torch.load(file)["networks"]
         assert all(bool(torch.isfinite(tensor).all()) for tensor in network.values())
-        break
-    else:
-        pytest.fail("no checkpoint")

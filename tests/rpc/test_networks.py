@@ -1,4 +1,4 @@
-"""Other networks over RPC: the user's own, torchvision's, weights in and out, devices that differ."""
+"""Other networks over RPC: the user's own, torchvision's, weights in and out; devices that differ."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from pipar_rpc.data import Batches, DataSpec, Partition, Transform, load_train_p
 from pipar_rpc.models import ModelSpec, Norm, build_model, published
 from pipar_rpc.training.fedavg import weighted_average
 from tests.support.loops import assert_close
-from tests.support.overrides import SMALL
+from tests.support.overrides import SMALL, merged, sweep_of
 from tests.support.processes import ROOT
 from tests.support.results import job_dirs, rows_of
 
@@ -39,21 +39,61 @@ def test_the_custom_network_of_the_docs(processes):
     network.load_state_dict(torch.load(path / "model.pt"))
 
 
-def test_weights_go_in_and_come_out_under_torchvisions_names(processes):
+PARTS, BATCH_SIZES = (30, 14, 20), (10, 7, 10)
+DROPOUT = (
+    *("model=vgg11", "model.norm=group", "data.image_size=32", "partition.name=shards"),
+    "pipeline.num_micro_batches=3",
+)
+JOBS = {
+    "weights": (
+        *("model=resnet18", "model.weights=before.pt", "pipeline.split_point=4", "optimizer.lr=1e-12"),
+        *("pipeline.num_micro_batches=1", "enable_device_val=true"),
+    ),
+    "dropout": (*DROPOUT, "pipeline.split_point=3"),
+    "dropout_over_wifi": (*DROPOUT, "pipeline.split_point=3", "network.uplink_mbps=50"),
+    "dropout_cut_elsewhere": (*DROPOUT, "pipeline.split_point=10"),
+    "different": (  # split point, N, batch size, link and amount of data
+        *("num_devices=3", "model.norm=group", "pipeline.num_micro_batches=3", "partition.name=sizes"),
+        *(f"partition.sizes={[*PARTS]}", "data.train_size_per_device=null"),
+        "devices.overrides.1.pipeline.split_point=5",
+        *("devices.overrides.2.pipeline.split_point=3", f"devices.overrides.2.batch_size={BATCH_SIZES[1]}"),
+        "devices.overrides.3.pipeline.num_micro_batches=1",
+        "devices.overrides.3.network.uplink_mbps=20",
+    ),
+    "never_averaged": (
+        *("aggregation.every=0", "devices.overrides.1.pipeline.split_point=3"),
+        *("devices.overrides.2.batch_size=4", "devices.overrides.2.pipeline.num_micro_batches=3"),
+        "devices.overrides.2.network.uplink_mbps=100",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(module_processes):
+    """All in one torchrun, whose third device has nothing to do in most of them; in double precision."""
     torch.manual_seed(7)
-    before = torchvision.models.resnet18(num_classes=10)
-    torch.save(before.state_dict(), processes.directory / "before.pt")
-    overrides = [*SMALL, "model=ResNet18", "pipeline.split_point=4", "model.weights=before.pt"]
-    overrides += ["optimizer.lr=1e-12", "pipeline.num_micro_batches=1", "enable_device_val=true"]
-    done = processes.torchrun(3, *overrides)
+    torch.save(
+        torchvision.models.resnet18(num_classes=10).state_dict(), module_processes.directory / "before.pt"
+    )
+    own = ("data.image_size", "data.train_size_per_device")  # in which the jobs differ
+    defaults = ("num_devices=2", *(option for option in SMALL if option.startswith(own)))
+    sweep = sweep_of(
+        module_processes.directory, {name: merged(*defaults, *options) for name, options in JOBS.items()}
+    )
+    common = (option for option in SMALL if not option.startswith(own))
+    done = module_processes.torchrun(4, *common, *sweep, module="tests.support.float64_main", timeout=180)
     assert done.code == 0, done.err
-    path = output_of(processes)
-    after = torchvision.models.resnet18(num_classes=10)
-    after.load_state_dict(torch.load(path / "model.pt"))
+    return dict(zip(JOBS, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
+
+
+def test_weights_go_in_and_come_out_under_torchvisions_names(jobs):
+    before, after = (torchvision.models.resnet18(num_classes=10) for _ in range(2))
+    before.load_state_dict(torch.load(jobs["weights"].parents[3] / "before.pt"))
+    after.load_state_dict(torch.load(jobs["weights"] / "model.pt"))
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=1e-5, msg=name)
     assert not torch.equal(before.bn1.running_mean, after.bn1.running_mean)  # it did train
-    (row,) = rows_of(path)
+    (row,) = rows_of(jobs["weights"])
     assert len(row["device_val_accuracy"].split(";")) == len(row["each_device_peak_rss_mb"].split(";")) == 2
 
 
@@ -81,33 +121,30 @@ def reference(parts, batch_sizes, model):
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_devices_that_differ_in_everything_average_to_what_plain_training_does(processes):
-    """Split point, N, batch size, link and amount of data; each M^k is weighted by its samples."""
-    parts, batch_sizes = (30, 14, 20), (10, 7, 10)
-    overrides = [*SMALL, "model.norm=group", "partition=sizes", "partition.sizes=[30,14,20]"]
-    overrides += ["data.train_size_per_device=null", "devices.overrides.1.pipeline.split_point=5"]
-    overrides += ["devices.overrides.2.pipeline.split_point=3", "devices.overrides.2.batch_size=7"]
-    overrides += ["devices.overrides.3.pipeline.num_micro_batches=1"]
-    overrides += ["devices.overrides.3.network.uplink_mbps=20", "pipeline.num_micro_batches=3"]
-    done = processes.torchrun(4, *overrides, module="tests.support.float64_main")
-    assert done.code == 0, done.err
-    path = output_of(processes)
+def test_devices_that_differ_in_everything_average_to_what_plain_training_does(jobs):
+    """Each M^k is weighted by its samples."""
     model = ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10)
-    expected = reference(parts, batch_sizes, model)
-    assert_close(torch.load(path / "model.pt"), expected, 1e-9)
+    assert_close(torch.load(jobs["different"] / "model.pt"), reference(PARTS, BATCH_SIZES, model), 1e-9)
 
 
-def test_dropout_and_shards_are_reproducible_over_rpc(processes):
+def test_what_differs_is_in_the_row_and_nothing_has_to_be_averaged(jobs):
+    (row,) = rows_of(jobs["never_averaged"])
+    assert row["split_point"] == "3;1"
+    assert row["batch_size"] == "10;4"
+    assert row["num_micro_batches"] == "8;3"
+    assert row["num_devices"] == "2"
+    assert row["test_accuracy"] != ""  # gathered at the end, although nothing was averaged before
+    first = 20 * (64 * 2 * 2 * 8 + 8)  # no models cross: activations after unit 3, in 8 bytes, and labels
+    second = 20 * (32 * 4 * 4 * 8 + 8)
+    assert int(row["uplink_bytes"]) == first + second
+
+
+def test_dropout_and_shards_are_reproducible_over_rpc(jobs):
     """VGG11's dropout is drawn on both sides; server halves run in threads of one process."""
-    small = [option for option in SMALL if not option.startswith("data.image_size")]
-    overrides = [*small, "model=vgg11", "model.norm=group", "data.image_size=32", "partition=shards"]
-    overrides += ["pipeline.num_micro_batches=3", "--multirun"]
-    done = processes.torchrun(3, *overrides, "pipeline.split_point=3,10", "network=none,wifi")
-    assert done.code == 0, done.err
-    jobs = job_dirs(processes)
-    first, again, other, _ = (torch.load(jobs[number] / "model.pt") for number in range(4))
+    names = ("dropout", "dropout_over_wifi", "dropout_cut_elsewhere")
+    first, again, other = (torch.load(jobs[name] / "model.pt") for name in names)
     for key, value in first.items():
         assert torch.equal(again[key], value), key  # the same cut over other links: to the bit
         torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=key)  # another cut
-    for path in jobs.values():
-        assert (path / "partition.png").stat().st_size > 5000
+    for name in names:
+        assert (jobs[name] / "partition.png").stat().st_size > 5000

@@ -1,9 +1,7 @@
 """partition=own: what is on a device's machine is its data, and nobody else's."""
 
 import re
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,53 +9,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pipar_rpc import hydra_compose
-from pipar_rpc.base.errors import ConfigError
-from pipar_rpc.coordination.deployment import _load_data
-from pipar_rpc.data import (
-    DataSpec,
-    Partition,
-    load_train_part,
-    open_source,
-    overlapping,
-    partition,
-    whereabouts,
-)
 from pipar_rpc.models import ModelSpec, Norm, build_model
-from pipar_rpc.plan import load
-from pipar_rpc.plan.node import Node
-from pipar_rpc.selector.device_survey import Scout
 from pipar_rpc.training.fedavg import weighted_average
-from tests.support.configuration import message, plan
-from tests.support.loops import CPU, assert_close
+from tests.support.loops import assert_close
 from tests.support.namespaces import needs_namespaces, own_namespaces, start
+from tests.support.own_folders import COUNTS, EPOCHS, SIZE, write_all
 from tests.support.processes import Processes
 from tests.support.results import job_dirs, rows_of
-
-COUNTS = {1: {"cat": 4, "dog": 2}, 2: {"dog": 3}}  # device 2 has no cats
-EPOCHS, SIZE = 2, 8
-NUMBERS = np.random.default_rng(0)
-
-
-def write_images(folder: Path, counts: dict[str, int]) -> None:
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = NUMBERS.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
-def write_all(root: Path) -> None:
-    """A folder for each device, and wherever nobody may look, a file that whoever reads it fails on."""
-    for device, counts in COUNTS.items():
-        write_images(root / str(device) / "train", counts)
-        write_images(root / str(device) / "test", {"cat": 1})
-        (root / str(device) / "test" / "cat" / "0.png").write_text("the server's are tested with")
-    write_images(root / "server" / "test", {"cat": 2, "dog": 2})
-    for nobody in (root / "server" / "train" / "cat", root / "train" / "cat", root / "9" / "train" / "cat"):
-        nobody.mkdir(parents=True)
-        (nobody / "0.png").write_text("nobody's")
-    (root / "3").symlink_to("1")
 
 
 def overrides(root: Path) -> list[str]:
@@ -133,112 +91,3 @@ def test_hosts_with_folders_of_their_own(processes):
     (path,) = processes.directory.glob("outputs/*/*")
     assert_close(torch.load(path / "model.pt"), reference(root), 1e-5)
     assert rows_of(path)[0]["partition"] == "own"
-
-
-def spec(limits: tuple[int | None, ...] = (), seed: int = 0) -> DataSpec:
-    kind = Partition("own", limits=limits)
-    return DataSpec("imagefolder", 3, SIZE, None, seed, partition=kind, classes=("cat", "dog"))
-
-
-def test_all_of_a_machine_is_its_devices():
-    labels = torch.arange(7) % 2
-    for part in partition(labels, spec(), 3):
-        assert sorted(part.tolist()) == list(range(7))
-    few = partition(labels, spec(limits=(3, None, 100)), 3)
-    assert [len(part) for part in few] == [3, 7, 7]  # at most so many
-    assert torch.equal(few[0], partition(labels, spec(limits=(3, 3, 3)), 3)[0])
-    assert not torch.equal(few[1], partition(labels, spec(seed=1), 3)[1])
-
-
-def test_a_device_reads_what_it_trains_on_and_nothing_else(tmp_path):
-    write_all(tmp_path)
-    source = open_source(spec(), tmp_path / "2", False)
-    images = load_train_part(source, spec(), 2, 2)
-    assert images.labels.tolist() == [1, 1, 1]
-    files = [np.array(Image.open(file)) for file in (tmp_path / "2" / "train" / "dog").iterdir()]
-    found = {image.permute(1, 2, 0).numpy().tobytes() for image in images.images}
-    assert found == {pixels.tobytes() for pixels in files}
-    job = SimpleNamespace(data=spec(limits=(None, 2)), num_devices=2, rank=2)
-    assert Scout(Node(tmp_path / "2", "", False, CPU), job).num_samples() == 2
-
-
-def test_a_place_is_known_whatever_it_is_called_and_its_name_is_not_told(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    (one / "inside").mkdir(parents=True)
-    two.mkdir()
-    (tmp_path / "link").symlink_to(one)
-    places = {path.name: whereabouts(path) for path in (one, two, tmp_path / "link", one / "inside")}
-    assert places["one"] == places["link"]
-    assert places["one"][0] != places["two"][0]
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for own in places.values() for digest in own)
-
-    def both(*names):
-        return overlapping({name: places[name] for name in names})
-
-    assert both("one", "two") is None
-    assert both("two", "one", "link") == ("one", "link")
-    assert both("inside", "two", "one") == ("one", "inside")
-    assert overlapping({"device1": (), "device2": ()}) is None  # of other partitions
-
-
-def test_the_server_compares_the_places(tmp_path):
-    """As a device tells them, with its counts."""
-    devices = [
-        SimpleNamespace(data=spec(), batch_size=1, smallest=1, rank=rank, model=SimpleNamespace(name=""))
-        for rank in (1, 2)
-    ]
-
-    def peers(*places):
-        told = [((2,), place) for place in places]
-        return [
-            SimpleNamespace(name=f"device{number}", ask=lambda method, own=own: own, num_samples=2)
-            for number, own in enumerate(told, start=1)
-        ]
-
-    node = Node(tmp_path, "x/{device}", False, CPU)
-    apart = peers(("a", "c"), ("b", "c"))
-    _load_data(apart, devices, node)
-    assert [peer.class_counts for peer in apart] == [(2, 0)] * 2
-    with pytest.raises(
-        ConfigError, match=r"node.data_root=x/\{device\}: .+: device1 and device2 read the same"
-    ):
-        _load_data(peers(("a", "c"), ("a", "c")), devices, node)
-
-
-def test_the_server_needs_no_training_images(tmp_path):
-    write_all(tmp_path)
-    shutil.rmtree(tmp_path / "server" / "train")
-    options = ("data=imagefolder", "partition=own", f"node.data_root={tmp_path}/{{device}}", "batch_size=50")
-    made = plan(
-        *options,
-        "data.train_size_per_device=5",
-        "devices.overrides.2.data.train_size_per_device=7",
-        data_root=tmp_path / "server",
-    )
-    assert made.devices[0].data.partition.limits == (5, 7, 5, 5)
-    assert made.devices[0].data.classes == ("cat", "dog")
-
-
-def test_what_cannot_be_is_one_line(tmp_path):
-    shared = ("data=imagefolder", "partition=own", "node.data_root=images")
-    line = "node.data_root=images: must be another folder for each device, with {device} in its name"
-    assert message(*shared) == f"{line} (partition=own): device1 and device2 would read the same"
-    for name in ("digits", "synthetic", "mnist"):
-        same = f"partition=own: must be another one with data={name}, which is the same on every machine"
-        assert message("partition=own", f"data={name}") == same
-    alone = message(*shared, "num_devices=1", data_root=tmp_path / "server")  # no other folder is needed
-    assert alone.startswith(f"data=imagefolder: node.data_root={tmp_path}/server does not exist")
-
-
-@pytest.mark.parametrize("given", ["~/x/{device}", "{device}", "a b/{device}/it's", "'q/{device}'"])
-def test_a_data_root_may_name_the_device(given):
-    (argument,) = hydra_compose.normalise([f"node.data_root={given}"])
-    raw, _ = hydra_compose.compose([argument])
-    plain = given.strip("'")
-    assert raw.node.data_root == plain
-    assert hydra_compose.normalise([argument]) == [argument]
-    node = load.node_of(raw)
-    for rank, name in ((0, "server"), (1, "1"), (12, "12")):
-        assert node.data_path(rank) == Path(plain.replace("{device}", name)).expanduser()
-    if "it's" not in given:
-        assert load.parse_node([argument]) == node

@@ -1,7 +1,6 @@
 """torchrun --max-restarts: the training goes on by itself, and whoever was lost comes back."""
 
 import re
-import time
 
 import torch
 
@@ -48,13 +47,11 @@ def test_a_lost_device_comes_back_with_a_torchrun_on_each_host(processes):
 
 
 def test_a_host_that_is_gone_keeps_no_other_waiting(processes):
-    """torchrun's agents would wait 300 s for each other."""
+    """torchrun's agents would wait 300 s for each other, which is longer than this test does."""
     hosts = processes.start_hosts(3, 0, *BASE)
     processes.wait_for("outputs/*/*/checkpoints/round_000006.pt")
     child_of(hosts[2]).kill()
     lost = processes.finish(hosts[2], timeout=30)
     server = processes.finish(hosts[0], timeout=60)
-    began = time.monotonic()
     other = processes.finish(hosts[1], timeout=60)
-    assert time.monotonic() - began < 30
     assert (server.code, other.code, lost.code) == (0, 0, 1)

@@ -183,21 +183,3 @@ def test_the_terminal_shows_a_table_and_no_noise(sweep):
     assert "tensorboard --logdir" in done.out
     assert "Warning" not in done.out
     assert done.err == ""
-
-
-def test_devices_may_differ_and_aggregation_may_be_off(processes):
-    overrides = [*SMALL, "aggregation.every=0", "devices.overrides.1.pipeline.split_point=3"]
-    overrides += ["devices.overrides.2.batch_size=4", "devices.overrides.2.pipeline.num_micro_batches=3"]
-    overrides += ["devices.overrides.2.network.uplink_mbps=100", "num_devices=2"]
-    done = processes.torchrun(4, *overrides)  # one rank more than needed stays idle
-    assert done.code == 0, done.err
-    (path,) = processes.directory.glob("outputs/*/*")
-    (row,) = rows_of(path)
-    assert row["split_point"] == "3;1"
-    assert row["batch_size"] == "10;4"
-    assert row["num_micro_batches"] == "8;3"
-    assert row["num_devices"] == "2"
-    assert row["test_accuracy"] != ""  # gathered at the end, although nothing was averaged before
-    first = 20 * (64 * 2 * 2 * 4 + 8)  # no models cross: activations after unit 3 and labels
-    second = 20 * (32 * 4 * 4 * 4 + 8)
-    assert int(row["uplink_bytes"]) == first + second

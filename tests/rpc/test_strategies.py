@@ -1,59 +1,87 @@
-"""Federated, split and split federated learning through the same loops, against plain loops."""
+"""Every strategy through the same loops, against plain loops; of some networks only a part is trained."""
+
+import csv
+from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipar_rpc.base.threads import open_pool
-from pipar_rpc.transport.turn_order import Rotation
+from tests.support import references
+from tests.support.frozen import make
 from tests.support.loops import assert_close
-from tests.support.overrides import SMALL
-from tests.support.references import (
-    BATCH_SIZES,
-    EPOCHS,
-    SAMPLES,
-    SPLIT,
-    federated,
-    split,
-    split_federated_with_one_server_half,
-)
+from tests.support.overrides import SMALL, sweep_of
+from tests.support.own_network import WIDTH
+from tests.support.references import EPOCHS, SAMPLES, SPLIT
 from tests.support.results import job_dirs, rows_of
 
-JOBS = [("fl", "replicated"), ("fl", "shared"), ("sl", "replicated"), ("sl", "shared")]
-JOBS += [("sfl", "replicated"), ("sfl", "shared")]
+PLAIN = [(strategy, server) for strategy in ("fl", "sl", "sfl") for server in ("replicated", "shared")]
+JOBS = (
+    {  # name, strategy, sfl.server, P, N; only PiPar has more than one micro-batch, whatever is asked for
+        f"vgg5_{strategy}_{server}": ("vgg5", strategy, server, SPLIT, 1) for strategy, server in PLAIN
+    }
+    | {
+        f"{name}_{strategy}_{server}": (name, strategy, server, 1, 3 if strategy == "pipar" else 1)
+        for name in ("frozen_first", "pooling_first")
+        for strategy, server in (
+            *(("fl", "replicated"), ("sl", "replicated"), ("sfl", "replicated"), ("sfl", "shared")),
+            ("pipar", "replicated"),
+        )
+    }
+    | {
+        "middle": ("frozen_middle", "pipar", "replicated", 1, 3),
+        "last": ("frozen_last", "pipar", "replicated", 2, 3),
+        "partly": ("frozen_first", "pipar", "replicated", 2, 3),
+        "selected": ("pooling_first", "pipar", "replicated", 1, 1),
+    }
+)
 
 
-REFERENCES = {
-    ("sl", "replicated"): split,
-    ("sl", "shared"): split,
-    ("sfl", "shared"): split_federated_with_one_server_half,
-}
+def options(name, strategy, server, point, count):
+    network = ("model=custom", f"model._target_=tests.support.own_network.{name}")
+    return (
+        *(("model=vgg5", "model.norm=group") if name == "vgg5" else network),
+        *(f"strategy={strategy}", f"sfl.server={server}", f"pipeline.split_point={point}"),
+        f"pipeline.num_micro_batches={8 if name == 'vgg5' else count}",
+    )
 
 
 @pytest.fixture(scope="module")
 def sweep(module_processes):
+    jobs = {f"{number:02}": options(*job) for number, job in enumerate(JOBS.values())}
+    jobs[f"{[*JOBS].index('selected'):02}"] += (
+        *("selector.profile_iterations=1", "selector.split_points=[1]", "timeline.epochs=1"),
+    )
     overrides = [option for option in SMALL if not option.startswith("epochs")]
-    overrides += [f"epochs={EPOCHS}", "model.norm=group", f"pipeline.split_point={SPLIT}"]
-    overrides += [f"devices.overrides.2.batch_size={BATCH_SIZES[1]}", "--multirun"]
-    overrides += ["strategy=fl,sl,sfl", "sfl.server=replicated,shared"]
-    done = module_processes.torchrun(3, *overrides, module="tests.support.float64_main", timeout=180)
+    overrides += [f"epochs={EPOCHS}", f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}"]
+    arguments = [*sweep_of(module_processes.directory, jobs), *overrides]
+    done = module_processes.torchrun(3, *arguments, module="tests.support.float64_main", timeout=180)
     assert done.code == 0, done.err
-    return done, job_dirs(module_processes)
+    folders = (path for _, path in sorted(job_dirs(module_processes).items()))
+    return done, dict(zip(JOBS, folders, strict=True))
 
 
 @pytest.mark.usefixtures("double_precision")
-@pytest.mark.parametrize("number", range(len(JOBS)))
-def test_each_strategy_equals_its_plain_loop(sweep, number):
+@pytest.mark.parametrize("job", JOBS)
+def test_each_strategy_equals_its_plain_loop(sweep, job):
     _, jobs = sweep
-    reference = REFERENCES.get(JOBS[number], federated)()
-    assert_close(torch.load(jobs[number] / "model.pt"), reference, 1e-9)
+    name, strategy, server, point, count = JOBS[job]
+    built = references.initial_network if name == "vgg5" else partial(make, name)
+    if job == "selected":
+        count = int(rows_of(jobs[job])[0]["num_micro_batches"].split(";")[0])
+    match strategy, server:
+        case "sl", _:
+            reference = references.split(built, point)
+        case "sfl", "shared":
+            reference = references.split_federated_with_one_server_half(built, point)
+        case _:
+            reference = references.federated(make=built, num_micro_batches=count)
+    assert_close(torch.load(jobs[job] / "model.pt"), reference, 1e-9)
 
 
 def test_rows_say_what_was_done(sweep):
     done, jobs = sweep
-    for number, (strategy, _) in enumerate(JOBS):
-        for row in rows_of(jobs[number]):
+    for strategy, server in PLAIN:
+        for row in rows_of(jobs[f"vgg5_{strategy}_{server}"]):
             assert row["strategy"] == strategy
             assert row["num_micro_batches"] == "1"
             assert row["split_point"] == ("5" if strategy == "fl" else str(SPLIT))
@@ -63,69 +91,34 @@ def test_rows_say_what_was_done(sweep):
 
 def test_split_learning_pays_for_handing_the_device_half_on(sweep):
     _, jobs = sweep
-    state = torch.load(jobs[2] / "model.pt")
+    state = torch.load(jobs["vgg5_sl_replicated"] / "model.pt")
     half = sum(value.nbytes for key, value in state.items() if key.startswith(("conv1", "conv2")))
     activations = 2 * SAMPLES * 64 * 2 * 2 * 8
-    first, second = rows_of(jobs[2])
+    first, second = rows_of(jobs["vgg5_sl_replicated"])
     for row in (first, second):
         assert int(row["uplink_bytes"]) == activations + 2 * SAMPLES * 8 + 2 * half
     assert int(first["downlink_bytes"]) == activations + half  # device 1 begins with the first weights
     assert int(second["downlink_bytes"]) == activations + 2 * half
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.randoms())
-def test_a_rotation_runs_iteration_by_iteration_whoever_is_first(lengths, random):
-    ran = []
-    with open_pool("rotation") as pool:
-        rotation = Rotation(pool, len(lengths))
-        rotation.lengths = lengths
-        calls = [(index, number) for index, length in enumerate(lengths) for number in range(2 * length)]
-        random.shuffle(calls)
-        for index, number in calls:
-            rotation.lane(index).submit(
-                number, lambda index=index, number=number: ran.append((index, number))
-            )
-        rotation.settle(5)
-    assert ran == in_rotation(lengths, range(len(lengths)))
+def test_no_gradient_comes_down(sweep):
+    """Only models: of the frozen half, to both devices; of a half without parameters nothing."""
+    _, jobs = sweep
+    half = sum(own.nbytes for own in make("frozen_first").double()[:1].state_dict().values())
+    samples = 2 * SAMPLES
+    for job, models in (("frozen_first_pipar_replicated", 2 * half), ("pooling_first_sfl_shared", 0)):
+        activation = (WIDTH * 4 * 4 if models else 3 * 4 * 4) * 8
+        for row in rows_of(jobs[job]):
+            assert int(row["downlink_bytes"]) == models, job
+            assert int(row["uplink_bytes"]) == samples * (activation + 8) + models, job
+    for row in rows_of(jobs["middle"]):
+        assert int(row["downlink_bytes"]) > samples * WIDTH * 4 * 4 * 8
 
 
-def in_rotation(lengths, present):
-    """Two epochs, from the start."""
-    return [
-        (index, epoch * lengths[index] + iteration)
-        for epoch in range(2)
-        for iteration in range(max(lengths[index] for index in present))
-        for index in present
-        if iteration < lengths[index]
-    ]
-
-
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.data())
-def test_a_rotation_passes_over_a_device_that_has_left(lengths, data):
-    """Whatever it has done before, the others' turns are what they would be without it."""
-    gone = data.draw(st.integers(0, len(lengths) - 1))
-    done = data.draw(st.integers(0, 2 * lengths[gone]))
-    ran = []
-    with open_pool("rotation") as pool:
-        rotation = Rotation(pool, len(lengths))
-        rotation.lengths = lengths
-        for index, length in enumerate(lengths):
-            for number in range(done if index == gone else 2 * length):
-                call = lambda index=index, number=number: ran.append((index, number))  # noqa: E731
-                rotation.lane(index).submit(number, call)
-        rotation.lane(gone).leave()
-        rotation.settle(5)
-    others = [index for index in range(len(lengths)) if index != gone]
-    assert [entry for entry in ran if entry[0] != gone] == in_rotation(lengths, others)
-
-
-def test_a_rotation_begins_inside_an_epoch():
-    ran = []
-    with open_pool("rotation") as pool:
-        rotation = Rotation(pool, 2)
-        rotation.lengths, rotation.iteration = (2, 3), 2
-        for index, number in ((0, 0), (1, 1), (0, 1), (1, 0)):
-            call = lambda index=index, number=number: ran.append((index, number))  # noqa: E731
-            rotation.lane(index).submit(number, call)
-        rotation.settle(5)
-    assert ran == [(1, 0), (0, 0), (1, 1), (0, 1)]  # the first epoch has one iteration left, of device 2
+def test_the_selector_of_a_running_job_knows(sweep):
+    _, jobs = sweep
+    with (jobs["selected"] / "selection.csv").open(newline="") as file:
+        rows = {int(row["split_point"]): row for row in csv.DictReader(file)}
+    assert (float(rows[1]["downlink"]), float(rows[1]["device_backward"])) == (0, 0)
+    assert float(rows[2]["device_backward"]) > 0
+    assert (jobs["selected"] / "trace.json").exists()

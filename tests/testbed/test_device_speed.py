@@ -1,7 +1,5 @@
 """Emulated device speed: stretched computing, calibration, replayed times."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
-from pipar_rpc.results import throughput
 from pipar_rpc.testbed import device_speed
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, interpolate, replayed
@@ -171,16 +168,3 @@ def test_a_machine_is_measured_once_and_with_the_whole_network(monkeypatch):
         host,
         other,
     )  # as another device found
-
-
-def test_times_that_cannot_be_true_are_told_once(caplog):
-    watch = throughput.Watch(time_scale=10)
-    row = {"epoch_time_s": 100.0, "server_idle_s": 92.0}
-    for _ in range(2):
-        watch.check(SimpleNamespace(late=[0.0, 0.2, 0.04]), row)
-    slow, server = (record.getMessage() for record in caplog.records)
-    assert "too slow to emulate 3 devices: computing for device2 took 20% longer" in slow
-    assert "testbed.time_scale=10" in server
-    assert "8% of the epoch" in server
-    throughput.Watch(1).check(SimpleNamespace(late=[0.05]), {"epoch_time_s": 100.0, "server_idle_s": 50.0})
-    assert len(caplog.records) == 2

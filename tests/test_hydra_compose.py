@@ -128,7 +128,7 @@ NAMES = {  # what a job does: how its folder's name ends
 
 @pytest.mark.parametrize("what", NAMES)
 def test_names_tell_what_a_job_does(what):
-    composed, _ = hydra_compose._compose([what, "hydra.job.num=0"])
+    (composed,), _ = hydra_compose._compose([what, "hydra.job.num=0"])
     assert composed.hydra.sweep.subdir.endswith(f"_vgg5_digits{NAMES[what]}")
 
 

@@ -1,5 +1,6 @@
 """A folder that holds a run: nobody begins there, unless to replace it, and then nothing is lost."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.checkpoints import make
 from tests.support.overrides import SMALL
 from tests.support.results import files
 
+FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 WORLD = World(0, 3, 0, 3)
 
 
@@ -38,12 +40,18 @@ def make_sweep(folder, *names, mark="old"):
         make_run(folder / name, mark)
 
 
+@cache
+def composed(overrides):
+    """Without a folder, so that Hydra composes once for all."""
+    return hydra_compose.compose([*SMALL, *overrides])[0]
+
+
 def begin(folder, *overrides, sweep=False):
     """What rank 0 does before Hydra: where the run is to be, and whether it goes on there."""
-    arguments = [*SMALL, f"hydra.{'sweep' if sweep else 'run'}.dir={folder}", *overrides]
-    arguments += ["--multirun", "seed=0,1"] if sweep else []
-    raw, multirun = hydra_compose.compose(arguments)
-    return jobs.job_folder(arguments, raw, multirun, WORLD, None)
+    raw = composed(overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra_compose, "run_folder", lambda arguments: folder)
+        return jobs.job_folder([f"{FOLDER_KEYS[sweep]}={folder}"], raw, sweep, WORLD, None)
 
 
 def refused(folder, *overrides, sweep=False):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipar_rpc.base.stopping import Stop
 from pipar_rpc.data import (
     load_train_part,
     open_source,
@@ -39,7 +40,7 @@ def test_a_device_reads_what_it_trains_on_and_nothing_else(tmp_path):
     found = {image.permute(1, 2, 0).numpy().tobytes() for image in images.images}
     assert found == {pixels.tobytes() for pixels in files}
     job = SimpleNamespace(data=spec(limits=(None, 2)), num_devices=2, rank=2)
-    assert Scout(Node(tmp_path / "2", "", False, CPU), job).num_samples() == 2
+    assert Scout(Node(tmp_path / "2", "", False, CPU), Stop(), job).num_samples() == 2
 
 
 def test_a_place_is_known_whatever_it_is_called_and_its_name_is_not_told(tmp_path):

@@ -41,17 +41,17 @@ def test_the_custom_network_of_the_docs(processes):
 
 PARTS, BATCH_SIZES = (30, 14, 20), (10, 7, 10)
 DROPOUT = (
-    *("model=vgg11", "model.norm=group", "data.image_size=32", "partition.name=shards"),
-    "pipeline.num_micro_batches=3",
+    *("model=custom", "model._target_=tests.support.own_network.dropping"),
+    *("partition.name=shards", "pipeline.num_micro_batches=3"),
 )
 JOBS = {
     "weights": (
         *("model=resnet18", "model.weights=before.pt", "pipeline.split_point=4", "optimizer.lr=1e-12"),
         *("pipeline.num_micro_batches=1", "enable_device_val=true"),
     ),
-    "dropout": (*DROPOUT, "pipeline.split_point=3"),
-    "dropout_over_wifi": (*DROPOUT, "pipeline.split_point=3", "network.uplink_mbps=50"),
-    "dropout_cut_elsewhere": (*DROPOUT, "pipeline.split_point=10"),
+    "dropout": (*DROPOUT, "pipeline.split_point=1"),
+    "dropout_over_wifi": (*DROPOUT, "pipeline.split_point=1", "network.uplink_mbps=50"),
+    "dropout_cut_elsewhere": (*DROPOUT, "pipeline.split_point=2"),
     "different": (  # split point, N, batch size, link and amount of data
         *("num_devices=3", "model.norm=group", "pipeline.num_micro_batches=3", "partition.name=sizes"),
         *(f"partition.sizes={[*PARTS]}", "data.train_size_per_device=null"),
@@ -75,7 +75,7 @@ def jobs(module_processes):
     torch.save(
         torchvision.models.resnet18(num_classes=10).state_dict(), module_processes.directory / "before.pt"
     )
-    own = ("data.image_size", "data.train_size_per_device")  # in which the jobs differ
+    own = ("data.train_size_per_device",)  # in which the jobs differ
     defaults = ("num_devices=2", *(option for option in SMALL if option.startswith(own)))
     sweep = sweep_of(
         module_processes.directory, {name: merged(*defaults, *options) for name, options in JOBS.items()}
@@ -140,7 +140,7 @@ def test_what_differs_is_in_the_row_and_nothing_has_to_be_averaged(jobs):
 
 
 def test_dropout_and_shards_are_reproducible_over_rpc(jobs):
-    """VGG11's dropout is drawn on both sides; server halves run in threads of one process."""
+    """Dropout is drawn on both sides; server halves run in threads of one process."""
     names = ("dropout", "dropout_over_wifi", "dropout_cut_elsewhere")
     first, again, other = (torch.load(jobs[name] / "model.pt") for name in names)
     for key, value in first.items():

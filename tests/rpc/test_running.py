@@ -15,7 +15,7 @@ from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
 from tests.support.results import job_dirs, rows_of
 
-SPLITS, COUNTS = (1, 2, 3, 4, 5), (1, 3, 7, 10)
+SPLITS, COUNTS = (1, 2, 3, 4, 5), (1, 7)
 
 
 def unsplit_reference():
@@ -44,7 +44,7 @@ def unsplit_reference():
 
 @pytest.fixture(scope="module")
 def sweep(module_processes):
-    """Every split point, several numbers of micro-batches: 20 jobs in one torchrun, in double precision."""
+    """Every split point, one micro-batch and several: 10 jobs in one torchrun, in double precision."""
     overrides = [*SMALL, "model.norm=group", "--multirun"]
     overrides += [f"pipeline.split_point={','.join(map(str, SPLITS))}"]
     overrides += [f"pipeline.num_micro_batches={','.join(map(str, COUNTS))}"]
@@ -55,12 +55,12 @@ def sweep(module_processes):
 def test_all_jobs_of_a_sweep_run_in_one_torchrun(sweep):
     done, jobs = sweep
     assert done.code == 0, done.err
-    assert sorted(jobs) == list(range(20))
-    assert "20 jobs done, 0 failed" in done.out
+    assert sorted(jobs) == list(range(10))
+    assert "10 jobs done, 0 failed" in done.out
 
 
 @pytest.mark.usefixtures("double_precision")
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(10))
 def test_over_rpc_split_with_micro_batches_equals_unsplit(sweep, number):
     _, jobs = sweep
     split_point, num_micro_batches = list(itertools.product(SPLITS, COUNTS))[number]
@@ -78,8 +78,8 @@ def test_what_crosses_is_what_must(sweep):
     activation, half = 32 * 4 * 4 * 8, (32 * 3 * 9 + 32 + 2 * 32) * 8
     assert int(row["uplink_bytes"]) == 2 * (20 * (activation + 8) + half)
     assert int(row["downlink_bytes"]) == 2 * (20 * activation + half)
-    (row,) = rows_of(jobs[16])  # P = Q: only models cross
-    whole = sum(tensor.nbytes for tensor in torch.load(jobs[16] / "model.pt").values())
+    (row,) = rows_of(jobs[8])  # P = Q: only models cross
+    whole = sum(tensor.nbytes for tensor in torch.load(jobs[8] / "model.pt").values())
     assert int(row["uplink_bytes"]) == int(row["downlink_bytes"]) == 2 * whole
 
 

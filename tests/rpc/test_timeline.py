@@ -14,8 +14,8 @@ from tests.support.results import job_dirs, rows_of
 @pytest.fixture(scope="module")
 def recorded(module_processes):
     overrides = [option for option in SMALL if not option.startswith(("epochs", "network"))]
-    overrides += ["epochs=3", "network=4g", "pipeline.num_micro_batches=4", "--multirun"]
-    overrides += ["strategy=pipar,sl,fl", "timeline.epochs=2,0"]
+    overrides += ["epochs=2", "network=4g", "pipeline.num_micro_batches=4", "--multirun"]
+    overrides += ["strategy=pipar,sl,fl", "timeline.epochs=1,0"]
     done = module_processes.torchrun(3, *overrides)
     assert done.code == 0, done.err
     return job_dirs(module_processes)
@@ -28,7 +28,7 @@ def spans_of(path):
 
 def test_a_real_run_records_all_ranks_on_one_clock(recorded):
     spans = spans_of(recorded[0])
-    assert {event["args"]["epoch"] for event in spans} == {1, 2}
+    assert {event["args"]["epoch"] for event in spans} == {1}
     for device in (1, 2):
 
         def ends(name, process, lane=None, device=device):
@@ -41,18 +41,18 @@ def test_a_real_run_records_all_ranks_on_one_clock(recorded):
         forward, uplink = ends("device forward", device), ends("uplink", device)
         server, downlink = ends("server forward", 0, device), ends("downlink", device)
         backward = ends("device backward", device)
-        assert len(forward) == 2 * 2 * 4  # epochs, iterations, micro-batches
+        assert len(forward) == 2 * 4  # iterations, micro-batches
         for key in forward:  # each stage begins after the one before it; clocks agree to a millisecond
             stages = [forward[key], uplink[key], server[key], downlink[key], backward[key]]
             for (_, before), (after, _) in itertools.pairwise(stages):
                 assert after >= before - 1000
-        assert len(ends("upload", device)) == len(ends("download", device)) == 2
+        assert len(ends("upload", device)) == len(ends("download", device)) == 1
 
 
 def test_a_recording_gives_overlap_and_a_picture(recorded):
     rows = rows_of(recorded[0])
     assert 1 < float(rows[0]["overlap"]) <= 4
-    assert rows[2]["overlap"] == ""  # not recorded
+    assert rows[1]["overlap"] == ""  # not recorded
     assert (recorded[0] / "iteration.png").stat().st_size > 10_000
     events = EventAccumulator(str(recorded[0] / "tensorboard"))
     events.Reload()

@@ -5,8 +5,23 @@ import re
 import torch
 
 from tests.support.overrides import BASE
-from tests.support.processes import child_of
-from tests.support.results import rows_of
+from tests.support.processes import child_of, run
+from tests.support.results import assert_same, rows_of
+
+
+def test_a_killed_server_goes_on_by_itself_and_equals_the_uninterrupted(processes):
+    run(processes, *BASE, "hydra.run.dir=whole")
+    torchrun = processes.start_torchrun(3, *BASE, options=("--max-restarts=2",))
+    processes.wait_for("outputs/*/*/checkpoints/round_000006.pt")
+    child_of(torchrun).kill()
+    done = processes.finish(torchrun, timeout=90)
+    assert done.code == 0, done.err
+    (path,) = processes.directory.glob("outputs/*/*")
+    assert "resumed from the end of round " in done.out
+    assert_same(path, processes.directory / "whole")
+    assert [row["epoch"] for row in rows_of(path)] == ["1", "2", "3"]
+    assert (path / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
+    assert processes.left_over() == []
 
 
 def test_a_lost_device_comes_back_with_a_torchrun_on_each_host(processes):

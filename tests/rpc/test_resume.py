@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc.checkpoints.file import CheckpointFolder
-from tests.support.overrides import BASE, merged, sweep_of
-from tests.support.processes import child_of, run
+from tests.support.overrides import BASE, sweep_of
+from tests.support.processes import run
 from tests.support.results import assert_same, rows_of
 
 JOBS = {
@@ -74,22 +74,6 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
     for tag in ("train/loss", "time/epoch_s", "accuracy/test", "hparam/train_loss"):
         assert curves[tag] == uninterrupted[tag]
     assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
-
-
-def test_a_killed_server_goes_on_by_itself_and_equals_the_uninterrupted(processes, jobs):
-    whole, _ = jobs
-    overrides = merged(*BASE, *JOBS["fl"])
-    torchrun = processes.start_torchrun(3, *overrides, options=("--max-restarts=2",))
-    processes.wait_for("outputs/*/*/checkpoints/round_000006.pt")
-    child_of(torchrun).kill()
-    done = processes.finish(torchrun, timeout=90)
-    assert done.code == 0, done.err
-    (path,) = processes.directory.glob("outputs/*/*")
-    assert "resumed from the end of round " in done.out
-    assert_same(path, whole["fl"])
-    assert [row["epoch"] for row in rows_of(path)] == ["1", "2", "3"]
-    assert (path / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
-    assert processes.left_over() == []
 
 
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):

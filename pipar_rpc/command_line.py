@@ -1,7 +1,6 @@
 """What people type after the command: flags and overrides, put the way Hydra reads them."""
 
 import io
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ALIASES
-from pipar_rpc.plan.load import FREE_KEYS
+from pipar_rpc.plan.load import FREE_KEYS, with_quoted_braces
 
 INFO_FLAGS = ("--help", "--hydra-help", "--shell-completion", "--cfg", "--info")
 PATH_FLAGS = ("config_path", "config_dir")
@@ -56,12 +55,6 @@ def parse(arguments: Sequence[str], parser: ArgumentParser) -> Namespace:
     return args
 
 
-def quoted(text: str) -> str:
-    """The text in Hydra's quotes, where backslashes are doubled before a quote, and only there."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
-
-
 def only_informs(arguments: Sequence[str]) -> bool:
     """Whether the command line asks Hydra to show something instead of running a job."""
     return any(argument.split("=")[0] in INFO_FLAGS for argument in arguments)
@@ -70,8 +63,6 @@ def only_informs(arguments: Sequence[str]) -> bool:
 def _own_names(argument: str) -> str:
     """The override in names that Hydra knows."""
     key, equals, value = argument.partition("=")
-    if key == "node.data_root" and "{" in value and not value.startswith(("'", '"')):
-        return f"{key}={quoted(value)}"
     if key != "model":
-        return argument
+        return with_quoted_braces(argument)
     return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))

@@ -28,7 +28,7 @@ from yaml import YAMLError
 
 from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
-from pipar_rpc.plan.load import one_line
+from pipar_rpc.plan.load import one_line, quoted
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
 from pipar_rpc.sweep import check_objective, for_sweeper, variants
@@ -89,7 +89,7 @@ def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path 
         folder: of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
-        sys.argv += [f"hydra.{kind}.dir={command_line.quoted(str(folder))}" for kind in ("run", "sweep")]
+        sys.argv += [f"hydra.{kind}.dir={quoted(str(folder))}" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> float | None:
         settings = HydraConfig.get()

@@ -1,20 +1,19 @@
 """The jobs of a run or a sweep: where each writes, how it ended, and what the process's exit code is."""
 
-import json
 import logging
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipar_rpc import hydra_compose, job
+from pipar_rpc.base.command import tell_torchrun
 from pipar_rpc.base.disk import alone_in, check_room, write_whole
 from pipar_rpc.base.errors import ConfigError, PeerError, RegroupError, UserError, first_line
+from pipar_rpc.base.ranks import World
 from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.saving import needed_bytes
 from pipar_rpc.plan.node import Node
@@ -31,27 +30,6 @@ log = logging.getLogger("pipar_rpc")
 REGROUP_CODE = 75  # torchrun starts all ranks again
 FOLDER = "folder"
 FOLDER_KEYS = ("hydra.run.dir=", "hydra.sweep.dir=")
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among those that torchrun started."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-    @classmethod
-    def from_environment(cls) -> "World":
-        """Reads the variables that torchrun sets."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ[name]) for name in names))
-
-    @property
-    def one_machine(self) -> bool:
-        """Whether all ranks run here."""
-        return self.size == self.local_size
 
 
 def job_folder(
@@ -191,14 +169,6 @@ def _resolved(raw: DictConfig, world: World) -> DictConfig:
     OmegaConf.resolve(config)
     assert isinstance(config, DictConfig)
     return resuming.identified(config)
-
-
-def tell_torchrun(message: str) -> None:
-    """Has torchrun repeat an error as the root cause in the report that it prints when a rank fails."""
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        with suppress(OSError):  # torchrun, whose folder this is, may be gone
-            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
 
 
 def _say(*lines: str) -> None:

@@ -17,6 +17,7 @@ from tests.support.configuration import plan
 from tests.support.source import imports
 
 PACKAGE = Path(__file__).parents[1] / "pipar_rpc"
+TESTS = Path(__file__).parent
 CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 TOP = "(top)"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "conf" not in path.relative_to(PACKAGE).parts)
@@ -157,7 +158,7 @@ def test_configuration_objects_end_where_contributing_says():
     schemas = {name for name in MODULES if name.startswith("pipar_rpc.plan.") and name.endswith("schema")}
     assert {kind.__module__ for kind in configuration_classes()} == schemas
     users = {name for name in MODULES if own_imports(name) & schemas and room_of(name) != "plan"}
-    assert users == {"pipar_rpc.hydra_compose", "pipar_rpc.__main__"}
+    assert users == {"pipar_rpc.hydra_compose", "pipar_rpc.this_machine"}
     for name, path in MODULES.items():
         if room_of(name) != "plan":
             attributes = {
@@ -168,9 +169,18 @@ def test_configuration_objects_end_where_contributing_says():
 
 def test_no_test_module_imports_another():
     """What several need is in tests/support/."""
-    for path in (PACKAGE.parent / "tests").rglob("test_*.py"):
+    for path in TESTS.rglob("test_*.py"):
         others = {name for name in imports(path) if name.split(".")[-1].startswith("test_")}
         assert not others, f"{path} imports {others}"
+
+
+def test_tests_mirror_the_rooms():
+    """tests/<room>/ runs in one process; ranks, torchrun and namespaces are started in tests/rpc/ alone."""
+    folders = {path.parent.name for path in TESTS.glob("*/__init__.py")}
+    assert folders == (floors().keys() - {TOP}) | {"launch", "rpc", "support"}
+    starts = re.compile(r"\.(start_torchrun|torchrun|ranks|start_hosts)\(|import .*\bneeds_namespaces\b")
+    users = {path.parent.name for path in TESTS.rglob("test_*.py") if starts.search(path.read_text())}
+    assert users == {"rpc"}
 
 
 def test_threads_and_processes_start_in_one_file_each():

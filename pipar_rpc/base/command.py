@@ -1,7 +1,12 @@
 """How a command of this package ends."""
 
+import json
+import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipar_rpc.base.errors import UserError
@@ -21,3 +26,11 @@ def run_command(main: Callable[[], int | None], name: str = "pipar_rpc") -> NoRe
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def tell_torchrun(message: str) -> None:
+    """Has torchrun repeat an error as the root cause in the report that it prints when a rank fails."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        with suppress(OSError):  # torchrun, whose folder this is, may be gone
+            Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))

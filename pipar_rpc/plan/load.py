@@ -5,6 +5,7 @@ Hydra composes, `load` turns the result into a `Config`. Such objects stay in th
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,7 +93,8 @@ def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = No
     Raises:
         UserError: unknown `node.` key or a value out of range.
     """
-    own = [argument.lstrip("+") for argument in arguments if argument.lstrip("+").startswith("node.")]
+    words = (argument.lstrip("+") for argument in arguments)
+    own = [with_quoted_braces(word) for word in words if word.startswith("node.")]
     parts = ({"node": OmegaConf.structured(NodeConfig)}, {"node": dict(in_files or {})})
     try:
         raw = OmegaConf.merge(*parts, OmegaConf.from_dotlist(own))
@@ -100,6 +102,19 @@ def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = No
         raise UserError(one_line(error)) from error
     assert isinstance(raw, DictConfig)
     return node_of(raw)
+
+
+def quoted(text: str) -> str:
+    """The text in Hydra's quotes, where backslashes are doubled before a quote, and only there."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def with_quoted_braces(argument: str) -> str:
+    """An override whose braces, as in node.data_root={device}, are no dictionary of Hydra's."""
+    key, _, value = argument.partition("=")
+    is_plain = key == "node.data_root" and "{" in value and not value.startswith(("'", '"'))
+    return f"{key}={quoted(value)}" if is_plain else argument
 
 
 def node_in_files(raw: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ BASE = (
 )
 
 
+def merged(*overrides: str) -> tuple[str, ...]:
+    """Those that are not replaced by later ones."""
+    return tuple(f"{k}={v}" for k, v in dict(option.split("=", 1) for option in overrides).items())
+
+
 def sweep_of(directory: Path, jobs: dict[str, tuple[str, ...]]) -> list[str]:
     """Arguments of a sweep whose jobs have nothing in common: a file of the group `method` for each.
 

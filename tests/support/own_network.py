@@ -77,4 +77,10 @@ def frozen_whole(channels: int, image_size: int, num_classes: int) -> nn.Module:
     return build(channels, image_size, num_classes).requires_grad_(False)
 
 
+def dropping(channels: int, image_size: int, num_classes: int) -> list[nn.Module]:
+    """Dropout wherever it is cut; on the device, of whole channels."""
+    first, second, third = build(channels, image_size, num_classes)
+    return [nn.Sequential(first, nn.Dropout2d(0.3)), nn.Sequential(second, nn.Dropout(0.5)), third]
+
+
 FROZEN = {make.__name__: make for make in (frozen_first, pooling_first, frozen_middle, frozen_last)}

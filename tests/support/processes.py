@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -44,6 +46,14 @@ def survivors(processes: list[psutil.Process], timeout: float) -> list[psutil.Pr
     for process in alive:
         process.kill()
     return alive
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 60) -> Any:
+    """Waits until `condition` gives something, for at most `timeout` seconds; returns what it gave last."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 @dataclass
@@ -117,12 +127,9 @@ class Processes:
 
     def wait_for(self, pattern: str, timeout: float = 60) -> Path:
         """Waits until a file that matches `pattern` exists in the working directory."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if found := sorted(self.directory.glob(pattern)):
-                return found[0]
-            time.sleep(0.1)
-        pytest.fail(f"no {pattern} after {timeout} s")
+        found: list[Path] = wait_until(lambda: sorted(self.directory.glob(pattern)), timeout)
+        assert found, f"no {pattern} after {timeout} s"
+        return found[0]
 
     @staticmethod
     def kill(process: subprocess.Popen[str]) -> None:

@@ -46,3 +46,22 @@ def assert_same(first: Path, second: Path) -> None:
     one, two = (torch.load(path / "model.pt", weights_only=True) for path in (first, second))
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+SFL = PIPAR | {"strategy": "sfl", "num_micro_batches": 1, "epoch_time_s": 13, "training_time_s": 9}
+
+
+FL = PIPAR | {"strategy": "fl", "split_point": 5, "epoch_time_s": 22, "training_time_s": 18}
+
+
+SL = PIPAR | {"strategy": "sl", "epoch_time_s": 24.4, "training_time_s": 24}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Contents by the paths at which they were before anything was moved."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            name = path.relative_to(folder).as_posix()
+            found[name.removeprefix("replaced.partial/").removeprefix("replaced/")] = path.read_bytes()
+    return found

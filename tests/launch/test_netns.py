@@ -1,0 +1,34 @@
+"""Namespaces: what is refused."""
+
+import os
+import sys
+
+import pytest
+
+from launch import agreement, netns
+from pipar_rpc.base.errors import UserError
+from tests.support.commands import run_here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--network=5g"], "--network=5g: must be a preset: did you mean 4g?"),
+        (["--", "testbed.time_scale=10"], "testbed.time_scale=10: must be 1 over real links"),
+        (["--mtu=100"], "--mtu=100: must be 576..65535 bytes"),
+        (["--devices=0"], "--devices=0: must be 1..250"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, line):
+    done = run_here("launch.netns", *arguments)
+    assert done.code == 2
+    assert done.err.startswith(f"launch.netns: error: {line}")
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", [netns, agreement])
+def test_without_root_one_clear_line(monkeypatch, script):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", [script.__name__])
+    with pytest.raises(UserError, match="network namespaces need root"):
+        script.main()

@@ -1,0 +1,45 @@
+"""A run that is replaced by another one."""
+
+import psutil
+import torch
+
+from pipar_rpc.checkpoints import replacing
+from tests.support.overrides import BASE
+from tests.support.processes import child_of
+from tests.support.results import files, rows_of
+
+DYING = "tests.support.dying_main"
+
+
+def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
+    """One folder: a run whose model is cut off, one killed as it begins, one whose server is killed."""
+    fixed = (*BASE, "hydra.run.dir=job")
+    job = processes.directory / "job"
+    torchrun = processes.start_torchrun(3, *fixed, module=DYING, options=("--max-restarts=1",))
+    done = processes.finish(torchrun, 120)
+    assert done.code == 0, done.err
+    assert "nothing is left to train" in done.out
+    assert torch.load(job / "model.pt", weights_only=True)  # half of it is no finished training
+    assert {path.name for path in job.iterdir()} <= {*replacing.PARTS, ".lock"}
+    before = files(job)
+    killed = processes.start_torchrun(3, *fixed, "seed=1", "overwrite=true")
+    processes.wait_for("job/replaced")
+    ranks = psutil.Process(killed.pid).children()  # which outlive a torchrun that is killed
+    for process in (*ranks, killed):
+        process.kill()
+    psutil.wait_procs(ranks, 20)
+    killed.wait()
+    assert files(job / replacing.ASIDE) == before
+    torchrun = processes.start_torchrun(3, *fixed, "overwrite=true", options=("--max-restarts=2",))
+    processes.wait_for("job/checkpoints/round_000006.pt")
+    child_of(torchrun).kill()
+    done = processes.finish(torchrun, 120)
+    assert done.code == 0, done.err
+    assert "resumed from the end of round " in done.out, done.out + done.err
+    assert not (job / replacing.ASIDE).exists()
+    assert [row["epoch"] for row in rows_of(job)] == ["1", "2", "3"]
+    assert (job / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
+    before = files(job)
+    refusal = processes.torchrun(3, *fixed)
+    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.err
+    assert files(job) == before

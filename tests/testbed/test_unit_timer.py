@@ -1,0 +1,38 @@
+"""Networks are timed unit by unit, as they are trained."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipar_rpc.selector.survey import unit_sizes
+from pipar_rpc.testbed.unit_timer import run_once, timers
+from tests.support.frozen import TRAINED, make, spec_of
+from tests.support.loops import CPU
+from tests.support.own_network import FROZEN
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_units_are_timed_as_they_are_trained(name):
+    """A clock that counts what is computed: backward passes where something is trained there or before."""
+    clock = SimpleNamespace(now=0)
+
+    def tick():
+        clock.now += 1
+        return clock.now
+
+    network, entering = make(name), []
+    for layers in network:
+        layers.register_forward_pre_hook(lambda layers, inputs: entering.append(inputs[0].requires_grad))
+    units = timers(network, CPU, tick)
+    for _ in range(2):
+        run_once(units, torch.rand(2, 3, 8, 8))
+    trained = TRAINED[name]
+    times = [unit.times() for unit in units]
+    reached = np.logical_or.accumulate(trained).tolist()
+    assert [unit.backward[2] > 0 for unit in times] == reached
+    assert [unit.update > 0 for unit in times] == trained
+    assert [unit.forward[2] > 0 for unit in times] == [True] * len(trained)
+    assert entering == 2 * [False, *reached[:-1]]  # whether the gradient of the input is computed
+    assert [unit.trained for unit in unit_sizes(spec_of(name))] == trained

@@ -1,0 +1,148 @@
+"""Whose micro-batch is computed next: what every order keeps, and what each promises beyond that."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipar_rpc.base.threads import open_pool
+from pipar_rpc.plan.strategies import STRATEGIES, Strategy
+from pipar_rpc.transport import turn_order
+from pipar_rpc.transport.turn_order import ORDERS, InOrder, open_order
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+LENGTHS = (2, 3, 1)  # iterations of three devices
+
+
+@pytest.fixture(params=[*ORDERS, "own"])
+def order(request, monkeypatch):
+    """Also the one of docs/extending.md."""
+    if request.param == "own":
+        monkeypatch.syspath_prepend(EXAMPLES)
+        from own_server_order import FirstCome
+
+        monkeypatch.setitem(turn_order.ORDERS, "own", FirstCome)
+    with open_order(request.param, len(LENGTHS)) as opened:
+        opened.begin(LENGTHS, 0)
+        yield opened
+
+
+def submit(order, ran, index, number):
+    order.lane(index).submit(number, lambda: ran.append((index, number)))
+
+
+def settle(order):
+    for index in range(len(LENGTHS)):
+        order.lane(index).settle(5)
+
+
+def test_every_strategy_names_an_order():
+    kinds = [*STRATEGIES.values(), Strategy(shared_half=True)]
+    assert {strategy.server_order for strategy in kinds} == ORDERS.keys()
+
+
+def test_each_device_is_served_in_the_order_of_its_numbers(order):
+    """Two epochs, which arrive backwards."""
+    ran = []
+    for index, length in reversed(list(enumerate(LENGTHS))):
+        for number in reversed(range(2 * length)):
+            submit(order, ran, index, number)
+    settle(order)
+    for index, length in enumerate(LENGTHS):
+        assert [number for who, number in ran if who == index] == list(range(2 * length))
+
+
+def test_a_device_that_has_left_holds_nobody_up(order):
+    ran = []
+    order.lane(1).leave()
+    for index in (0, 2):
+        for number in range(2 * LENGTHS[index]):
+            submit(order, ran, index, number)
+    settle(order)
+    assert len(ran) == 2 * (LENGTHS[0] + LENGTHS[2])
+
+
+def test_to_settle_is_to_wait_for_the_call_that_runs(order):
+    ended, lane = threading.Event(), order.lane(0)
+    lane.submit(0, lambda: ended.wait(10))
+    with pytest.raises(TimeoutError):
+        lane.settle(0.01)
+    ended.set()
+    lane.settle(5)
+
+
+def test_with_separate_threads_a_device_waits_for_no_other():
+    ended, ran = threading.Event(), []
+    with open_order("separate", 2) as order:
+        order.lane(0).submit(0, lambda: ended.wait(10))
+        submit(order, ran, 1, 0)
+        order.lane(1).settle(5)
+        assert ran == [(1, 0)]
+        ended.set()
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.randoms())
+def test_a_rotation_runs_iteration_by_iteration_whoever_is_first(lengths, random):
+    ran = []
+    with open_order("rotation", len(lengths)) as rotation:
+        rotation.begin(lengths, 0)
+        calls = [(index, number) for index, length in enumerate(lengths) for number in range(2 * length)]
+        random.shuffle(calls)
+        for index, number in calls:
+            rotation.lane(index).submit(
+                number, lambda index=index, number=number: ran.append((index, number))
+            )
+        rotation.lane(0).settle(5)
+    assert ran == in_rotation(lengths, range(len(lengths)))
+
+
+def in_rotation(lengths, present):
+    """Two epochs, from the start."""
+    return [
+        (index, epoch * lengths[index] + iteration)
+        for epoch in range(2)
+        for iteration in range(max(lengths[index] for index in present))
+        for index in present
+        if iteration < lengths[index]
+    ]
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.data())
+def test_a_rotation_passes_over_a_device_that_has_left(lengths, data):
+    """Whatever it has done before, the others' turns are what they would be without it."""
+    gone = data.draw(st.integers(0, len(lengths) - 1))
+    done = data.draw(st.integers(0, 2 * lengths[gone]))
+    ran = []
+    with open_order("rotation", len(lengths)) as rotation:
+        rotation.begin(lengths, 0)
+        for index, length in enumerate(lengths):
+            for number in range(done if index == gone else 2 * length):
+                call = lambda index=index, number=number: ran.append((index, number))  # noqa: E731
+                rotation.lane(index).submit(number, call)
+        rotation.lane(gone).leave()
+        rotation.lane(0).settle(5)
+    others = [index for index in range(len(lengths)) if index != gone]
+    assert [entry for entry in ran if entry[0] != gone] == in_rotation(lengths, others)
+
+
+def test_a_rotation_begins_inside_an_epoch():
+    ran = []
+    with open_order("rotation", 2) as rotation:
+        rotation.begin((2, 3), 2)
+        for index, number in ((0, 0), (1, 1), (0, 1), (1, 0)):
+            call = lambda index=index, number=number: ran.append((index, number))  # noqa: E731
+            rotation.lane(index).submit(number, call)
+        rotation.lane(0).settle(5)
+    assert ran == [(1, 0), (0, 0), (1, 1), (0, 1)]  # the first epoch has one iteration left, of device 2
+
+
+def test_calls_run_in_the_order_of_their_numbers():
+    """An upload once overtook the training that it was to follow."""
+    with open_pool("test") as pool:
+        in_order, seen = InOrder(pool), []
+        for number in reversed(range(50)):
+            in_order.submit(number, lambda number=number: seen.append(number))
+        in_order.settle(5)
+    assert seen == list(range(50))

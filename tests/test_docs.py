@@ -27,6 +27,9 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`([^`]+)`")
 ELIDED = "..."  # in a command line: "the other arguments"
+# Plugins that the project does not install, with their keys.
+PLUGINS = ("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=20")
+LEFT_OUT = (ELIDED, *PLUGINS)
 
 
 def page_name(page: Path) -> str:
@@ -150,7 +153,8 @@ def test_commands_compose(page):
             arguments = arguments[arguments.index("--") + 1 :]
         elif module != "pipar_rpc":
             continue
-        raw, _ = hydra_compose.compose([argument for argument in arguments if argument != ELIDED])
+        arguments = [argument for argument in arguments if argument not in LEFT_OUT]
+        raw, _ = hydra_compose.compose(arguments)
         load(raw)
         for device in raw.devices.overrides:
             for_device(raw, int(device))

@@ -139,17 +139,21 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         with _named(job.rank, config):
             check_samples(job, size)
     config.num_devices = num_devices
-    saved, same = config.checkpoint, deciding_keys(config, own, data.partition.indices)
     return Plan(
         devices=tuple(devices),
         notices=_notices(config, own, devices),
         network=network,
         settings=settings_of(config),
         labels=labels_of(config),
-        checkpoints=Checkpointing(saved.every, saved.keep, config.resume, same),
+        checkpoints=_checkpointing(config, own, data),
         selector=selector_of(config),
         faults=faults_of(config),
     )
+
+
+def _checkpointing(config: Config, own: Sequence[Config], data: DataSpec) -> Checkpointing:
+    saved, same = config.checkpoint, deciding_keys(config, own, data.partition.indices)
+    return Checkpointing(saved.every, saved.keep, config.resume, same)
 
 
 def _notices(config: Config, own: Sequence[Config], devices: Sequence[DeviceJob]) -> tuple[str, ...]:

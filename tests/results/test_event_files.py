@@ -3,11 +3,18 @@
 import pytest
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from pipar_rpc.checkpoints.file import Checkpoint
 from pipar_rpc.results.outputs import Outputs
 
 PER_EPOCH = 3  # iterations; two seconds and one round
+
+
+@pytest.fixture(autouse=True)
+def files_in_order(monkeypatch):
+    """Names of event files sort by second, then by a counter as text, which 9 and 10 would upset here."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
 def row(epoch):

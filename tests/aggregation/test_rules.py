@@ -157,7 +157,7 @@ def test_a_rule_of_the_users_may_take_arguments_and_the_names_of_parameters():
 def test_the_rule_of_the_docs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     options = ("aggregation/rule=custom", "aggregation.rule._target_=own_aggregation_rule.Median")
-    spec = plan(*options).config.aggregation.rule.spec
+    spec = plan(*options).settings.aggregation_rule
     three = states(1, count=3)
     made = build_rule(spec, network()).aggregate(None, three, (1, 1, 1))
     for name, tensor in made.items():

@@ -129,8 +129,8 @@ def one_more():
     ("name", "line"),
     [
         ("nothing", "nothing failed: KeyError: '0.weight'"),
-        ("other_shapes", "other_shapes: must return a network like those it gets: 0.weight differs"),
-        ("one_more", "one_more: must return a network like those it gets: more differs"),
+        ("other_shapes", "other_shapes: must return the tensors of a network: 0.weight is not"),
+        ("one_more", "one_more: must return the tensors of a network: more is not"),
     ],
 )
 def test_a_wrong_rule_of_the_users_is_one_line(name, line):

@@ -11,7 +11,7 @@ from tests.support.loops import CPU
 from tests.support.own_folders import spec
 
 
-def test_the_server_compares_the_places(tmp_path):
+def test_the_server_compares_the_places(tmp_path, monkeypatch):
     """As a device tells them, with its counts."""
     devices = [
         SimpleNamespace(data=spec(), batch_size=1, smallest=1, rank=rank, model=SimpleNamespace(name=""))
@@ -21,10 +21,11 @@ def test_the_server_compares_the_places(tmp_path):
     def peers(*places):
         told = [((2,), place) for place in places]
         return [
-            SimpleNamespace(name=f"device{number}", ask=lambda method, own=own: own, num_samples=2)
+            SimpleNamespace(name=f"device{number}", told=own, num_samples=2)
             for number, own in enumerate(told, start=1)
         ]
 
+    monkeypatch.setattr("pipar_rpc.coordination.deployment.ask", lambda peer, method: peer.told)
     node = Node(tmp_path, "x/{device}", False, CPU)
     apart = peers(("a", "c"), ("b", "c"))
     _load_data(apart, devices, node)

@@ -66,7 +66,7 @@ BAD = {
     "optimizer.momentum=1": "optimizer.momentum=1.0: must be 0 or more and below 1",
     "aggregation.every=-2": "aggregation.every=-2: must be -1 (once per epoch), 0 (never)",
     "aggregation/rule=fedprox": "aggregation/rule=fedprox: no such choice: ",
-    "aggregation.rule.name=fedavgn": "name=fedavgn: must be a known rule: did you mean fedavgm?",
+    "aggregation.rule.name=fedavgn": "name=fedavgn: must be a known rule: did you mean fedavg?",
     "aggregation/rule=custom": "aggregation.rule._target_=null: must be the dotted name of a function with",
     "aggregation.rule._target_=my.Rule": "aggregation.rule._target_=my.Rule: must be the dotted name of a",
     "aggregation.rule.args.beta=0.5": "aggregation.rule.args.beta: no such argument of fedavg: it has none",

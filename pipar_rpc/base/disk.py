@@ -19,7 +19,10 @@ MARGIN_BYTES = 20_000_000  # for logs, tables and pictures
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Nobody else writes into the folder, which is made, meanwhile; raises UserError if somebody does."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"hydra.run.dir={folder}: cannot be made: {error.strerror}") from error
     try:
         with FileLock(folder / LOCK, timeout=0):
             yield

@@ -148,7 +148,7 @@ class CheckpointFolder:
         output_dir: of the job.
         keep: how many.
         in_place: whether those that are there are of this job; otherwise its first one replaces them.
-        on_saved: called whenever one is complete.
+        on_saved: called whenever one of a round that was trained is complete.
     """
 
     def __init__(
@@ -170,7 +170,8 @@ class CheckpointFolder:
             if old != path:
                 old.unlink(missing_ok=True)
         self._in_place = True
-        self._on_saved()
+        if checkpoint.round:  # before the first round nothing has been trained that could replace anything
+            self._on_saved()
         return path
 
     def files(self) -> list[Path]:

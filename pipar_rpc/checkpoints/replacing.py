@@ -13,7 +13,21 @@ from pathlib import Path
 
 from pipar_rpc.base.disk import LOCK, alone_in
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.results.run_files import ASIDE, MODEL, MOVING, PARTS, SWEEP, checkpoints_of, runs_in, sign_of
+from pipar_rpc.results.run_files import (
+    ASIDE,
+    CONFIG,
+    MARK,
+    MODEL,
+    MOVING,
+    PARTS,
+    SWEEP,
+    checkpoints_of,
+    is_config,
+    runs_in,
+    sign_of,
+)
+
+FIRST = "round_000000"  # as it was before anything had been trained
 
 
 def refuse(root: Path, sweep: bool, overwrite: bool, resume: bool) -> None:
@@ -27,6 +41,7 @@ def refuse(root: Path, sweep: bool, overwrite: bool, resume: bool) -> None:
             begins anew.
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    _refuse_foreign(key, root)
     runs = _runs(root, sweep)
     if overwrite:
         if sweep and runs and runs != [root] and not (root / SWEEP).exists():
@@ -54,6 +69,17 @@ def _held(key: str, folder: Path, sign: Path, resume: bool) -> UserError:
     if resume:
         return UserError(f"{key}={folder}: {holds}, but nothing to go on with: {replaces}")
     return UserError(f"{key}={folder}: {holds}: resume=auto goes on with it, {replaces}")
+
+
+def _refuse_foreign(key: str, root: Path) -> None:
+    """Raises UserError for files of the user's that a run would overwrite, or take for those of a run."""
+    config = root / CONFIG
+    if config.is_file() and not is_config(config):
+        raise UserError(f"{key}={root}: holds a {CONFIG} that is not of a run: choose another folder")
+    for name in (ASIDE, MOVING):
+        held = set(os.listdir(root / name)) if (root / name).is_dir() else set()
+        if held and MARK not in held:
+            raise UserError(f"{key}={root}: holds {name}/, which is not of a run: choose another folder")
 
 
 def is_moving(root: Path) -> bool:
@@ -84,6 +110,9 @@ def set_aside(root: Path, sweep: bool) -> None:
                 _remove(run, root)
         if aside.exists():
             aside.rename(moving)
+    if runs or (root / SWEEP).exists() or moving.exists():
+        moving.mkdir(exist_ok=True)
+        (moving / MARK).touch()
     for run in runs:
         place = moving / run.relative_to(root)
         place.mkdir(parents=True, exist_ok=True)
@@ -105,6 +134,8 @@ def release(root: Path, run: Path) -> None:
         run: the folder of the run or the job.
     """
     aside = root / ASIDE
+    if not (aside / MARK).exists():
+        return
     if run == root:
         shutil.rmtree(aside, ignore_errors=True)
     elif aside.exists() and run.is_relative_to(root):
@@ -128,7 +159,7 @@ def _runs(root: Path, sweep: bool) -> list[Path]:
 
 def _trained(run: Path) -> bool:
     """Whether what a run has replaced may go."""
-    return bool(checkpoints_of(run)) or (run / MODEL).exists()
+    return any(path.stem != FIRST for path in checkpoints_of(run)) or (run / MODEL).exists()
 
 
 def _refuse_busy(runs: list[Path]) -> None:

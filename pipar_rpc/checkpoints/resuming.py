@@ -114,6 +114,8 @@ def difference(config: DictConfig, folder: Path) -> str | None:
         old: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
     except (OSError, ValueError, YAMLError):
         return CONFIG
+    if not isinstance(old, Mapping):
+        return CONFIG
     keys = tuple(key for key in new.keys() | old.keys() if key not in UNIMPORTANT)
     if any(key not in new or key not in old for key in keys):
         return CONFIG

@@ -1,9 +1,11 @@
 """The files that a run leaves in its folder, and where runs are."""
 
 import os
+import re
 from pathlib import Path
 
 ASIDE, MOVING = "replaced", "replaced.partial"
+MARK = ".pipar_rpc"  # in these two: a folder of the user's may have the same name
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 MODEL, ROWS, CONFIG = "model.pt", "results.csv", "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -20,6 +22,12 @@ def runs_in(folder: Path) -> list[Path]:
         if sign_of(Path(place)) is not None:
             found.append(Path(place))
     return found
+
+
+def is_config(path: Path) -> bool:
+    """Whether a config.yaml is that of a run, told by keys that every run has."""
+    text = path.read_text(errors="replace")
+    return all(re.search(rf"^{key}:", text, flags=re.MULTILINE) for key in ("strategy", "pipeline", "seed"))
 
 
 def checkpoints_of(run: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from pipar_rpc.base.ranks import World
 from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.file import CheckpointFolder
 from pipar_rpc.plan.plan import make_plan
+from pipar_rpc.results import run_files
 from tests.support.checkpoints import make
 from tests.support.overrides import SMALL
 from tests.support.results import files
@@ -22,16 +23,26 @@ FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 WORLD = World(0, 3, 0, 3)
 
 
+def configured(mark):
+    """A config.yaml of a run."""
+    return f"strategy: pipar\npipeline: {mark}\nseed: 0\n"
+
+
 def make_run(folder, mark="old", rounds=(3, 4), rows=1, model=True):
     """What a run leaves; every file has its mark in it."""
     for name in (".hydra/config.yaml", "tensorboard/events", "pipar_rpc.log", "config.yaml", "partition.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{mark} {name}")
+    (folder / "config.yaml").write_text(configured(mark))
     (folder / "results.csv").write_text("job,epoch\n" + f"{mark},1\n" * rows)
     for number in rounds:
         CheckpointFolder(folder, keep=9).save(make(number))
     if model:
         (folder / "model.pt").write_text(mark)
+
+
+def names(aside):
+    return sorted({path.name for path in aside.iterdir()} - {run_files.MARK})
 
 
 def make_sweep(folder, *names, mark="old"):
@@ -64,14 +75,19 @@ def refused(folder, *overrides, sweep=False):
     return str(error.value)
 
 
+def set_aside(folder):
+    make_run(folder)
+    (folder / run_files.MARK).touch()
+
+
 SIGNS = {
     "checkpoints/round_000003.pt": lambda folder: CheckpointFolder(folder).save(make(3)),
     "model.pt": lambda folder: (folder / "model.pt").write_text(""),
     "results.csv": lambda folder: (folder / "results.csv").write_text("job,epoch\n0,1\n"),
-    "config.yaml": lambda folder: (folder / "config.yaml").write_text("seed: 0\n"),
+    "config.yaml": lambda folder: (folder / "config.yaml").write_text(configured("old")),
     "multirun.yaml": lambda folder: (folder / "multirun.yaml").write_text(""),
-    "replaced": lambda folder: make_run(folder / "replaced"),
-    "replaced.partial": lambda folder: make_run(folder / "replaced.partial"),
+    "replaced": lambda folder: set_aside(folder / "replaced"),
+    "replaced.partial": lambda folder: set_aside(folder / "replaced.partial"),
 }
 
 
@@ -123,6 +139,7 @@ def test_another_training_is_replaced_by_resume_auto_only_with_overwrite(tmp_pat
     OmegaConf.save(jobs._resolved(raw, WORLD), tmp_path / "config.yaml")
     assert begin(tmp_path, "resume=auto", "overwrite=true") == (tmp_path, True)  # the same one goes on
     (tmp_path / "tensorboard").rename(tmp_path / "replaced.partial")  # unless it was being replaced
+    (tmp_path / "replaced.partial" / run_files.MARK).touch()
     assert begin(tmp_path, "resume=auto", "overwrite=true") == (tmp_path, False)
     assert "holds a run" in refused(tmp_path, "resume=auto")
 
@@ -209,12 +226,12 @@ def test_a_newer_run_counts_from_its_first_checkpoint_on(tmp_path):
     make_run(tmp_path, "failed", rounds=(), rows=2, model=False)
     replacing.set_aside(tmp_path, sweep=False)  # it got nowhere: the older stays
     assert files(tmp_path) == older
-    make_run(tmp_path, "newer", rounds=(0,), rows=0, model=False)  # killed before the older had been removed
+    make_run(tmp_path, "newer", rounds=(1,), rows=0, model=False)  # killed before the older had been removed
     newer = {name: content for name, content in files(tmp_path).items() if not name.startswith("checkpoints")}
     replacing.set_aside(tmp_path, sweep=False)
-    assert (tmp_path / "replaced" / "config.yaml").read_text() == "newer config.yaml"
-    assert [path.name for path in CheckpointFolder(tmp_path / "replaced").files()] == ["round_000000.pt"]
-    assert newer.keys() >= files(tmp_path).keys() - {"checkpoints/round_000000.pt"} - {"model.pt"}
+    assert (tmp_path / "replaced" / "config.yaml").read_text() == configured("newer")
+    assert [path.name for path in CheckpointFolder(tmp_path / "replaced").files()] == ["round_000001.pt"]
+    assert newer.keys() >= files(tmp_path).keys() - {"checkpoints/round_000001.pt"} - {"model.pt"}
     replacing.release(tmp_path, tmp_path)
     assert files(tmp_path) == {}
 
@@ -226,7 +243,7 @@ def test_the_jobs_of_an_older_sweep_go_one_by_one_and_nothing_else_does(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1_b", "replaced"]
     make_sweep(tmp_path, "0_a", "1_b", mark="new")
     replacing.release(tmp_path, tmp_path / "0_a")
-    assert sorted(path.name for path in (tmp_path / "replaced").iterdir()) == ["1_b", "2_c", "multirun.yaml"]
+    assert names(tmp_path / "replaced") == ["1_b", "2_c", "multirun.yaml"]
     # Killed, and begun anew: the newest of each job is kept.
     replacing.set_aside(tmp_path, sweep=True)
     marks = {name: (tmp_path / "replaced" / name / "model.pt").read_text() for name in ("0_a", "1_b", "2_c")}
@@ -298,3 +315,28 @@ def test_the_content_of_a_partition_file_identifies_a_training(tmp_path):
     OmegaConf.save(configs["a"], tmp_path / "run" / "config.yaml")
     different = {name: resuming.difference(config, tmp_path / "run") for name, config in configs.items()}
     assert different == {"a": None, "b": None, "c": "partition.content"}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "replaced/mine.txt", "replaced.partial/mine.txt"])
+@pytest.mark.parametrize("overrides", [(), ("resume=auto",), ("overwrite=true",)], ids=str)
+def test_files_of_the_users_that_a_run_would_take_for_its_own_are_refused(tmp_path, name, overrides):
+    """Such a config.yaml was once overwritten with resume=auto, and such a folder removed."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    assert "not of a run: choose another folder" in refused(tmp_path, *overrides)
+
+
+def test_a_folder_of_the_users_is_not_removed_for_its_name(tmp_path):
+    (tmp_path / "replaced").mkdir()
+    (tmp_path / "replaced" / "mine.txt").write_text("mine")
+    replacing.release(tmp_path, tmp_path)
+    assert (tmp_path / "replaced" / "mine.txt").exists()
+
+
+def test_what_has_not_trained_a_round_replaces_nothing(tmp_path):
+    told = []
+    folder = CheckpointFolder(tmp_path, on_saved=lambda: told.append(1))
+    folder.save(make(0))
+    assert told == []
+    folder.save(make(1))
+    assert told == [1]

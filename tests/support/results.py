@@ -61,7 +61,7 @@ def files(folder: Path) -> dict[str, bytes]:
     """Contents by the paths at which they were before anything was moved."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and path.name != ".lock":
+        if path.is_file() and path.name not in {".lock", ".pipar_rpc"}:
             name = path.relative_to(folder).as_posix()
             found[name.removeprefix("replaced.partial/").removeprefix("replaced/")] = path.read_bytes()
     return found

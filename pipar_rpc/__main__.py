@@ -49,6 +49,13 @@ def main() -> None:
     sys.exit(0)
 
 
+def command() -> None:
+    """The installed command `pipar_rpc`, which finds networks in the current folder as `python -m` does."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
+    main()
+
+
 def _fail(code: int, message: str) -> int:
     """Prints the last line of a process."""
     print(f"pipar_rpc: {message}", file=sys.stderr)

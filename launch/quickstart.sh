@@ -3,6 +3,6 @@
 # Arguments are passed on as Hydra overrides, e.g.: bash launch/quickstart.sh network=wifi epochs=5
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-make_environment .
+make_environment ".[report]"
 cd "$root"
 exec "$venv/bin/python" -m pipar_rpc "$@"

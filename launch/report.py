@@ -11,15 +11,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from launch.report_data import ORDER, Run, best, load, shown
 from launch.report_figures import Cases, bars, curves, up_down_bars
 from launch.script import run_script
-from pipar_rpc.errors import ConfigError
+from pipar_rpc.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 HERE = Path(__file__).parent
 PUBLISHED = "published, other hardware"
@@ -174,6 +177,15 @@ def iterations_section(cases: Cases) -> Section:
     return section
 
 
+def template() -> "Template":
+    try:
+        from jinja2 import Environment, FileSystemLoader, select_autoescape
+    except ModuleNotFoundError as error:
+        raise UserError("jinja2 is missing: pip install '.[report]' in the checkout installs it") from error
+    pages = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True))
+    return pages.get_template("report.html.j2")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m launch.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders with results.csv somewhere below")
@@ -183,6 +195,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.iterations is not None and args.iterations < 1:
         raise ConfigError("--iterations", args.iterations, ">= 1")
+    page_template = template()
     runs = load(args.folders)
     iterations = args.iterations or max(run.iterations for run in runs)
     folder: Path = args.folders[0]
@@ -191,8 +204,7 @@ def main() -> None:
         "iterations take what the measured ones took, and models are moved and averaged once. "
         "In each case the fastest run of each strategy is compared."
     )
-    loader = Environment(loader=FileSystemLoader(HERE), autoescape=select_autoescape(default=True))
-    page = loader.get_template("report.html.j2").render(
+    page = page_template.render(
         intro=intro, sections=make_sections(runs, iterations, folder), folders=[run.folder for run in runs]
     )
     (folder / "report.html").write_text(page)

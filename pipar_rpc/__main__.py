@@ -50,6 +50,13 @@ def main() -> None:
     sys.exit(0)
 
 
+def command() -> None:
+    """The installed command `pipar_rpc`, which finds networks in the current folder as `python -m` does."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
+    main()
+
+
 def _outcome() -> tuple[int, str]:
     """The exit code, and the last line of the process."""
     try:

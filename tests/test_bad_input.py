@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -34,7 +35,6 @@ BAD = {  # what is wrong: arguments, what the line must say
     "no learning rate": (["optimizer.lr=0"], "optimizer.lr=0.0: must be > 0"),
     "missing weights": (["model.weights=no.pt"], "model.weights=no.pt: must be an existing file"),
     "a text for weights": (["model.weights=text.csv"], "model.weights=text.csv: not a state dict in"),
-    "a text for a checkpoint": (["resume=text.csv"], "text.csv: not a whole checkpoint"),
     "a network that is not there": (
         ["model=custom", "model._target_=nets.build"],
         "model._target_=nets.build",
@@ -62,6 +62,7 @@ BAD = {  # what is wrong: arguments, what the line must say
     "no such checkpoint": (["resume=no.pt"], "resume=no.pt: must be auto, a checkpoint, or the folder"),
     "a foreign checkpoint": (["resume=foreign.pt"], "foreign.pt: not a checkpoint of this version"),
     "half a checkpoint": (["resume=half.pt"], "half.pt: not a whole checkpoint"),
+    "a checkpoint that is none inside": (["resume=text.pt"], "text.pt: not a whole checkpoint"),
     "an unknown machine": (["node.device=tpu"], "node.device=tpu: must be auto, cpu, cuda or cuda:i"),
 }
 MACHINE = {  # by whoever starts torchrun, and by rank 0 before it joins the group
@@ -111,6 +112,9 @@ def run(tmp_path, arguments, environment):
     (work / "text.csv").write_text("epoch,loss\n")
     torch.save({"state_dict": {}}, work / "foreign.pt")
     (work / "half.pt").write_bytes((work / "foreign.pt").read_bytes()[:200])
+    with zipfile.ZipFile(work / "foreign.pt") as whole, zipfile.ZipFile(work / "text.pt", "w") as text:
+        for name in whole.namelist():
+            text.writestr(name, b"epoch,loss\n" if name.endswith("data.pkl") else whole.read(name))
     before = sorted(work.rglob("*"))
     process = CONTEXT.Process(target=command, args=(arguments, environment, tmp_path))
     process.start()

@@ -10,6 +10,9 @@ tensor; both halves use plain local autograd, plain `.grad` and plain optimisers
       gradient of the activation  <----------------------        dist_autograd.backward(context)
       reply: loss  <-------------------------------------        set the future
 
+Where the device half has nothing to train, the activation does not require a gradient: torch then sends plain
+messages, and the answer is the loss alone.
+
 A thread holds at most one autograd context, hence a thread per micro-batch in flight. Passing the loss
 through `dist_autograd.backward` over the whole graph was tried and rejected: it blocks the server until the
 device's backward pass is done, copies all gradients once per context, and runs the device's backward passes
@@ -43,7 +46,7 @@ class Exchange(Protocol):
 
         Args:
             part: place within the mini-batch.
-            activation: detached, on the CPU; not changed afterwards.
+            activation: a leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
             labels: int64 of shape [b].
         """
 
@@ -111,7 +114,7 @@ class RpcExchange:
     def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
         """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
         number = next(self._numbers)
-        labels = labels.clone()  # a view may drag its whole storage over the wire
+        activation, labels = _compact(activation), _compact(labels)
         slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
         previous_sent, self._previous_sent = self._previous_sent, threading.Event()
@@ -134,14 +137,14 @@ class RpcExchange:
         self._uplink.wait(slot)
         previous_sent, sent = order
         with dist_autograd.context() as context_id:
-            leaf = activation.requires_grad_()
-            leaf.register_hook(lambda gradient: self._passed.down.note(number))
+            if activation.requires_grad:
+                activation.register_hook(lambda gradient: self._passed.down.note(number))
             # Without an emulated link to space them, the threads would race, and a late micro-batch that
             # overtakes an earlier one makes the server wait with both.
             previous_sent.wait(self._timeout_s)
             try:
                 self._passed.up.note(number)
-                arguments = (self._port, number, part, context_id, leaf, labels)
+                arguments = (self._port, number, part, context_id, activation, labels)
                 pending = rpc.rpc_async(self._port.owner(), deliver, args=arguments, timeout=self._timeout_s)
             finally:
                 sent.set()
@@ -149,4 +152,11 @@ class RpcExchange:
             if isinstance(answer, Failure):
                 raise answer.to_error("server")
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
-            return Result(gradients[leaf], *answer)
+            return Result(gradients.get(activation), *answer)
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """The same leaf in a storage of its own: a view may drag its whole storage over the wire."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)

@@ -198,25 +198,30 @@ class Device(Instrumented):
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
                 activation = self._layers(images.to(self._device))
-                outgoing = activation.detach().cpu()
+                outgoing = activation.detach().cpu().requires_grad_(activation.requires_grad)
             result = self._cut.exchange.submit(part, outgoing, labels)
             in_flight.append(_InFlight(part, len(labels), activation, result))
         return in_flight
 
     def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
-        """All N backward passes in order, then one optimiser step; returns summed loss and correct count."""
+        """All N backward passes in order, then one optimiser step; returns summed loss and correct count.
+
+        Where the device half has nothing to train, there is neither: the answers are only waited for.
+        """
         loss, correct = 0.0, 0
         for part, size, activation, pending in in_flight:
             result = self._await(pending, part)
-            with self._measure(Stage.DEVICE_BACKWARD, part, size):
-                activation.backward(result.gradient.to(self._device))
-                finish(self._device)
+            if result.gradient is not None:
+                with self._measure(Stage.DEVICE_BACKWARD, part, size):
+                    activation.backward(result.gradient.to(self._device))
+                    finish(self._device)
             loss += result.loss * size
             correct += result.correct
-        with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-            finish(self._device)
+        if self._optimizer is not None:
+            with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+                finish(self._device)
         return loss, correct
 
     @contextmanager

@@ -46,6 +46,9 @@ def check_model(config: Config, data: DataSpec) -> Network:
     spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
     network = build_meta(spec)
     units = summarise(network, spec)
+    if not any(unit.trained for unit in units):
+        trained = "a function whose network has something to train: no parameter requires a gradient"
+        raise ConfigError("model._target_", model._target_, trained)
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))

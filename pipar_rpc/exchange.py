@@ -10,6 +10,9 @@ tensor; both halves use plain local autograd, plain `.grad` and plain optimisers
       gradient of the activation  <----------------------        dist_autograd.backward(context)
       reply: loss  <-------------------------------------        set the future
 
+Where the device half has nothing to train, the activation does not require a gradient: torch then sends plain
+messages, and the answer is the loss alone.
+
 A thread holds at most one autograd context, hence a thread per micro-batch in flight. Passing the loss
 through `dist_autograd.backward` over the whole graph was tried and rejected: it blocks the server until the
 device's backward pass is done, copies all gradients once per context, and runs the device's backward passes
@@ -44,7 +47,7 @@ class Exchange(Protocol):
 
         Args:
             part: place within the mini-batch.
-            activation: detached, on the CPU; not changed afterwards.
+            activation: a leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
             labels: int64 of shape [b].
         """
 
@@ -115,7 +118,7 @@ class RpcExchange:
     def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
         """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
         number = next(self._numbers)
-        labels = labels.clone()  # a view may drag its whole storage over the wire
+        activation, labels = _compact(activation), _compact(labels)
         slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
         previous_sent, self._previous_sent = self._previous_sent, threading.Event()
@@ -136,11 +139,11 @@ class RpcExchange:
         labels: Tensor,
     ) -> Result:
         with dist_autograd.context() as context_id:
-            leaf = activation.requires_grad_()
-            leaf.register_hook(lambda gradient: self._passed.down.note(number))
-            answer = self._stop.result(self._send(slot, order, number, part, context_id, leaf, labels))
+            if activation.requires_grad:
+                activation.register_hook(lambda gradient: self._passed.down.note(number))
+            answer = self._stop.result(self._send(slot, order, number, part, context_id, activation, labels))
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
-            return Result(gradients[leaf], *answer)
+            return Result(gradients.get(activation), *answer)
 
     def _send(
         self, slot: Slot, order: tuple[threading.Event, threading.Event], number: int, *arguments: Any
@@ -156,3 +159,10 @@ class RpcExchange:
             return send(self._port.owner_name(), deliver, (self._port, number, *arguments), timeout_s=0)
         finally:
             sent.set()
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """The same leaf in a storage of its own: a view may drag its whole storage over the wire."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)

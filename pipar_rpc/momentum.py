@@ -13,18 +13,27 @@ BUFFER = "momentum_buffer"
 
 def make_sgd(
     layers: nn.Module, options: Mapping[str, Any], momentum: Mapping[str, Tensor]
-) -> torch.optim.SGD:
-    """SGD on the parameters of `layers`, going on with the momentum of those that `momentum` names."""
-    optimizer = torch.optim.SGD(layers.parameters(), **options)
+) -> torch.optim.SGD | None:
+    """SGD on the trained parameters of `layers`, going on with the momentum of those that `momentum` names.
+
+    Returns:
+        None where there is nothing to train: no parameter requires a gradient.
+    """
+    trained = _trained(layers)
+    if not trained:
+        return None
+    optimizer = torch.optim.SGD(trained.values(), **options)
     load_momentum(layers, optimizer, momentum)
     return optimizer
 
 
 def load_momentum(
-    layers: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]
+    layers: nn.Module, optimizer: torch.optim.Optimizer | None, momentum: Mapping[str, Tensor]
 ) -> None:
-    """Replaces the momentum of all parameters; those that `momentum` does not name begin anew."""
-    for name, parameter in layers.named_parameters():
+    """Replaces the momentum of all trained parameters; those that `momentum` does not name begin anew."""
+    if optimizer is None:
+        return
+    for name, parameter in _trained(layers).items():
         optimizer.state.pop(parameter, None)
         if name in momentum:
             optimizer.state[parameter][BUFFER] = momentum[name].to(parameter.device, copy=True)
@@ -35,8 +44,13 @@ def momentum_of(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> S
     if optimizer is None:
         return {}
     found = {}
-    for name, parameter in layers.named_parameters():
+    for name, parameter in _trained(layers).items():
         buffer = optimizer.state.get(parameter, {}).get(BUFFER)
         if buffer is not None:
             found[name] = buffer.to("cpu", copy=True)
     return found
+
+
+def _trained(layers: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient; the others are frozen."""
+    return {name: own for name, own in layers.named_parameters() if own.requires_grad}

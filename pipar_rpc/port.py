@@ -37,11 +37,12 @@ class Result(NamedTuple):
 
     Attributes:
         gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
+            None if the activation does not require one.
         loss: mean over the micro-batch, unweighted.
         correct: samples whose largest logit is the label's.
     """
 
-    gradient: Tensor
+    gradient: Tensor | None
     loss: float
     correct: int
 
@@ -215,15 +216,19 @@ class Port:
 
         def reply(result: Result) -> None:
             nonlocal replied
-            slot = self.downlink.reserve(result.gradient.nbytes)
-            self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
+            if result.gradient is None:
+                slot = self.downlink.reserve(0)  # the answer takes the latency; it does not hold the link
+            else:
+                slot = self.downlink.reserve(result.gradient.nbytes)
+                self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
             self._pacer.submit(self._pace, slot, number, context_id, activation, result, answer)
             replied = True
 
         if self._failure is None:
             self._computing_since = time.monotonic()
             try:
-                self._process(part, activation.detach(), labels, reply)
+                leaf = activation.detach().requires_grad_(activation.requires_grad)
+                self._process(part, leaf, labels, reply)
             except Exception as error:  # the half is broken: what follows is refused for this first reason
                 self._failure = self._failure or Failure.of(error)
             self._computing_since = math.inf
@@ -252,11 +257,12 @@ class Port:
     ) -> None:
         value: Any = (result.loss, result.correct)
         try:
-            # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
-            root = torch.dot(activation.flatten(), result.gradient.flatten())
-            self.passed.down.note(number, result.gradient.nbytes)
-            with self._contexts.using(context_id):
-                dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
+            if result.gradient is not None:
+                # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
+                root = torch.dot(activation.flatten(), result.gradient.flatten())
+                self.passed.down.note(number, result.gradient.nbytes)
+                with self._contexts.using(context_id):
+                    dist_autograd.backward(context_id, [root])  # type: ignore[attr-defined]
         except Exception as error:  # whatever it is: the device waits for an answer
             value = _undelivered(error)
         self._answer(answer, value)

@@ -29,11 +29,13 @@ class UnitSizes:
         activation_bytes: of its output for one sample.
         state_bytes: of its parameters and buffers.
         held_bytes: kept for the backward pass of one sample.
+        trained: whether it has anything to train.
     """
 
     activation_bytes: int
     state_bytes: int
     held_bytes: int
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class Candidate:
 
 
 def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int) -> list[int]:
-    """For each split point: weights, gradients, momentum, and what all N forward passes keep."""
-    each = [3 * unit.state_bytes + batch_size * unit.held_bytes for unit in sizes]
+    """For each split point: weights, gradients and momentum if trained; what all N forward passes keep."""
+    each = [(1 + 2 * unit.trained) * unit.state_bytes + batch_size * unit.held_bytes for unit in sizes]
     return list(accumulate(each))
 
 
@@ -127,8 +129,10 @@ def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, a
 
     Weights and momentum go down to the device; only momentum goes up, for the server knows the average.
     """
-    mbit = sum(unit.state_bytes for unit in sizes[min(before, after) : max(before, after)]) * 8e-6
-    return 2 * mbit / device.downlink_mbps if after > before else mbit / device.uplink_mbps
+    moving = sizes[min(before, after) : max(before, after)]
+    weights = sum(unit.state_bytes for unit in moving) * 8e-6
+    momentum = sum(unit.state_bytes for unit in moving if unit.trained) * 8e-6
+    return (weights + momentum) / device.downlink_mbps if after > before else momentum / device.uplink_mbps
 
 
 def mean_iteration_s(
@@ -165,18 +169,21 @@ class Predictor:
     ) -> None:
         self.device, self.sizes = device, sizes
         slowdown = server.slowdown(halves, device.batch_size)
+        # A device half without anything to train has no backward pass and no update, and gets no gradient.
+        self._trained = np.logical_or.accumulate([unit.trained for unit in sizes])
         self._forward = _by_split_point(device.units, "forward", device.batch_size)
-        self._backward = _by_split_point(device.units, "backward", device.batch_size)
+        backward = _by_split_point(device.units, "backward", device.batch_size)
+        self._backward = backward * self._trained[:, None]
         self._server_forward = slowdown * _rest(server.units, "forward", device.batch_size)
         self._server_backward = slowdown * _rest(server.units, "backward", device.batch_size)
         handling = max(server.message_s, halves * server.shared_message_s)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
-        self._update = np.cumsum([unit.update for unit in device.units])
+        self._update = np.cumsum([unit.update for unit in device.units]) * self._trained
         crossing = np.array([unit.activation_bytes for unit in sizes], dtype=float)
         labels = np.full(len(sizes), float(LABEL_BYTES))
         crossing[-1] = labels[-1] = 0.0  # P = Q: the loss is computed on the device
         self._uplink = (crossing + labels) * 8e-6 / device.uplink_mbps  # seconds for one sample
-        self._downlink = crossing * 8e-6 / device.downlink_mbps
+        self._downlink = crossing * self._trained * 8e-6 / device.downlink_mbps
         models = np.cumsum([float(unit.state_bytes) for unit in sizes]) * 8e-6
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
@@ -238,11 +245,12 @@ class Predictor:
     def published_counts(self) -> list[int]:
         """The paper's N for every split point 1..Q-1, from stage times of the whole mini-batch.
 
-        N = 1 + ceil((t(u) + t(f^s) + t(b^s) + t(d)) / min(t(f^c), t(b^c)))
+        N = 1 + ceil((t(u) + t(f^s) + t(b^s) + t(d)) / min(t(f^c), t(b^c))), without t(b^c) if there is none
         """
         whole = self.stages(1)
         away = whole.uplink + whole.server_forward + whole.server_backward + whole.downlink
-        here = np.minimum(whole.device_forward, whole.device_backward)
+        forward, backward = whole.device_forward, whole.device_backward
+        here = np.where(self._trained[:, None], np.minimum(forward, backward), forward)
         counts = 1 + np.ceil(np.asarray(away)[:-1, 0] / np.maximum(here[:-1, 0], 1e-12))
         return [int(min(count, self.most_micro_batches)) for count in counts]
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.exchange import RpcExchange
@@ -62,10 +63,14 @@ class Scout(Probed):
         exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Passages())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found = torch.zeros(1, dtype=torch.int64), []
+
+        def activation() -> Tensor:
+            return torch.zeros(1, requires_grad=True)
+
         try:
             for _ in range(times):
                 began = time.monotonic()
-                for answer in [exchange.submit(part, torch.zeros(1), labels) for part in parts]:
+                for answer in [exchange.submit(part, activation(), labels) for part in parts]:
                     self._stop.result(answer)
                 found.append(time.monotonic() - began)
         finally:

@@ -59,8 +59,7 @@ class ServerHalf:
     def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         self._layers, self._dropout = layers.to(self._device).train(), dropout
         self._buffers = list[Tensor]()
-        trained = any(True for _ in layers.parameters())
-        self._optimizer = make_sgd(self._layers, self._options, momentum) if trained else None
+        self._optimizer = make_sgd(self._layers, self._options, momentum)
 
     def momentum(self) -> State:
         """Of the parameters that are here, by name; a copy on the CPU."""
@@ -84,7 +83,8 @@ class ServerHalf:
 
         Args:
             part: place within the mini-batch; parts come in order.
-            activation: detached output of the device half, on the CPU.
+            activation: detached output of the device half, on the CPU. It requires a gradient if the device
+                half has something to train.
             labels: int64 of shape [b].
             reply: called with the result before the optimiser step, so that the device need not wait for it.
 
@@ -96,15 +96,15 @@ class ServerHalf:
             if part.index == 1:
                 self._buffers = [buffer.clone() for buffer in self._layers.buffers()]
             self._dropout.begin(part)
-            leaf = activation.to(self._device).requires_grad_()
+            leaf = activation.detach().to(self._device).requires_grad_(activation.requires_grad)
             labels = labels.to(self._device)
             logits = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
             loss = F.cross_entropy(logits, labels)
         with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
             (loss * part.weight).backward()
-            assert leaf.grad is not None
+            gradient = None if leaf.grad is None else leaf.grad.cpu()
             correct = int((logits.argmax(dim=1) == labels).sum())
-            result = Result(leaf.grad.cpu(), float(loss.detach()), correct)
+            result = Result(gradient, float(loss.detach()), correct)
         if not math.isfinite(result.loss):
             self._refuse(part, f"the loss is {result.loss}")
         reply(result)
@@ -141,8 +141,7 @@ class ServerHalf:
         state, momentum = snapshot
         self.load(state)
         self._layers.zero_grad()
-        if self._optimizer is not None:
-            load_momentum(self._layers, self._optimizer, momentum)
+        load_momentum(self._layers, self._optimizer, momentum)
 
     def state(self) -> State:
         """Parameters and buffers, on the CPU; may share memory with the live ones."""

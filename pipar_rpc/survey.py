@@ -222,5 +222,6 @@ def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:
     network = build_meta(spec)
     units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
     return [
-        UnitSizes(unit.activation_bytes, num_bytes(layers.state_dict()), held) for unit, held, layers in units
+        UnitSizes(unit.activation_bytes, num_bytes(layers.state_dict()), held, unit.trained)
+        for unit, held, layers in units
     ]

@@ -39,24 +39,25 @@ class UnitTimer:
         clock: Callable[[], float],
     ) -> None:
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
-        parameters = list(layers.parameters())
+        parameters = [own for own in layers.parameters() if own.requires_grad]
         self._optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9) if parameters else None
         self._forward = defaultdict[int, list[float]](list)
         self._backward = defaultdict[int, list[float]](list)
         self._update: list[float] = []
         self._output = torch.empty(0)
 
-    def forward(self, x: Tensor, first: bool) -> Tensor:
-        """The output; nobody needs the gradient of the first unit's input."""
-        entering = x.detach().requires_grad_(not first).clone()  # the unit may work in place
+    def forward(self, x: Tensor) -> Tensor:
+        """The output. The gradient of `x` is computed if `x` requires it: if anything before is trained."""
+        entering = x.detach().requires_grad_(x.requires_grad).clone()  # the unit may work in place
         self._output, seconds = self._timed(lambda: self._layers(entering))
         self._forward[len(x)].append(seconds)
         return self._output
 
     def backward(self) -> None:
-        """The backward pass of the last output, and an optimiser step."""
-        output, gradient = self._output, torch.ones_like(self._output)
-        _, seconds = self._timed(lambda: output.backward(gradient))
+        """The backward pass of the last output, if there is one, and an optimiser step."""
+        output, gradient, seconds = self._output, torch.ones_like(self._output), 0.0
+        if output.requires_grad:
+            _, seconds = self._timed(lambda: output.backward(gradient))
         self._backward[len(output)].append(seconds)
         if self._optimizer is not None:
             _, seconds = self._timed(self._optimizer.step)
@@ -81,8 +82,8 @@ class UnitTimer:
 def run_once(units: Sequence[UnitTimer], images: Tensor) -> None:
     """One forward and one backward pass of consecutive units, the first of a network first."""
     x = images
-    for index, unit in enumerate(units):
-        x = unit.forward(x, first=index == 0)
+    for unit in units:
+        x = unit.forward(x)
     for unit in reversed(units):
         unit.backward()
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.fedavg import weighted_average
+from pipar_rpc.microbatch import split_batch
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.rotation import Rotation
 from pipar_rpc.worker import open_pool
@@ -27,20 +28,20 @@ JOBS += [("sfl", "replicated"), ("sfl", "shared")]
 class Reference:
     """A network in two halves with an optimiser each, as one device and its server half see it."""
 
-    def __init__(self, network):
-        self.network = network
-        self.optimizers = [self.sgd(network[:SPLIT]), self.sgd(network[SPLIT:])]
+    def __init__(self, network, split_point=SPLIT, num_micro_batches=1):
+        self.network, self.num_micro_batches = network, num_micro_batches
+        self.optimizers = [self.sgd(network[:split_point]), self.sgd(network[split_point:])]
 
     @staticmethod
     def sgd(half):
-        return torch.optim.SGD(half.parameters(), lr=0.01, momentum=0.9)
+        return torch.optim.SGD([{"params": list(half.parameters())}], lr=0.01, momentum=0.9)
 
     def step(self, batches, epoch, iteration):
         images, labels = batches.get(epoch, iteration)
-        loss = F.cross_entropy(self.network(images), labels)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        for part, x, y in split_batch(images, labels, self.num_micro_batches, epoch, iteration):
+            (F.cross_entropy(self.network(x), y) * part.weight).backward()
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -62,10 +63,10 @@ def all_batches():
     ]
 
 
-def federated(epochs=EPOCHS):
+def federated(epochs=EPOCHS, make=initial_network, num_micro_batches=1):
     """Whole networks, each on its device; averaged after every epoch."""
-    network, batches = initial_network(), all_batches()
-    devices = [Reference(copy.deepcopy(network)) for _ in batches]
+    network, batches = make(), all_batches()
+    devices = [Reference(copy.deepcopy(network), SPLIT, num_micro_batches) for _ in batches]
     for epoch in range(1, epochs + 1):
         for device, own in zip(devices, batches, strict=True):
             for iteration in range(len(own)):
@@ -76,10 +77,10 @@ def federated(epochs=EPOCHS):
     return average
 
 
-def split():
+def split(make=initial_network, split_point=SPLIT):
     """One network; each device in turn trains it with an optimiser of its own for its half."""
-    whole, batches = Reference(initial_network()), all_batches()
-    optimizers = [Reference.sgd(whole.network[:SPLIT]) for _ in batches]
+    whole, batches = Reference(make(), split_point), all_batches()
+    optimizers = [Reference.sgd(whole.network[:split_point]) for _ in batches]
     for epoch in range(1, EPOCHS + 1):
         for optimizer, own in zip(optimizers, batches, strict=True):
             whole.optimizers[0] = optimizer
@@ -88,11 +89,11 @@ def split():
     return whole.state()
 
 
-def split_federated_with_one_server_half():
+def split_federated_with_one_server_half(make=initial_network, split_point=SPLIT):
     """A device half on each device, averaged; one server half that sees iteration 1 of both, then 2, ..."""
-    network, batches = initial_network(), all_batches()
-    server = network[SPLIT:]
-    devices = [Reference(torch.nn.Sequential(*copy.deepcopy(network[:SPLIT]), *server)) for _ in batches]
+    network, batches = make(), all_batches()
+    server, own = network[split_point:], [copy.deepcopy(network[:split_point]) for _ in batches]
+    devices = [Reference(torch.nn.Sequential(*half, *server), split_point) for half in own]
     for device in devices:
         device.optimizers[1] = devices[0].optimizers[1]
     for epoch in range(1, EPOCHS + 1):

@@ -17,10 +17,11 @@ class UnitSummary:
     Attributes:
         name: of the unit in the sequence.
         output_shape: for one sample.
-        num_parameters: trained numbers.
+        num_parameters: numbers in its parameters, trained or frozen.
         activation_bytes: of the output for one sample, as it crosses.
         flops: of the forward pass for one sample, as torch counts them: convolutions and matrix products,
             a multiplication and an addition being two.
+        trained: whether any of its parameters requires a gradient.
     """
 
     name: str
@@ -28,6 +29,7 @@ class UnitSummary:
     num_parameters: int
     activation_bytes: int
     flops: int
+    trained: bool
 
 
 def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
@@ -42,7 +44,9 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         with FlopCounterMode(display=False) as counter:
             x = _apply(unit, x, name, spec)
         parameters = sum(parameter.numel() for parameter in unit.parameters())
-        units.append(UnitSummary(name, tuple(x.shape[1:]), parameters, x.nbytes, counter.get_total_flops()))
+        trained = any(parameter.requires_grad for parameter in unit.parameters())
+        flops = counter.get_total_flops()
+        units.append(UnitSummary(name, tuple(x.shape[1:]), parameters, x.nbytes, flops, trained))
     if tuple(x.shape) != (1, spec.num_classes):
         found = tuple(x.shape[1:])
         expected = f"expected ({spec.num_classes},)"
@@ -92,7 +96,7 @@ def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
             y = unit(x.clone() if found else x)
         own = {parameter.untyped_storage()._cdata for parameter in unit.parameters()}
         found.append(sum(storage.nbytes() for key, storage in kept.items() if key not in own) // count)
-        x = y.detach().requires_grad_()
+        x = y.detach().requires_grad_(y.requires_grad)
     return found
 
 

@@ -84,7 +84,7 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
     def cut(split_point, state):
         layers = build_part(spec_of("frozen_first"), split_point)
         fill(layers, state)
-        return Cut(layers, LocalExchange(server.process), 1, DropoutStreams(layers, 0, 1), NATIVE, 10)
+        return Cut(layers, LocalExchange(server.process), 1, DropoutStreams(layers, 0, 1), NATIVE)
 
     first = cut(1, network[:1].state_dict())
     idle = (lambda iteration, loss: None, Link(), 1, CPU, Timeline())

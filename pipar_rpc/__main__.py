@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from pipar_rpc import composition, interface, resuming, session
+from pipar_rpc import composition, interface, replacing, resuming, session
 from pipar_rpc import config as configuration
 from pipar_rpc.errors import PeerError, UserError
 from pipar_rpc.jobs import FOLDER, Jobs, World, job_folder, tell_torchrun
@@ -24,7 +24,7 @@ from pipar_rpc.node import Node, prepare
 from pipar_rpc.plan import make_plan
 from pipar_rpc.saving import needed_bytes
 from pipar_rpc.schema import NodeConfig
-from pipar_rpc.storage import check_room
+from pipar_rpc.storage import alone_in, check_room
 from pipar_rpc.worker import repeating
 
 log = logging.getLogger("pipar_rpc")
@@ -80,6 +80,7 @@ def _start_torchrun(arguments: Sequence[str]) -> int:
     if not multirun:
         node = configuration.node_of(raw)
         resuming.named(make_plan(raw, num_devices + 1, node.data_path, one_machine=True))
+    job_folder(arguments, raw, multirun, World(0, num_devices + 1, 0, num_devices + 1), None)
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -114,12 +115,16 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     sockets = f"RPC listens on {listening}; torchrun's store on all addresses, port {port}: shield it"
     with ExitStack() as stack:
         if meeting is not None:
-            meeting.remember(FOLDER, str(folder))
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
         group = stack.enter_context(session.join(world.rank, world.size, local, config.timeout_s, meeting))
         group.meet()
-        jobs = Jobs(local, world, goes_on, group, sockets)
+        stack.enter_context(alone_in(folder))
+        if raw.overwrite and not goes_on:
+            replacing.set_aside(folder, multirun)
+        if meeting is not None:
+            meeting.remember(FOLDER, str(folder))  # from here on, a restart goes on
+        jobs = Jobs(local, world, folder, goes_on, group, sockets)
         composition.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code

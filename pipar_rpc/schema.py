@@ -231,6 +231,7 @@ class Config:
     fault: FaultConfig = field(default_factory=FaultConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None
+    overwrite: bool = False
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)

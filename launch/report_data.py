@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipar_rpc.errors import UserError
+from pipar_rpc.replacing import ROWS, runs_in
 
 ORDER = ("fl", "sl", "sfl", "pipar")
 NETWORKS = ("4g", "4g_plus", "wifi", "none")
@@ -105,7 +106,8 @@ def load(folders: Sequence[Path]) -> list[Run]:
         UserError: there is none.
     """
     runs = []
-    for path in sorted({path for folder in folders for path in folder.rglob("results.csv")}):
+    tables = {run / ROWS for folder in folders for run in runs_in(folder)}  # not what is replaced
+    for path in sorted(table for table in tables if table.exists()):
         with path.open(newline="") as file:
             rows = tuple(csv.DictReader(file))
         if rows:

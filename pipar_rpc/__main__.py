@@ -19,13 +19,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pipar_rpc
-from pipar_rpc import composition, interface, session
+from pipar_rpc import composition, interface, replacing, session
 from pipar_rpc import config as configuration
 from pipar_rpc.errors import PeerError, UserError
 from pipar_rpc.jobs import FOLDER, Jobs, World, examine, tell_torchrun
 from pipar_rpc.meeting import BEAT_S, Meeting
 from pipar_rpc.node import Node, prepare
 from pipar_rpc.schema import NodeConfig
+from pipar_rpc.storage import alone_in
 from pipar_rpc.worker import end_with, repeating
 
 log = logging.getLogger("pipar_rpc")
@@ -129,14 +130,18 @@ def _serve(arguments: Sequence[str], world: World) -> int:
     folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
     with ExitStack() as stack:
         if meeting is not None:
-            meeting.remember(FOLDER, str(folder))
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
         group = stack.enter_context(
             session.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
         )
         group.meet()
-        jobs = Jobs(local, world, goes_on, group, interface.who_can_connect(listening))
+        stack.enter_context(alone_in(folder))
+        if raw.overwrite and not goes_on:
+            replacing.set_aside(folder, multirun)
+        if meeting is not None:
+            meeting.remember(FOLDER, str(folder))  # from here on, a restart goes on
+        jobs = Jobs(local, world, folder, goes_on, group, interface.who_can_connect(listening))
         composition.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code

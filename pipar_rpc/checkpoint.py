@@ -6,20 +6,24 @@ Random numbers are not in it: every random choice has a generator named after wh
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import pipar_rpc
 from pipar_rpc.errors import UserError, first_line
 from pipar_rpc.fedavg import State
+from pipar_rpc.storage import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = "pipar_rpc checkpoint 1"
+KIND = "pipar_rpc checkpoint "
+FORMAT = f"{KIND}1"
 FOLDER = "checkpoints"
 
 
@@ -37,6 +41,7 @@ class Checkpoint:
         settings: what must be the same for training to go on, by configuration keys.
         rows: of the epochs that have ended; see `pipar_rpc.sinks`.
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
+        num_iterations: trained, on the device with the most.
     """
 
     round: int
@@ -48,6 +53,7 @@ class Checkpoint:
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
+    num_iterations: int = 0
 
     def beginning(self, device: int) -> tuple[State, State]:
         """Weights and momentum of device `device` (from 0)."""
@@ -62,21 +68,9 @@ class Checkpoint:
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the file whole or not at all; raises OSError."""
-    partial = path.with_suffix(".partial")
     content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
-    try:
-        with partial.open("wb") as file:
-            torch.save({"format": FORMAT, "digest": _digest(content), **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except RuntimeError as error:  # torch's own words for a disk that is full, or for Ctrl-C
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
-        raise OSError(first_line(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    head = {"format": FORMAT, "version": pipar_rpc.__version__, "digest": _digest(content)}
+    write_whole(path, lambda file: torch.save({**head, **content}, file))
 
 
 def read(path: Path) -> Checkpoint:
@@ -85,15 +79,25 @@ def read(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch's readers fail in every way on what is damaged or not theirs
         raise UserError(f"{path}: not a whole checkpoint: {first_line(error)}") from error
+    foreign = UserError(f"{path}: not a checkpoint of this version of pipar_rpc{_other_version(content)}")
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this version of pipar_rpc")
-    own = {key: value for key, value in content.items() if key not in {"format", "digest"}}
+        raise foreign
+    own = {key: value for key, value in content.items() if key not in {"format", "version", "digest"}}
     if _digest(own) != content.get("digest"):
         raise UserError(f"{path}: not a whole checkpoint: its content has changed")
     try:
         return Checkpoint(**own)
     except TypeError as error:  # of a later version
-        raise UserError(f"{path}: not a checkpoint of this version of pipar_rpc") from error
+        raise foreign from error
+
+
+def _other_version(content: Any) -> str:
+    """Which version has written a checkpoint that this one cannot read, if it is one at all."""
+    if not isinstance(content, Mapping) or not str(content.get("format")).startswith(KIND):
+        return ""
+    version = content.get("version")
+    writer = "" if version is None else f", {version}"
+    return f", {pipar_rpc.__version__}, but of another version{writer}"
 
 
 def _digest(value: Any, before: int = 0) -> int:
@@ -120,46 +124,58 @@ class CheckpointFolder:
         output_dir: of the job.
         keep: how many.
         in_place: whether those that are there are of this job; otherwise its first one replaces them.
+        on_saved: called whenever one is complete.
     """
 
-    def __init__(self, output_dir: Path, keep: int = 1, in_place: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        keep: int = 1,
+        in_place: bool = True,
+        on_saved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path, self._keep, self._in_place = output_dir / FOLDER, keep, in_place
+        self._on_saved = on_saved
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Adds one and removes those that are too old; raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for killed in self.path.glob("*.partial"):
-            killed.unlink(missing_ok=True)
         path = self.path / f"round_{checkpoint.round:06}.pt"
         write(checkpoint, path)
         for old in self.files()[self._keep :] if self._in_place else self.files():
             if old != path:
                 old.unlink(missing_ok=True)
         self._in_place = True
+        self._on_saved()
         return path
 
     def files(self) -> list[Path]:
-        """From the newest to the oldest."""
-        return sorted(self.path.glob("round_*.pt"), reverse=True)
+        """From the newest to the oldest; raises UserError if the folder cannot be read."""
+        try:
+            names = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
+        found = (self.path / name for name in names if fnmatch(name, "round_*.pt"))
+        return sorted(found, reverse=True)
 
     def latest(self) -> Checkpoint | None:
-        """The newest that can be read; says which cannot."""
+        """The newest that can be read, and says which cannot; None if there is none.
+
+        Raises:
+            UserError: there are some, but none can be read.
+        """
+        unread: list[UserError] = []
         for path in self.files():
             try:
-                return read(path)
+                checkpoint = read(path)
             except UserError as error:
-                log.warning("%s; the one before it is used", error)
+                unread.append(error)
+                continue
+            for damaged in unread:
+                log.warning("%s; the one before it is used", damaged)
+            return checkpoint
+        if unread:
+            raise UserError(f"{unread[0]}; no other can be read")
         return None
-
-    def clear(self) -> None:
-        """Removes all."""
-        for path in self.files():
-            path.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -30,6 +30,7 @@ from pipar_rpc.config import FREE_KEYS, one_line
 from pipar_rpc.errors import ConfigError, UserError, nearest
 from pipar_rpc.models import ALIASES
 from pipar_rpc.schema import Config
+from pipar_rpc.strategies import STRATEGIES, Strategy
 from pipar_rpc.sweep import check_objective, for_sweeper, variants
 
 HYDRA_VERSION = "1.3"
@@ -47,12 +48,17 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
-def cut_name(split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
-    """Where a job cuts, for its folder's name: P and N, or that they are still to be chosen."""
-    return "selected" if profile_iterations else f"P{split_point}_N{num_micro_batches}"
+def cut_name(strategy: str, split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
+    """How the name of a job's folder ends: with P and N as far as it has them, or that they are selected."""
+    if profile_iterations:
+        return "_selected"
+    does = STRATEGIES.get(strategy, Strategy(pipelined=True))
+    if does.whole_network:
+        return ""
+    return f"_P{split_point}" + (f"_N{num_micro_batches}" if does.pipelined else "")
 
 
-OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:P,N,profile_iterations}
+OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:strategy,P,N,profile_iterations}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 
 

@@ -26,14 +26,15 @@ from pipar_rpc.node import Node
 from pipar_rpc.observer import observing
 from pipar_rpc.outputs import Outputs
 from pipar_rpc.plan import Plan
-from pipar_rpc.resuming import find
+from pipar_rpc.replacing import MODEL, refuse_job
+from pipar_rpc.resuming import AUTO, find
 from pipar_rpc.roster import Roster
 from pipar_rpc.rows import epoch_line, make_row
 from pipar_rpc.saving import Saver
 from pipar_rpc.selection import Selection, select
 from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
-from pipar_rpc.storage import alone_in
+from pipar_rpc.storage import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +47,19 @@ def run(
     goes_on: bool,
     group: Session,
     on_begin: Callable[[], None],
+    on_saved: Callable[[], None],
 ) -> list[Row]:
     """Runs a job and returns its rows, one per epoch.
 
     Args:
         plan: what to do.
         node: this machine.
-        output_dir: where results.csv, model.pt, tensorboard/ and checkpoints/ go.
+        output_dir: where results.csv, model.pt, tensorboard/ and checkpoints/ go; nobody else writes there.
         job: number within a multirun.
         goes_on: whether the job was begun in this folder by a process that has ended.
         group: of all ranks.
         on_begin: called when it is certain that the job may write into its folder.
+        on_saved: called whenever a checkpoint or the model is complete.
 
     Raises:
         RegroupError: a lost device has come back; the job goes on when torchrun has started all ranks again.
@@ -64,26 +67,36 @@ def run(
         PeerError: a process failed, or too few devices are left.
     """
     with ExitStack() as stack:
-        stack.enter_context(alone_in(output_dir))
         checkpoint, in_place = find(plan, output_dir, goes_on)
+        resume, kept = plan.config.resume, plan.config.checkpoint
+        if not goes_on and not in_place:
+            refuse_job(output_dir, resume == AUTO)
         on_begin()
         rows: list[Row] = list(checkpoint.rows) if checkpoint else []
-        outputs = Outputs(output_dir, rows, in_place)
+        outputs = Outputs(output_dir, checkpoint, in_place)
         stack.callback(outputs.close)
-        if checkpoint is None:
-            CheckpointFolder(output_dir).clear()
-        else:
+        folder = CheckpointFolder(output_dir, kept.keep, resume in {None, AUTO}, on_saved)
+        if checkpoint:
             outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
-        if checkpoint and not in_place and plan.config.checkpoint.every:
-            CheckpointFolder(output_dir, in_place=False).save(checkpoint)
-        model = output_dir / "model.pt"
+        if checkpoint and not in_place and kept.every:
+            folder.save(checkpoint)
+        model = output_dir / MODEL
         if checkpoint and checkpoint.epoch > plan.config.epochs:
             log.info("nothing is left to train")
-            if in_place and model.exists():
+            if in_place and _is_last(model, folder):
+                on_saved()
                 return rows
-        network = _train(_Job(plan, node, output_dir, job, outputs, rows, group), checkpoint, stack)
-        torch.save(published(network, plan.devices[0].model), model)
+        network = _train(_Job(plan, node, output_dir, job, outputs, rows, group, folder), checkpoint, stack)
+        state = published(network, plan.devices[0].model)
+        write_whole(model, lambda file: torch.save(state, file))
+        on_saved()
     return rows
+
+
+def _is_last(model: Path, folder: CheckpointFolder) -> bool:
+    """Whether a model is there, and not from before the training went on with more epochs."""
+    last = folder.files()[0].stat().st_mtime_ns
+    return model.exists() and model.stat().st_mtime_ns >= last
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,7 @@ class _Job:
     outputs: Outputs
     rows: list[Row]
     group: Session
+    folder: CheckpointFolder
 
 
 def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
@@ -115,7 +129,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     elapsed_s = _elapsed_s(plan, checkpoint)
     evaluator = _evaluator(plan, job.node, network, progress)
     first, start = (checkpoint.epoch, checkpoint.iteration) if checkpoint else (1, 0)
-    done = (first - 1) * max(peer.iterations for peer in roster.everyone) + start
+    done = checkpoint.num_iterations if checkpoint else 0
     timeline = (recorded.epochs, recorded.iteration, time_scale, first, done, elapsed_s)
     observer = stack.enter_context(observing(roster, outputs, job.output_dir, *timeline))
     saver = _saver(job, coordinator, roster, adapter, elapsed_s)
@@ -192,13 +206,11 @@ def _deploy(
 def _saver(
     job: _Job, coordinator: Coordinator, roster: Roster, adapter: Adapter | None, elapsed_s: float
 ) -> Saver:
-    config = job.plan.config.checkpoint
-    folder = CheckpointFolder(job.output_dir, config.keep)
-
     def plan() -> Plan:
         return adapter.selection.plan if adapter else job.plan
 
-    return Saver(folder, config.every, coordinator, roster, plan, job.rows, job.group, elapsed_s)
+    every = job.plan.config.checkpoint.every
+    return Saver(job.folder, every, coordinator, roster, plan, job.rows, job.group, elapsed_s)
 
 
 def _network(plan: Plan) -> nn.Sequential:

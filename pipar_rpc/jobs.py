@@ -6,22 +6,23 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipar_rpc import composition, experiment, resuming
+from pipar_rpc import composition, experiment, replacing, resuming
 from pipar_rpc.display import summary_table, sweep_table
 from pipar_rpc.errors import ConfigError, PeerError, RegroupError, UserError, first_line
 from pipar_rpc.meeting import Meeting
 from pipar_rpc.node import Node
 from pipar_rpc.plan import Plan, make_plan
+from pipar_rpc.replacing import CONFIG
 from pipar_rpc.saving import needed_bytes
 from pipar_rpc.session import Session
 from pipar_rpc.sinks import Row
-from pipar_rpc.storage import check_room
+from pipar_rpc.storage import alone_in, check_room, write_whole
 from pipar_rpc.sweep import last_figure
 
 log = logging.getLogger("pipar_rpc")
@@ -55,18 +56,25 @@ class World:
 def job_folder(
     arguments: Sequence[str], raw: DictConfig, multirun: bool, world: World, meeting: Meeting | None
 ) -> tuple[Path, bool]:
-    """Where results go, and whether an earlier run or sweep goes on there."""
+    """Where results go, and whether an earlier run or sweep goes on there.
+
+    Raises:
+        UserError: another one is there, and `overwrite` does not say that it may be replaced.
+    """
     folder = meeting.recall(FOLDER) if meeting else None
     if folder is not None:  # torchrun has started the workers again
         return Path(folder), True
-    new = composition.run_folder(arguments)
-    if raw.resume != resuming.AUTO:
-        return new, False
-    chosen = any(argument.lstrip("+").startswith(FOLDER_KEYS) for argument in arguments)
-    earlier = resuming.earlier_run(new, _resolved(raw, world), multirun, chosen)
-    if earlier is None:
+    new, auto = composition.run_folder(arguments), raw.resume == resuming.AUTO
+    if auto:
+        chosen = any(argument.lstrip("+").startswith(FOLDER_KEYS) for argument in arguments)
+        earlier = resuming.earlier_run(new, _resolved(raw, world), multirun, chosen, raw.overwrite)
+        if earlier is not None and not replacing.is_moving(earlier):
+            return earlier, True
         log.info("resume=auto: nothing to resume in %s", new.parent)
-    return earlier or new, earlier is not None
+    own = not multirun and not replacing.is_moving(new) and resuming.names(raw.resume, new)
+    if raw.overwrite or not own:
+        replacing.refuse(new, multirun, raw.overwrite, auto)
+    return new, False
 
 
 def examine(
@@ -89,10 +97,22 @@ def examine(
 
 
 class Jobs:
-    """Runs the jobs that Hydra composes and remembers how each ended."""
+    """Runs the jobs that Hydra composes and remembers how each ended.
 
-    def __init__(self, local: Node, world: World, goes_on: bool, group: Session, sockets: str) -> None:
+    Args:
+        local: this machine.
+        world: this process's place.
+        folder: of the run or the sweep; this process is alone in it.
+        goes_on: whether an earlier one goes on there.
+        group: of all ranks.
+        sockets: a line about where they listen.
+    """
+
+    def __init__(
+        self, local: Node, world: World, folder: Path, goes_on: bool, group: Session, sockets: str
+    ) -> None:
         self._local, self._world, self._goes_on, self._group = local, world, goes_on, group
+        self._folder = Path(os.path.abspath(folder))
         self._sockets = sockets
         self._regroups = False
         self._done: dict[Path, Row] = {}
@@ -135,12 +155,17 @@ class Jobs:
     def _run(self, raw: DictConfig, plan: Plan, output_dir: Path, number: int) -> list[Row]:
         config = _resolved(raw, self._world)
         different = resuming.difference(config, output_dir) if self._goes_on else None
-        if different not in {None, resuming.CONFIG} and raw.resume == resuming.AUTO:
+        if different not in {None, CONFIG} and raw.resume == resuming.AUTO:
             raise UserError(f"resume=auto: another training is in {output_dir}: {different} differs")
-        return experiment.run(
-            *(plan, self._local, output_dir, number, self._goes_on and different is None, self._group),
-            on_begin=lambda: OmegaConf.save(config, output_dir / resuming.CONFIG),
-        )
+        text = OmegaConf.to_yaml(config).encode()
+        with ExitStack() as stack:
+            if output_dir != self._folder:
+                stack.enter_context(alone_in(output_dir))
+            return experiment.run(
+                *(plan, self._local, output_dir, number, self._goes_on and different is None, self._group),
+                on_begin=lambda: write_whole(output_dir / CONFIG, lambda file: file.write(text)),
+                on_saved=lambda: replacing.release(self._folder, output_dir),
+            )
 
     def finish(self) -> int:
         """Sums up a sweep and returns the exit code."""
@@ -153,6 +178,7 @@ class Jobs:
                 _say(f"failed: {path.relative_to(root)}: {first_line(error)}")
             _say(f"{len(self._done)} jobs done, {len(self._failed)} failed")
         if not self._failed:
+            replacing.release(self._folder, self._folder)  # nothing there is still to be replaced
             return 0
         tell_torchrun("\n".join(f"{path.name}: {error}" for path, error in self._failed.items()))
         return 2 if all(isinstance(error, UserError) for error in self._failed.values()) else 1
@@ -163,7 +189,7 @@ def _resolved(raw: DictConfig, world: World) -> DictConfig:
     config = OmegaConf.merge(raw, {"num_devices": raw.num_devices or world.size - 1})
     OmegaConf.resolve(config)
     assert isinstance(config, DictConfig)
-    return config
+    return resuming.identified(config)
 
 
 def tell_torchrun(message: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipar_rpc.checkpoint import Checkpoint
 from pipar_rpc.sinks import CsvSink, PngSink, Row, Sink, TensorBoardSink
 
 log = logging.getLogger(__name__)
@@ -15,14 +16,16 @@ class Outputs:
 
     Args:
         output_dir: of the job.
-        rows: of epochs that were trained before.
-        in_place: whether they were trained in this folder.
+        checkpoint: from which the job goes on; None if it begins.
+        in_place: whether what came before it was trained in this folder.
     """
 
-    def __init__(self, output_dir: Path, rows: Sequence[Row], in_place: bool) -> None:
+    def __init__(self, output_dir: Path, checkpoint: Checkpoint | None, in_place: bool) -> None:
+        rows: Sequence[Row] = checkpoint.rows if checkpoint else ()
+        ends = _ends(checkpoint) if checkpoint and in_place else None
         self._sinks: list[Sink] = [
             CsvSink(output_dir / "results.csv", rows),
-            TensorBoardSink(output_dir / "tensorboard", rows, in_place),
+            TensorBoardSink(output_dir / "tensorboard", rows, ends),
             PngSink(output_dir),
         ]
 
@@ -61,3 +64,15 @@ class Outputs:
         """Closes all."""
         for sink in self._sinks:
             sink.close()
+
+
+def _ends(checkpoint: Checkpoint) -> dict[str, int]:
+    """The first step of each kind that is written, maybe once more, after a checkpoint."""
+    return {
+        "epoch": checkpoint.rows[-1]["epoch"]
+        if checkpoint.rows
+        else 0,  # rows are shown after it was written
+        "iteration": checkpoint.num_iterations + 1,
+        "second": int(checkpoint.elapsed_s),
+        "round": checkpoint.round + 1,
+    }

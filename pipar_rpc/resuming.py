@@ -12,24 +12,28 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from pipar_rpc.checkpoint import FOLDER, Checkpoint, CheckpointFolder, read
+from pipar_rpc.data import digest, read_indices
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.plan import Plan
+from pipar_rpc.replacing import CONFIG, places, runs_in
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
-MAY_DIFFER = ("model.weights", "model.strict_weights")
+MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
+CONTENT = "partition.content"  # of the file of partition=file, which counts instead of its path
 OWN = ("batch_size", "data")  # of these, each device may have its own
-CONFIG = "config.yaml"
 UNIMPORTANT = (  # to what is trained
-    *("node", "resume", "fault", "checkpoint", "epochs", "experiment_name", "objective"),
+    *("node", "resume", "overwrite", "fault", "checkpoint", "epochs", "experiment_name", "objective"),
 )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """What decides about weights, by configuration keys; but for P, N and the optimiser, which may change."""
     common = _flat(dataclasses.asdict(plan.config), SAME)
+    if plan.config.partition.name == "file":
+        common[CONTENT] = digest(plan.devices[0].data.partition.indices)
     for number, own in enumerate(plan.own, start=1):
         single = _flat(dataclasses.asdict(own), OWN)
         common |= {
@@ -38,6 +42,14 @@ def settings_of(plan: Plan) -> dict[str, Any]:
             if value != common[key]
         }
     return common
+
+
+def identified(config: DictConfig) -> DictConfig:
+    """The whole configuration of a job as config.yaml has it: with the contents that its files have now."""
+    if config.partition.name == "file" and config.partition.path:
+        content = digest(read_indices(Path(config.partition.path)))
+        OmegaConf.update(config, CONTENT, content, force_add=True)  # it is no key of the user's
+    return config
 
 
 def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None, bool]:
@@ -52,36 +64,45 @@ def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None
         The checkpoint, None to begin anew; and whether it is from this folder.
 
     Raises:
-        UserError: there is none where `resume` says, or it is of another job.
+        UserError: there is none where `resume` says, it is of another job, or none can be read.
     """
     resume, own = plan.config.resume, CheckpointFolder(output_dir)
-    if goes_on:
+    # A checkpoint of this folder that was named is there until the first one after it is complete.
+    begins = resume is not None and _path(resume).is_file() and _same(_path(resume).parent, own.path)
+    if goes_on and not begins:
         checkpoint = own.latest()
         if checkpoint is not None:
             _check(checkpoint, plan, own.path)
             return checkpoint, True
-    if resume in {None, AUTO}:
-        return None, False
-    return named(plan), False
+    found = named(plan)
+    return (None, False) if found is None else (found[0], _same(found[1], own.path))
 
 
-def named(plan: Plan) -> Checkpoint | None:
-    """The checkpoint at the path that `resume` names, if it names one; errors as `find`."""
+def named(plan: Plan) -> tuple[Checkpoint, Path] | None:
+    """The checkpoint at the path that `resume` names, and its folder, if it names one; errors as `find`."""
     resume = plan.config.resume
     if resume is None or resume == AUTO:
         return None
-    path = Path(resume).expanduser()
-    if path.is_file():
-        checkpoint: Checkpoint | None = read(path)
-    else:
-        checkpoint = CheckpointFolder(path.parent if path.name == FOLDER else path).latest()
-    if checkpoint is None:
-        raise ConfigError("resume", resume, "auto, a checkpoint, or the folder of a run that has one")
-    _check(checkpoint, plan, path)
-    return checkpoint
+    for path in places(_path(resume)):
+        folder = CheckpointFolder(path.parent if path.name == FOLDER else path)
+        checkpoint = read(path) if path.is_file() else folder.latest()
+        if checkpoint is not None:
+            _check(checkpoint, plan, path)
+            return checkpoint, path.parent if path.is_file() else folder.path
+    raise ConfigError("resume", resume, "auto, a checkpoint, or the folder of a run that has one")
 
 
-def earlier_run(new: Path, config: DictConfig, sweep: bool, chosen: bool) -> Path | None:
+def names(resume: str | None, run: Path) -> bool:
+    """Whether `resume` names a run that has checkpoints in this folder, or one of them."""
+    if resume is None or resume == AUTO or not CheckpointFolder(run).files():
+        return False
+    path = _path(resume)
+    return _same(path, run) or _same(path, run / FOLDER) or _same(path.parent, run / FOLDER)
+
+
+def earlier_run(
+    new: Path, config: DictConfig, sweep: bool, chosen: bool, overwrite: bool = False
+) -> Path | None:
     """The folder of the newest run, or sweep, that was begun with the same configuration.
 
     Args:
@@ -89,17 +110,18 @@ def earlier_run(new: Path, config: DictConfig, sweep: bool, chosen: bool) -> Pat
         config: of the job, or of the sweep's first job.
         sweep: whether it is a sweep.
         chosen: whether the user has named the folder: then it is this one or none.
+        overwrite: whether another training in that folder may be replaced.
 
     Raises:
         UserError: another training is in the folder that the user has named.
     """
     runs = [new] if chosen else [path for path in new.parent.glob("*") if path.is_dir()]
     for run in sorted(runs, key=_last_saved, reverse=True):
-        jobs = [path.parent for path in run.glob(f"*/{FOLDER}" if sweep else FOLDER)]
-        different = [difference(config, job) for job in jobs]
+        jobs = [job for job in (runs_in(run) if sweep else [run]) if (job != run) == sweep]
+        different = [difference(config, job) for job in jobs if CheckpointFolder(job).files()]
         if None in different:
             return run
-        if chosen and jobs:
+        if chosen and different and not overwrite:
             raise UserError(f"resume=auto: another training is in {new}: {different[0]} differs")
     return None
 
@@ -120,10 +142,19 @@ def difference(config: DictConfig, folder: Path) -> str | None:
 
 def _last_saved(run: Path) -> float:
     times = [0.0]
-    for path in (*run.glob(f"{FOLDER}/*.pt"), *run.glob(f"*/{FOLDER}/*.pt")):
-        with suppress(FileNotFoundError):  # a run that goes on has just removed it
-            times.append(path.stat().st_mtime)
+    for job in runs_in(run):
+        for path in CheckpointFolder(job).files():
+            with suppress(FileNotFoundError):  # a run that goes on has just removed it
+                times.append(path.stat().st_mtime)
     return max(times)
+
+
+def _path(resume: str) -> Path:
+    return Path(resume).expanduser().absolute()
+
+
+def _same(first: Path, second: Path) -> bool:
+    return first.resolve() == second.resolve()
 
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipar_rpc.aggregator import average
 from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
 from pipar_rpc.coordinator import Coordinator
-from pipar_rpc.errors import RegroupError
+from pipar_rpc.errors import RegroupError, UserError
 from pipar_rpc.fedavg import State
 from pipar_rpc.plan import Plan
 from pipar_rpc.resuming import settings_of
@@ -96,7 +96,7 @@ class Saver:
         checkpoint = self._take(epoch, iteration, network)
         try:
             self._folder.save(checkpoint)
-        except OSError as error:
+        except (OSError, UserError) as error:
             log.warning("the checkpoint of round %d could not be written: %s", checkpoint.round, error)
             return False
         return True
@@ -117,6 +117,7 @@ class Saver:
             settings=self._settings,
             rows=self._rows,
             elapsed_s=(time.monotonic() - self._began) * plan.config.testbed.time_scale,
+            num_iterations=(epoch - 1) * max(peer.iterations for peer in everyone) + iteration,
         )
 
     def _own_networks(self) -> list[State]:

@@ -1,6 +1,7 @@
 """P and N of each device, chosen before the training from what was measured of devices, links and server."""
 
 import csv
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pipar_rpc.plan import Plan
 from pipar_rpc.prediction import Candidate, DeviceFacts, ServerFacts, UnitSizes, fitting, mean_iteration_s
 from pipar_rpc.selector import best_of_each, choose, predict
 from pipar_rpc.server_survey import survey_server
+from pipar_rpc.storage import write_whole
 from pipar_rpc.survey import survey_devices, unit_sizes
 from pipar_rpc.unit_timer import sizes_to_time
 
@@ -129,16 +131,17 @@ class Selection:
         facts, scale = self.facts, self.plan.config.testbed.time_scale
         method = self.plan.config.selector.method
         found = best_of_each(facts.devices, facts.server, facts.sizes, method, self._halves)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["device", "split_point", "num_micro_batches", "iteration_s", "models_s", *STAGES.values()]
-            )
-            for number, candidates in enumerate(found, start=1):
-                for own in candidates:
-                    seconds = [own.iteration_s, own.moving_s, *_stages(own)]
-                    cells = [f"{value * scale:.6g}" for value in seconds]
-                    writer.writerow([number, own.split_point, own.num_micro_batches, *cells])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(
+            ["device", "split_point", "num_micro_batches", "iteration_s", "models_s", *STAGES.values()]
+        )
+        for number, candidates in enumerate(found, start=1):
+            for own in candidates:
+                seconds = [own.iteration_s, own.moving_s, *_stages(own)]
+                cells = [f"{value * scale:.6g}" for value in seconds]
+                writer.writerow([number, own.split_point, own.num_micro_batches, *cells])
+        write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
     def text(self) -> str:
         """The best candidates of each device as a table; devices with the same ones share it."""

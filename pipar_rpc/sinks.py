@@ -31,11 +31,14 @@ devices_lost            numbers of those that have left; `;`-joined
 
 import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipar_rpc.event_files import rewind
 from pipar_rpc.metrics import EpochMetrics
+from pipar_rpc.storage import write_whole
 
 Row = dict[str, Any]
 
@@ -122,15 +125,17 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, rows: Sequence[Row]) -> None:
-        self._file = path.open("w", newline="")
+        earlier = io.StringIO(newline="")
+        table = csv.DictWriter(earlier, COLUMNS)
+        table.writeheader()
+        table.writerows(map(_cells, rows))
+        write_whole(path, lambda file: file.write(earlier.getvalue().encode()))
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, COLUMNS)
-        self._writer.writeheader()
-        for row in rows:
-            self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends one line."""
-        self._writer.writerow({key: _cell(value) for key, value in row.items()})
+        self._writer.writerow(_cells(row))
         self._file.flush()
 
     def curve(self, tag: str, values: Sequence[float], start: int) -> None:
@@ -150,18 +155,22 @@ class CsvSink:
 class TensorBoardSink:
     """A scalar per figure and epoch, a curve per device where there is one figure for each.
 
+    What is handed over is in the event file when a call returns, so that a checkpoint never knows more.
+
     Args:
         directory: of the event files.
         rows: of earlier epochs.
-        in_place: whether the event file of these epochs is there. The last one may be missing nevertheless.
+        ends: where what is there of these epochs ends, see `event_files.rewind`; None if it is elsewhere.
     """
 
-    def __init__(self, directory: Path, rows: Sequence[Row], in_place: bool) -> None:
+    def __init__(self, directory: Path, rows: Sequence[Row], ends: Mapping[str, int] | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        rewind(directory, ends or {})
         self._writer = SummaryWriter(str(directory))
-        self._rows: list[Mapping[str, Any]] = list(rows[:-1]) if in_place else []
-        for row in rows[-1:] if in_place else rows:
+        there = ends["epoch"] if ends else 0
+        self._rows: list[Mapping[str, Any]] = [row for row in rows if row["epoch"] < there]
+        for row in rows[len(self._rows) :]:
             self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -181,14 +190,17 @@ class TensorBoardSink:
         """Writes a scalar per step."""
         for step, value in enumerate(values, start=start):
             self._scalar(tag, value, step)
+        self._writer.flush()
 
     def picture(self, name: str, figure: Any) -> None:
         """Shows the figure under IMAGES."""
         self._writer.add_figure(name, figure, close=False)
+        self._writer.flush()
 
     def text(self, name: str, text: str, step: int) -> None:
         """Shows the lines as they are under TEXT."""
         self._writer.add_text(name, f"```\n{text}\n```", step)
+        self._writer.flush()
 
     def close(self) -> None:
         """Writes the job's line under HPARAMS and closes the event file."""
@@ -235,6 +247,10 @@ def _setting(value: Any) -> Any:
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
     values = [row[key] for row in rows if row.get(key) is not None]
     return sum(values) / len(values) if values else 0.0
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _cell(value) for key, value in row.items()}
 
 
 def _cell(value: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipar_rpc import checkpoint, composition
+from pipar_rpc import __version__, checkpoint, composition
 from pipar_rpc.checkpoint import Checkpoint, CheckpointFolder
 from pipar_rpc.errors import UserError
 from pipar_rpc.storage import alone_in
@@ -41,6 +41,15 @@ def assert_same(first, second):
     one, two = (torch.load(path / "model.pt", weights_only=True) for path in (first, second))
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+def steps(job):
+    """Of all curves and pictures in TensorBoard."""
+    events = EventAccumulator(str(job / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    curves = {tag: [scalar.step for scalar in events.Scalars(tag)] for tag in tags["scalars"]}
+    return curves | {tag: [image.step for image in events.Images(tag)] for tag in tags["images"]}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +91,12 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
     whole, killed = jobs
     assert_same(killed[name], whole[name])
     assert [row["epoch"] for row in rows_of(killed[name])] == ["1", "2", "3"]
+    curves, uninterrupted = steps(killed[name]), steps(whole[name])
+    for tag, found in curves.items():
+        assert found == sorted(set(found)), tag
+    for tag in ("train/loss", "time/epoch_s", "accuracy/test", "hparam/train_loss"):
+        assert curves[tag] == uninterrupted[tag]
+    assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
 
 
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):
@@ -145,20 +160,28 @@ def test_checkpoints_of_other_versions_are_told_apart(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint.write(make(), path)
     content = torch.load(path)
-    for changed in ({"elapsed_s": None}, {"spin": 0.5}):
+    assert content["version"] == __version__
+    other = f"{path}: not a checkpoint of this version of pipar_rpc, {__version__}, but of another version"
+    for changed, line in (
+        ({"elapsed_s": None}, None),
+        ({"spin": 0.5, "version": "9.8"}, f"{other}, 9.8"),
+        ({"format": "pipar_rpc checkpoint 0", "version": None}, other),
+    ):
         own = {key: value for key, value in (content | changed).items() if value is not None}
-        of = {key: value for key, value in own.items() if key not in {"format", "digest"}}
+        of = {key: value for key, value in own.items() if key not in {"format", "version", "digest"}}
         torch.save(own | {"digest": checkpoint._digest(of)}, path)
-        if "spin" not in own:
+        if line is None:
             assert checkpoint.read(path).elapsed_s == 0
-    with pytest.raises(UserError, match="not a checkpoint of this version"):
-        checkpoint.read(path)
+            continue
+        with pytest.raises(UserError) as error:
+            checkpoint.read(path)
+        assert str(error.value) == line
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(make(4))
-    (folder.path / "round_000005.partial").write_bytes(b"half")
+    (folder.path / ".partial").write_bytes(b"half")
     folder.save(make(6))
     assert [path.name for path in sorted(folder.path.iterdir())] == ["round_000004.pt", "round_000006.pt"]
 

@@ -9,7 +9,7 @@ from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.embedded import Digits, Synthetic
 from pipar_rpc.data.held_out import split_held_out
 from pipar_rpc.data.imagefolder import ImageFolder
-from pipar_rpc.data.partition import PARTITIONS, partition, read_indices
+from pipar_rpc.data.partition import PARTITIONS, digest, partition, read_indices
 from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Partition, Source
 from pipar_rpc.data.torchvision_sets import TorchVision
 from pipar_rpc.errors import ConfigError, nearest
@@ -24,6 +24,7 @@ __all__ = [
     "Partition",
     "Source",
     "Transform",
+    "digest",
     "load_held_out",
     "load_train_part",
     "open_source",

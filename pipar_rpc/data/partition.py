@@ -4,6 +4,7 @@ Every machine computes the same partition from the labels and the seed, so a dev
 nobody else's. Each sample goes to one device at most.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -62,6 +63,11 @@ def read_indices(path: Path) -> tuple[tuple[int, ...], ...]:
     ):
         raise ConfigError(key, path, "a JSON list with one list of indices for each device")
     return tuple(tuple(part) for part in lists)
+
+
+def digest(indices: Sequence[Sequence[int]]) -> str:
+    """Tells the contents of partition files apart."""
+    return hashlib.sha256(json.dumps(indices).encode()).hexdigest()[:16]
 
 
 def _iid(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:

@@ -63,7 +63,7 @@ def planned(module_processes):
         fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100")
         jobs |= {f"{name}_diverging": fast, f"{name}_leaving": (*fast, "fault.leave.2=1")}
     sweep = sweep_of(module_processes.directory, jobs)
-    done = module_processes.torchrun(4, *DATA, "network=none", *sweep, timeout=200)
+    done = module_processes.torchrun(4, *DATA, "network=none", *sweep, timeout=300)
     assert done.code == 0, done.err
     return dict(zip(jobs, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 

@@ -79,7 +79,7 @@ def _start_torchrun(arguments: Sequence[str]) -> int:
     num_devices = raw.num_devices or DEFAULT_NUM_DEVICES
     if not multirun:
         node = configuration.node_of(raw)
-        resuming.named(make_plan(raw, num_devices + 1, node.data_path, one_machine=True))
+        resuming.named(make_plan(raw, num_devices + 1, node.data_path(0), one_machine=True))
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -129,7 +129,7 @@ def _prepare(config: NodeConfig, world: World) -> Node:
     role = session.worker_name(world.rank)
     form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
-    return prepare(config, world.local_rank)
+    return prepare(config, world.rank, world.local_rank)
 
 
 def _bind(config: NodeConfig, world: World) -> str:

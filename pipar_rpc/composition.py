@@ -52,10 +52,17 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
     --multirun and --flag=value go to the front, because argparse takes overrides on one side of a flag only;
     settings of single devices and arguments of custom models get Hydra's "add or override" prefix, because
-    nothing is known of them beforehand; models may be called by their names in the paper's reference.
+    nothing is known of them beforehand; models may be called by their names in the paper's reference; braces
+    in a data root are not Hydra's.
     """
     first = sorted(arguments, key=lambda argument: not _is_flag(argument))
     return [f"++{argument}" if argument.startswith(FREE_KEYS) else _own_names(argument) for argument in first]
+
+
+def _quoted(text: str) -> str:
+    """In Hydra's quotes, where backslashes are doubled before a quote, and only there."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _is_flag(argument: str) -> bool:
@@ -64,6 +71,8 @@ def _is_flag(argument: str) -> bool:
 
 def _own_names(argument: str) -> str:
     key, equals, value = argument.partition("=")
+    if key == "node.data_root" and "{" in value and not value.startswith(("'", '"')):
+        return f"{key}={_quoted(value)}"
     if key != "model":
         return argument
     return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
@@ -82,9 +91,7 @@ def run_jobs(job: Callable[[DictConfig, Path, int], None], folder: Path | None =
         folder: of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
-        # In Hydra's quotes backslashes are doubled before a quote, and only there.
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(folder))
-        sys.argv += [f"hydra.{kind}.dir='{escaped}'" for kind in ("run", "sweep")]
+        sys.argv += [f"hydra.{kind}.dir={_quoted(str(folder))}" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> None:
         settings = HydraConfig.get()

@@ -95,7 +95,7 @@ def _start_torchrun(arguments: Sequence[str]) -> int:
     jobs, multirun = composition.compose_all(arguments)
     raw, num_devices = jobs[0], max(job.num_devices or DEFAULT_NUM_DEVICES for job in jobs)
     server, config = World(0, num_devices + 1, 0, num_devices + 1), configuration.node_of(raw)
-    local = prepare(config, server.local_rank)
+    local = prepare(config, server.rank, server.local_rank)
     _bind(config, server)
     examine(arguments, raw, multirun, server, local, None)
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
@@ -160,7 +160,7 @@ def _prepare(config: NodeConfig, world: World) -> Node:
     role = session.worker_name(world.rank)
     form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
-    return prepare(config, world.local_rank)
+    return prepare(config, world.rank, world.local_rank)
 
 
 def _bind(config: NodeConfig, world: World) -> interface.Binding:

@@ -68,7 +68,7 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     Flags go to the front, by their long names, because argparse takes overrides on one side of a flag only;
     folders in them are as seen from here; settings of single devices and arguments of custom models get
     Hydra's "add or override" prefix, because nothing is known of them beforehand; models may be called by
-    their names in the paper's reference.
+    their names in the paper's reference; braces in a data root are not Hydra's.
 
     Raises:
         UserError: no such flag, or one without its value.
@@ -99,8 +99,16 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return args
 
 
+def _quoted(text: str) -> str:
+    """In Hydra's quotes, where backslashes are doubled before a quote, and only there."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
 def _own_names(argument: str) -> str:
     key, equals, value = argument.partition("=")
+    if key == "node.data_root" and "{" in value and not value.startswith(("'", '"')):
+        return f"{key}={_quoted(value)}"
     if key != "model":
         return argument
     return key + equals + ",".join(ALIASES.get(name, name) for name in value.split(","))
@@ -120,9 +128,7 @@ def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path 
         folder: of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
-        # In Hydra's quotes backslashes are doubled before a quote, and only there.
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(folder))
-        sys.argv += [f"hydra.{kind}.dir='{escaped}'" for kind in ("run", "sweep")]
+        sys.argv += [f"hydra.{kind}.dir={_quoted(str(folder))}" for kind in ("run", "sweep")]
 
     def task(raw: DictConfig) -> float | None:
         settings = HydraConfig.get()

@@ -10,7 +10,9 @@ from torch import nn
 from pipar_rpc.actor import place
 from pipar_rpc.checkpoint import Checkpoint
 from pipar_rpc.closing import close_all
+from pipar_rpc.data import overlapping
 from pipar_rpc.device_plan import check_samples
+from pipar_rpc.errors import ConfigError
 from pipar_rpc.fedavg import State
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.node import Node
@@ -69,7 +71,7 @@ def deployed(
             layers = network[: device.split_point]
             peers.append(_place(device, layers, own[index], port, half, timeline))
         try:
-            _load_data(peers, devices)
+            _load_data(peers, devices, node)
             if rotation:
                 rotation.lengths = [peer.iterations for peer in peers]
                 rotation.iteration = checkpoint.iteration if checkpoint else 0
@@ -117,13 +119,17 @@ def _place(
     return Peer(device.name, remote, port, half, timeline, patience, links_timed(device))
 
 
-def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob]) -> None:
+def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob], node: Node) -> None:
+    places = {}
     for peer, device in zip(peers, devices, strict=True):
-        counts = peer.ask("class_counts")
+        counts, places[peer.name] = peer.ask("holding")
         missing = len(device.data.classes) - len(counts)
         peer.class_counts = (*counts, *[0] * missing)
         check_samples(device, peer.num_samples)
         peer.iterations = -(-peer.num_samples // device.batch_size)
+    if both := overlapping(places):
+        each = "another folder for each device, none inside another's (partition=own)"
+        raise ConfigError("node.data_root", node.given_root, f"{each}: {both[0]} and {both[1]} read the same")
 
 
 def _remove(peers: Sequence[Peer]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.compute import finish
-from pipar_rpc.data import Batches
+from pipar_rpc.data import Batches, Holding
 from pipar_rpc.errors import PeerError, first_line
 from pipar_rpc.exchange import Exchange
 from pipar_rpc.fedavg import State, num_bytes
@@ -76,6 +76,7 @@ class Device(Instrumented):
         on_patience: told the seconds of silence after which the server is lost.
         passed: where the exchange notes what it sends and receives.
         stop: ends what runs, at the next micro-batch or in any sleep.
+        places: where its data is, to be told; see `Holding`.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class Device(Instrumented):
         on_patience: Callable[[float], None] = lambda seconds: None,
         passed: Passages | None = None,
         stop: Stop | None = None,
+        places: tuple[str, ...] = (),
     ) -> None:
         super().__init__(timeline, uplink, passed or Passages())
         self._name, self._options = name, optimizer
-        self._batches, self._report = batches, report
+        self._batches, self._places, self._report = batches, places, report
         self._smallest, self._device = smallest, device
         self._make_cut, self._on_patience = make_cut, on_patience
         self._machine: MachineSpeed | None = None
@@ -131,9 +133,9 @@ class Device(Instrumented):
         self._pay(given_up)
         return given_up
 
-    def class_counts(self) -> list[int]:
-        """Samples of each class that this device trains on."""
-        return self._batches.class_counts()
+    def holding(self) -> Holding:
+        """All that is told of the device's data."""
+        return Holding(tuple(self._batches.class_counts()), self._places)
 
     def calibrate(self, known: dict[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.

@@ -15,18 +15,20 @@ class Node:
 
     Attributes:
         data_root: where data sets are.
+        given_root: `node.data_root` as it was given, for errors.
         download: whether missing data sets may be downloaded.
         device: where this process computes.
         memory_limit_mb: 10^6 bytes that a device process may take; None for no limit.
     """
 
     data_root: Path
+    given_root: str
     download: bool
     device: torch.device
     memory_limit_mb: float | None = None
 
 
-def prepare(config: NodeConfig, local_rank: int) -> Node:
+def prepare(config: NodeConfig, rank: int, local_rank: int) -> Node:
     """Sets up this process's computing and returns its node; raises ConfigError for a missing GPU.
 
     "auto" takes a GPU if there is one; several processes of one machine take its GPUs in turn.
@@ -40,4 +42,5 @@ def prepare(config: NodeConfig, local_rank: int) -> Node:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise ConfigError("node.device", name, f"auto, cpu or one of this machine's {available} GPUs")
-    return Node(config.data_path, config.download, device, config.memory_limit)
+    root = config.data_path(rank)
+    return Node(root, config.data_root, config.download, device, config.memory_limit)

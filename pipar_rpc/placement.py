@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
+from pipar_rpc.data import OWN, Batches, DataSpec, Transform, load_train_part, open_source, whereabouts
 from pipar_rpc.device import Cut, Device
 from pipar_rpc.exchange import Exchange, LocalExchange, Reporter, RpcExchange
 from pipar_rpc.fedavg import State
@@ -143,6 +143,7 @@ def build_device(node: Node, stop: Stop, job: DeviceJob, state: State, momentum:
         on_patience=expect,
         passed=passed,
         stop=stop,
+        places=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
     )
 
 

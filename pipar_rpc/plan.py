@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipar_rpc.config import for_device, load
 from pipar_rpc.data import (
+    OWN,
     DataSpec,
     MissingDataError,
     Partition,
@@ -30,7 +31,7 @@ from pipar_rpc.device_plan import (
 )
 from pipar_rpc.errors import ConfigError, UserError
 from pipar_rpc.placement import DeviceJob
-from pipar_rpc.schema import Config, PipelineConfig
+from pipar_rpc.schema import DEVICE, Config, PipelineConfig
 from pipar_rpc.strategies import Method
 
 
@@ -72,7 +73,8 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         raw: the composed configuration.
         world_size: number of ranks, the server included.
         data_root: of this machine.
-        one_machine: whether the devices see the same data root; otherwise they check their own training data.
+        one_machine: whether all ranks have this command line, so that the devices see the same data root;
+            otherwise they check their own training data.
 
     Raises:
         UserError: one line that names key, value and allowed range.
@@ -83,6 +85,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
     _check_fault(config, num_devices)
+    _check_roots(config, num_devices, one_machine)
     own = _device_configs(raw, config, num_devices)
     data = _data_spec(config, own)
     source = open_source(data, data_root, config.node.download)
@@ -164,9 +167,16 @@ def _check_fault(config: Config, num_devices: int) -> None:
         raise UserError(f"fault.leave.{unknown[0]}: devices are numbered 1..{num_devices}")
 
 
+def _check_roots(config: Config, num_devices: int, one_machine: bool) -> None:
+    root = config.node.data_root
+    if config.partition.name == OWN and one_machine and num_devices > 1 and DEVICE not in root:
+        each = f"another folder for each device, with {DEVICE} in its name (partition=own)"
+        raise ConfigError("node.data_root", root, f"{each}: device1 and device2 would read the same")
+
+
 def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:
     data, partition = config.data, config.partition
-    common = data.train_size_per_device
+    common = None if partition.name == OWN else data.train_size_per_device  # of what is shared out
     sizes = [device.data.train_size_per_device for device in own]
     return DataSpec(
         name=data.name,
@@ -195,6 +205,8 @@ def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: b
     held_out = source.labels("test")
     split_held_out(len(held_out), spec)
     _check_classes(held_out, spec)
+    if spec.partition.name == OWN:  # none of this machine's business
+        return None
     try:
         labels = source.labels("train")
     except MissingDataError:

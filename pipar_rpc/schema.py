@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipar_rpc.data import PARTITIONS
+from pipar_rpc.data import OWN, PARTITIONS, PUBLISHED
 from pipar_rpc.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.errors import nearest, require
 from pipar_rpc.fault_schema import CheckpointConfig, FaultConfig
@@ -185,6 +185,9 @@ class DevicesConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
+DEVICE = "{device}"  # in a data root: the device's number
+
+
 @dataclass
 class NodeConfig:
     """What is local to a machine and read there: by every rank, from its own command line.
@@ -210,10 +213,9 @@ class NodeConfig:
         require(self.threads >= 1, "node.threads", self.threads, ">= 1")
         require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
 
-    @property
-    def data_path(self) -> Path:
-        """The data root as a path, `~` expanded."""
-        return Path(self.data_root).expanduser()
+    def data_path(self, rank: int) -> Path:
+        """The data root of a rank as a path: `~` expanded, `{device}` by the device's number or `server`."""
+        return Path(self.data_root.replace(DEVICE, str(rank or "server"))).expanduser()
 
 
 @dataclass
@@ -257,6 +259,9 @@ class Config:
         chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
         only = "0 but with strategy=pipar: the others' P and N are fixed"
         require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)
+        name, shared = self.data.name, "another one with data={}, which is the same on every machine"
+        owned = self.partition.name != OWN or name not in PUBLISHED
+        require(owned, "partition", self.partition.name, shared.format(name))
         n = self.num_devices
         require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")

@@ -186,6 +186,7 @@ def test_deadlines_allow_for_the_emulated_transfers():
 
 
 NEEDED = {"custom": "model._target_=my.build", "sizes": "partition.sizes=[1,2]", "file": "partition.path=x"}
+NEEDED["own"] = "data=imagefolder"
 
 
 @pytest.mark.parametrize("group", ["model", "data", "network", "partition"])

@@ -9,16 +9,20 @@ from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.embedded import Digits, Synthetic
 from pipar_rpc.data.held_out import split_held_out
 from pipar_rpc.data.imagefolder import ImageFolder
-from pipar_rpc.data.partition import PARTITIONS, digest, partition, read_indices
-from pipar_rpc.data.spec import DataSpec, Images, MissingDataError, Partition, Source
+from pipar_rpc.data.partition import OWN, PARTITIONS, digest, partition, read_indices
+from pipar_rpc.data.roots import overlapping, whereabouts
+from pipar_rpc.data.spec import DataSpec, Holding, Images, MissingDataError, Partition, Source
 from pipar_rpc.data.torchvision_sets import TorchVision
 from pipar_rpc.errors import ConfigError, nearest
 
 __all__ = [
+    "OWN",
     "PARTITIONS",
+    "PUBLISHED",
     "SOURCES",
     "Batches",
     "DataSpec",
+    "Holding",
     "Images",
     "MissingDataError",
     "Partition",
@@ -28,9 +32,11 @@ __all__ = [
     "load_held_out",
     "load_train_part",
     "open_source",
+    "overlapping",
     "partition",
     "read_indices",
     "split_held_out",
+    "whereabouts",
 ]
 
 AT_ONCE = 64  # images that are loaded in one go
@@ -40,6 +46,8 @@ SOURCES: dict[str, Callable[[DataSpec, Path, bool], Source]] = {
     "imagefolder": ImageFolder,
     **dict.fromkeys(TorchVision.FILES, TorchVision),
 }
+
+PUBLISHED = frozenset({"digits", "synthetic", *TorchVision.FILES})  # the same on every machine
 
 
 def open_source(spec: DataSpec, root: Path, download: bool) -> Source:

@@ -1,7 +1,8 @@
 """Who gets which training sample.
 
 Every machine computes the same partition from the labels and the seed, so a device loads its own part and
-nobody else's. Each sample goes to one device at most.
+nobody else's. Each sample goes to one device at most. With "own" there is nothing to share out: all that is
+on a device's machine is its part.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from pipar_rpc.data.spec import DataSpec
 from pipar_rpc.errors import ConfigError, UserError, first_line
 from pipar_rpc.seeds import generator
 
+OWN = "own"
 MAX_DRAWS = 100  # of a Dirichlet partition, until every device has enough
 
 
@@ -25,10 +27,11 @@ def partition(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:
     """Indices of each device's training samples, disjoint, in random order.
 
     With "iid", "dirichlet" and ratios, the devices share `spec.train_size_per_device * num_devices` samples
-    drawn at random, or with None all of them.
+    drawn at random, or with None all of them. With "own" only the entry of the device that asks
+    means anything.
 
     Args:
-        labels: int64 of shape [n], of the whole training split.
+        labels: int64 of shape [n], of the whole training split; with "own", of what this machine has.
         spec: names the kind of partition and its parameters.
         num_devices: K.
 
@@ -38,7 +41,7 @@ def partition(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:
     kind = spec.partition
     parts = PARTITIONS[kind.name](labels, spec, num_devices)
     for device, (part, limit) in enumerate(zip(parts, kind.limits, strict=False), start=1):
-        if limit is not None and limit > len(part):
+        if limit is not None and limit > len(part) and kind.name != OWN:
             key = f"devices.overrides.{device}.data.train_size_per_device"
             raise ConfigError(key, limit, f"1..{len(part)} (device {device} has {len(part)} samples)")
     limits = kind.limits or [None] * num_devices
@@ -154,12 +157,18 @@ def _file(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:
     return parts
 
 
+def _own(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:
+    """Everything, for whichever device asks."""
+    return [_order(labels, spec)] * num_devices
+
+
 PARTITIONS: dict[str, Callable[[Tensor, DataSpec, int], list[Tensor]]] = {
     "iid": _iid,
     "dirichlet": _dirichlet,
     "shards": _shards,
     "sizes": _sizes,
     "file": _file,
+    OWN: _own,
 }
 
 

@@ -23,18 +23,30 @@ class Images(NamedTuple):
     labels: Tensor
 
 
+class Holding(NamedTuple):
+    """All that a device tells the server of its data.
+
+    Attributes:
+        class_counts: samples of each class that it trains on, from class 0 to the largest that it has.
+        places: `whereabouts` of its data root, if nobody else may read there; otherwise empty.
+    """
+
+    class_counts: tuple[int, ...]
+    places: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Partition:
     """How the training samples are spread over the devices; see `pipar_rpc.data.partition`.
 
     Attributes:
-        name: "iid", "dirichlet", "shards", "sizes" or "file".
+        name: "iid", "dirichlet", "shards", "sizes", "file" or "own".
         alpha: concentration for "dirichlet"; small values give each class to few devices.
         classes_per_device: for "shards".
         sizes: samples of each device, for "sizes".
         ratios: shares of each device, for "sizes".
         indices: samples of each device, for "file".
-        limits: per device, samples that are kept of its part; None for all.
+        limits: per device, samples that are kept of its part (with "own" at most); None for all.
         smallest: samples that a device must have at least, for "dirichlet".
     """
 

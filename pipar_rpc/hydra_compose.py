@@ -122,10 +122,12 @@ def compose_all(arguments: Sequence[str]) -> tuple[list[DictConfig], bool]:
     return [_without_hydra(job) for job in jobs], multirun
 
 
-def run_folder(arguments: Sequence[str]) -> Path:
-    """Where a run or a sweep that began now would write."""
+def run_folder(arguments: Sequence[str]) -> tuple[Path, bool]:
+    """Where a run or a sweep that began now would write, and whether that is the same folder every time."""
     jobs, multirun = _compose(arguments)
-    return Path(jobs[0].hydra.sweep.dir if multirun else jobs[0].hydra.run.dir)
+    where = jobs[0].hydra.sweep if multirun else jobs[0].hydra.run
+    pattern = str(OmegaConf.to_container(where, resolve=False)["dir"])  # type: ignore[call-overload,index]
+    return Path(where.dir), "${now:" not in pattern
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

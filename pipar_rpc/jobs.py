@@ -29,7 +29,6 @@ log = logging.getLogger("pipar_rpc")
 
 REGROUP_CODE = 75  # torchrun starts all ranks again
 FOLDER = "folder"
-FOLDER_KEYS = ("hydra.run.dir=", "hydra.sweep.dir=")
 
 
 def job_folder(
@@ -43,9 +42,8 @@ def job_folder(
     folder = meeting.recall(FOLDER) if meeting else None
     if folder is not None:  # torchrun has started the workers again
         return Path(folder), True
-    new, auto = hydra_compose.run_folder(arguments), raw.resume == resuming.AUTO
+    (new, chosen), auto = hydra_compose.run_folder(arguments), raw.resume == resuming.AUTO
     if auto:
-        chosen = any(argument.lstrip("+").startswith(FOLDER_KEYS) for argument in arguments)
         earlier = resuming.earlier_run(new, _resolved(raw, world), multirun, chosen, raw.overwrite)
         if earlier is not None and not replacing.is_moving(earlier):
             return earlier, True

@@ -189,3 +189,21 @@ def test_the_first_job_of_an_experiment_that_is_a_sweep():
     assert raw.pipeline.num_micro_batches == 1
     with pytest.raises(UserError, match="model=vgg7: no such choice"):
         hydra_compose.compose(["experiment=compare", "hydra.sweeper.params.model='vgg5,vgg7'"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "fixed"),
+    [
+        (["--config-name=mine"], "runs/a", True),
+        (["--config-name=mine", "hydra.run.dir=b"], "b", True),
+        (["--config-name=mine", "--multirun", "seed=0,1"], "outputs/pipar/", False),
+        (["hydra.run.dir=b/${now:%Y}"], "b/20", False),
+    ],
+)
+def test_a_folder_that_a_file_names_is_as_fixed_as_one_of_the_command_line(
+    tmp_path, arguments, folder, fixed
+):
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nhydra: {run: {dir: runs/a}}\n")
+    found, same_every_time = hydra_compose.run_folder([f"--config-dir={tmp_path}", *arguments])
+    assert str(found).startswith(folder)
+    assert same_every_time == fixed

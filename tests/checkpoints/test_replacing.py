@@ -62,7 +62,7 @@ def begin(folder, *overrides, sweep=False):
     """What rank 0 does before Hydra: where the run is to be, and whether it goes on there."""
     raw = composed(overrides)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydra_compose, "run_folder", lambda arguments: folder)
+        patch.setattr(hydra_compose, "run_folder", lambda arguments: (folder, True))
         return jobs.job_folder([f"{FOLDER_KEYS[sweep]}={folder}"], raw, sweep, WORLD, None)
 
 

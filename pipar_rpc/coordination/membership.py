@@ -49,7 +49,8 @@ class Roster:
     Attributes:
         everyone: all devices of the job.
         round: number of the round that is trained or was trained last, from 1; 0 before the first one.
-        counts: whether what a device that leaves now has done in this round is in the average.
+        counts: whether the present round has been averaged already, so that the work of a device that leaves
+            now counts in it.
     """
 
     def __init__(

@@ -109,8 +109,9 @@ def choose(
 ) -> list[list[Candidate]]:
     """For each device the `count` fastest candidates, the best one first.
 
-    How fast the server is depends on how many devices use it, and the fewer they are, the more want to. Found
-    is the smallest number that is not exceeded by those who then do not train alone.
+    The server is the slower, the more devices use it, and the slower it is, the more devices train alone. So
+    this searches for the smallest number of users that is consistent: with the server as fast as it is for
+    that number, no more devices than that choose to use it.
 
     Args:
         devices: what is known of each.

@@ -133,8 +133,9 @@ def carried_mbps(
 ) -> float | None:
     """Mbit/s (10^6 bit/s) at which a line carried its last messages.
 
-    None if there were too few, or if they are too small. If the line was never busy for long, it is at least
-    as fast as it would have been had that been just long enough, or as it is known to be.
+    The result is None if there were too few messages, or if they are too small. A line that was never busy
+    for `RUN_S` at a time cannot be measured; its rate is then a lower limit: the rate at which its messages
+    would have taken `RUN_S`, or the known rate if that is higher.
 
     A message holds the line from when it has left and the one before has arrived, until it has arrived:
 

@@ -110,7 +110,7 @@ def who_can_connect(binding: Binding) -> str:
     who = "every user of this machine" if binding.is_loopback else "every machine and user that reaches it"
     return (
         f"RPC listens on {binding}, torchrun's store on all addresses, port {os.environ['MASTER_PORT']}: "
-        f"{who} can connect and run code here; README, Security, says how to shut them out"
+        f"{who} can connect and run code here; docs/security.md says how to shut them out"
     )
 
 

@@ -100,5 +100,5 @@ def test_all_that_a_running_job_listens_on(processes):
     line = (
         f"RPC listens on lo (127.0.0.1), torchrun's store on all addresses, port {port}: every user of this "
     )
-    assert line + "machine can connect and run code here; README, Security, says how" in out
+    assert line + "machine can connect and run code here; docs/security.md says how" in out
     assert re.search(r"\[rank 0 server\]", out)

@@ -110,7 +110,7 @@ def test_scripts_refuse_versions_of_python_that_were_not_run(tmp_path, version, 
     as_that = f'exec {sys.executable} -c "import sys; sys.version_info = {version}; $2"'
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exit 77\n{as_that}\n')
     python.chmod(0o755)
-    source = f"set -e; source {ROOT}/launch/environment.sh; make_environment ."
+    source = f"set -e; source '{ROOT}/launch/environment.sh'; make_environment ."
     env = {**os.environ, "PYTHON": str(python), "PIPAR_VENV": str(tmp_path / "venv")}
     shown = subprocess.run(["bash", "-c", source], env=env, check=False, capture_output=True, text=True)
     if accepted:

@@ -4,11 +4,9 @@ Random numbers are not in it: every random choice has a generator named after wh
 """
 
 import logging
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.errors import UserError, first_line
 from pipar_rpc.base.states import State
 from pipar_rpc.coordination.rounds import Position, Start
-from pipar_rpc.results.run_files import CHECKPOINTS
+from pipar_rpc.results.run_files import CHECKPOINTS, checkpoints_of
 
 log = logging.getLogger(__name__)
 
@@ -176,14 +174,7 @@ class CheckpointFolder:
 
     def files(self) -> list[Path]:
         """From the newest to the oldest; raises UserError if the folder cannot be read."""
-        try:
-            names = os.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
-        found = (self.path / name for name in names if fnmatch(name, "round_*.pt"))
-        return sorted(found, reverse=True)
+        return checkpoints_of(self.path.parent)
 
     def latest(self) -> Checkpoint | None:
         """The newest that can be read, and says which cannot; None if there is none.

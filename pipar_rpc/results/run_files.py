@@ -2,7 +2,10 @@
 
 import os
 import re
+from fnmatch import fnmatch
 from pathlib import Path
+
+from pipar_rpc.base.errors import UserError
 
 ASIDE, MOVING = "replaced", "replaced.partial"
 MARK = ".pipar_rpc"  # in these two: a folder of the user's may have the same name
@@ -31,8 +34,15 @@ def is_config(path: Path) -> bool:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, from the newest to the oldest."""
-    return sorted((run / CHECKPOINTS).glob("round_*.pt"), reverse=True)
+    """The checkpoints of a run, the newest first; raises UserError if the folder cannot be read."""
+    folder = run / CHECKPOINTS
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+    return sorted((folder / name for name in names if fnmatch(name, "round_*.pt")), reverse=True)
 
 
 def sign_of(run: Path, trained: bool = False) -> Path | None:

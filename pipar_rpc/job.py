@@ -20,7 +20,7 @@ from pipar_rpc.checkpoints.saving import Saver
 from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.deployment import deployed
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Start
 from pipar_rpc.data import load_held_out, open_source
 from pipar_rpc.models import build_model, published, read_weights
@@ -32,7 +32,7 @@ from pipar_rpc.results.observer import observing
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.run_files import MODEL
 from pipar_rpc.results.terminal import Progress
-from pipar_rpc.selector.adaptation import Adapter
+from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection, select
 from pipar_rpc.training.evaluation import Evaluator
 from pipar_rpc.training_loop import TrainingLoop
@@ -124,18 +124,20 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     job = replace(job, plan=selection.plan) if selection else job
     plan, settings, outputs = job.plan, job.plan.settings, job.outputs
     network = _network(plan)
-    roster, progress = _deploy(job, network, checkpoint, stack)
-    roster.round = start.round
-    adapter = Adapter(selection, roster, network, outputs.selected_again) if selection else None
+    membership, progress = _deploy(job, network, checkpoint, stack)
+    membership.round = start.round
+    reselector = Reselector(selection, membership, network, outputs.selected_again) if selection else None
     in_turn, aggregator = settings.strategy.in_turn, _aggregator(plan, network, checkpoint)
-    coordinator = Coordinator(roster, settings.aggregation_every, in_turn, settings.device_val, aggregator)
+    coordinator = Coordinator(
+        membership, settings.aggregation_every, in_turn, settings.device_val, aggregator
+    )
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
         coordinator=coordinator,
-        adapter=adapter,
+        reselector=reselector,
         evaluator=_evaluator(plan, job.node, network, progress),
-        observer=stack.enter_context(observing(roster, outputs, job.output_dir, settings, start)),
+        observer=stack.enter_context(observing(membership, outputs, job.output_dir, settings, start)),
         saver=Saver(job.folder, coordinator, job.group, start.elapsed_s),
         progress=progress,
         outputs=outputs,
@@ -167,19 +169,19 @@ def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | Non
 
 def _deploy(
     job: _Job, network: nn.Sequential, checkpoint: Checkpoint | None, stack: ExitStack
-) -> tuple[Roster, Progress]:
+) -> tuple[Membership, Progress]:
     """Puts both halves of every device in place, for as long as `stack` lasts."""
     plan, faults = job.plan, job.plan.faults
     reset_peak_rss()
     beginning = (checkpoint.beginnings, checkpoint.iteration) if checkpoint else ()
     deployment = deployed(plan.devices, job.node, network, plan.settings.strategy, *beginning)
-    peers = stack.enter_context(deployment)
-    progress = Progress(peers, plan.settings.epochs)
+    handles = stack.enter_context(deployment)
+    progress = Progress(handles, plan.settings.epochs)
     stack.callback(progress.stop)
-    counts = [peer.class_counts for peer in peers]
+    counts = [handle.class_counts for handle in handles]
     job.outputs.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
-    roster = Roster(peers, faults.min_devices, faults.leave, progress.refresh, job.outputs.event)
-    return roster, progress
+    membership = Membership(handles, faults.min_devices, faults.leave, progress.refresh, job.outputs.event)
+    return membership, progress
 
 
 def _network(plan: Plan) -> nn.Sequential:

@@ -21,7 +21,7 @@ from pipar_rpc.plan.plan import Plan, make_plan
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.run_files import CONFIG
 from pipar_rpc.results.terminal import summary_table, sweep_table
-from pipar_rpc.sweep import last_figure
+from pipar_rpc.sweeper import last_figure
 from pipar_rpc.transport.rendezvous import Meeting
 from pipar_rpc.transport.rpc_group import Session
 

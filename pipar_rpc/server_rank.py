@@ -18,7 +18,7 @@ from pipar_rpc.device_rank import NODE
 from pipar_rpc.jobs import FOLDER, Jobs, examine
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import prepare
-from pipar_rpc.transport import network_interface, rpc_group
+from pipar_rpc.transport import network_access, rpc_group
 from pipar_rpc.transport.rendezvous import BEAT_S, Meeting
 
 log = logging.getLogger("pipar_rpc")
@@ -69,7 +69,7 @@ def serve(arguments: Sequence[str], world: World) -> int:
             replacing.set_aside(folder, multirun)
         if meeting is not None:
             meeting.remember(FOLDER, str(folder))  # from here on, a restart goes on
-        jobs = Jobs(local, world, folder, goes_on, group, network_interface.who_can_connect(listening))
+        jobs = Jobs(local, world, folder, goes_on, group, network_access.who_can_connect(listening))
         hydra_compose.run_jobs(jobs.run, folder)
         group.exit_code = jobs.finish()
     return group.exit_code

@@ -6,7 +6,7 @@ from pipar_rpc.base.ranks import World, worker_name
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.node import prepare as prepare_node
 from pipar_rpc.plan.node_schema import NodeConfig
-from pipar_rpc.transport import network_interface
+from pipar_rpc.transport import network_access
 
 
 def prepare(config: NodeConfig, world: World) -> Node:
@@ -17,8 +17,8 @@ def prepare(config: NodeConfig, world: World) -> Node:
     return prepare_node(config, world.rank, world.local_rank)
 
 
-def bind(config: NodeConfig, world: World) -> network_interface.Binding:
+def bind(config: NodeConfig, world: World) -> network_access.Binding:
     """Has RPC listen on one interface; returns where."""
-    return network_interface.bind(
+    return network_access.bind(
         config.interface, world.one_machine, config.trusted_network, config.allow_public
     )

@@ -15,7 +15,7 @@ from pipar_rpc.results.observer import Observer
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.rows import epoch_line, make_row
 from pipar_rpc.results.terminal import Progress
-from pipar_rpc.selector.adaptation import Adapter
+from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection
 from pipar_rpc.training.evaluation import Evaluator
 
@@ -38,7 +38,7 @@ class TrainingLoop:
         number: the job's place within a multirun.
         first_plan: the job with the P and N that it begins with.
         coordinator: the devices' rounds and averages.
-        adapter: chooses P and N again; None if they stay.
+        reselector: chooses P and N again; None if they stay.
         evaluator: measures networks on held-out images.
         saver: writes checkpoints.
         observer: records what happens.
@@ -50,7 +50,7 @@ class TrainingLoop:
     number: int
     first_plan: Plan
     coordinator: Coordinator
-    adapter: Adapter | None
+    reselector: Reselector | None
     evaluator: Evaluator
     saver: Saver
     observer: Observer
@@ -71,12 +71,12 @@ class TrainingLoop:
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
-            sums, network = EpochSums(self.coordinator.roster.everyone), None
+            sums, network = EpochSums(self.coordinator.membership.everyone), None
             for this in self.coordinator.rounds(start if epoch == start.epoch else Position(epoch)):
                 trained = self.coordinator.train(this, sums)  # both halves of every device have ended
                 network = self.coordinator.average(trained, sums)
-                if self.adapter and network is not None:
-                    sums.uploaded(self.adapter.adapt(network, this))
+                if self.reselector and network is not None:
+                    sums.uploaded(self.reselector.choose_again(network, this))
                 if not this.ends_epoch:
                     with sums.paused():
                         self.saver.after_round(this.next, network, self.plan, self.rows)
@@ -91,7 +91,7 @@ class TrainingLoop:
     @property
     def selection(self) -> Selection | None:
         """The present choice of P and N; None if they were not chosen."""
-        return self.adapter.selection if self.adapter else None
+        return self.reselector.selection if self.reselector else None
 
     @property
     def plan(self) -> Plan:

@@ -86,7 +86,11 @@ def test_the_command_ends_with_code_2_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-ON_A_DEVICE = ("__main__", "coordination.build", "selector.device_survey")  # the command, and what is placed
+ON_A_DEVICE = (
+    "__main__",
+    "coordination.build",
+    "selector.device_profiling",
+)  # the command, and what is placed
 HEAVY = ("hydra", "matplotlib", "tensorboard", "torchvision", "sklearn")
 
 

@@ -1,6 +1,6 @@
 """A server order of your own: whoever is first is served first, on one thread."""
 
-from pipar_rpc.transport.turn_order import InOrder
+from pipar_rpc.transport.server_order import InOrder
 
 
 class FirstCome:

@@ -42,7 +42,7 @@ class Saver:
     def __init__(
         self, folder: CheckpointFolder, coordinator: Coordinator, group: Session, elapsed_s: float
     ) -> None:
-        self._folder, self._coordinator, self._roster = folder, coordinator, coordinator.roster
+        self._folder, self._coordinator, self._membership = folder, coordinator, coordinator.membership
         self._group, self._told = group, False
         self._began = time.monotonic() - elapsed_s
 
@@ -55,10 +55,10 @@ class Saver:
         every, last = plan.checkpoints.every, position.epoch > plan.settings.epochs
         returned = [] if last else self._group.returned()
         regroups = bool(returned) and self._can_regroup(returned, every > 0)
-        if every and (last or regroups or self._roster.round % every == 0):
+        if every and (last or regroups or self._membership.round % every == 0):
             written = self.save(position, network, plan, rows)
             if regroups and written:
-                again = f"all ranks start again from the end of round {self._roster.round}"
+                again = f"all ranks start again from the end of round {self._membership.round}"
                 raise RegroupError(f"{' and '.join(returned)} came back: {again}")
 
     def _can_regroup(self, names: list[str], saved: bool) -> bool:
@@ -90,21 +90,23 @@ class Saver:
         return True
 
     def _take(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> Checkpoint:
-        everyone = self._roster.everyone
-        momentum = self._coordinator.momentum() if self._roster.round else {}
+        everyone = self._membership.everyone
+        momentum = self._coordinator.momentum() if self._membership.round else {}
         networks = [network] if network is not None else self._own_networks()
         shared = plan.settings.strategy.shared_half  # it is also the half of those that have left
         return Checkpoint(
-            round=self._roster.round,
+            round=self._membership.round,
             epoch=position.epoch,
             iteration=position.iteration,
             networks=networks,
-            momentum=[momentum.get(peer) or (peer.half.momentum() if shared else {}) for peer in everyone],
+            momentum=[
+                momentum.get(handle) or (handle.half.momentum() if shared else {}) for handle in everyone
+            ],
             cuts=plan.cuts,
             settings=dict(plan.checkpoints.same),  # without P and N, which may change
             rows=rows,
             elapsed_s=(time.monotonic() - self._began) * plan.settings.time_scale,
-            num_iterations=(position.epoch - 1) * max(peer.iterations for peer in everyone)
+            num_iterations=(position.epoch - 1) * max(handle.iterations for handle in everyone)
             + position.iteration,
             rule=self._coordinator.rule_state(),
         )
@@ -112,7 +114,7 @@ class Saver:
     def _own_networks(self) -> list[State]:
         """Of every device; those that have left get the average of the others."""
         own = self._coordinator.networks()
-        if len(own) < len(self._roster.everyone):
+        if len(own) < len(self._membership.everyone):
             mean = average(list(own.values()), [1] * len(own), Timeline())
-            return [own.get(peer, mean) for peer in self._roster.everyone]
+            return [own.get(handle, mean) for handle in self._membership.everyone]
         return list(own.values())

@@ -6,13 +6,13 @@ from concurrent.futures import Future
 from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.aggregation.rules import AggregationRule
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 
 
-def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
+def join(device_states: Mapping[DeviceHandle, State]) -> dict[DeviceHandle, State]:
     """The whole network M^k of each device, its two halves joined by name: split points may differ.
 
     The tensors of the server halves are the live ones.
@@ -20,7 +20,7 @@ def join(device_states: Mapping[Peer, State]) -> dict[Peer, State]:
     Args:
         device_states: the device halves, as uploaded.
     """
-    return {peer: state | peer.half.state() for peer, state in device_states.items()}
+    return {handle: state | handle.half.state() for handle, state in device_states.items()}
 
 
 class Aggregator:
@@ -54,20 +54,22 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
         return weighted_average(networks, samples)
 
 
-def hand_over(peer: Peer, state: State) -> Future[None]:
+def hand_over(handle: DeviceHandle, state: State) -> Future[None]:
     """Loads a device half that another device has trained, over the emulated downlink."""
-    peer.port.downlink.wait(reserve_download(peer, state))
-    return peer.call(Device.load, state)
+    handle.port.downlink.wait(reserve_download(handle, state))
+    return handle.call(Device.load, state)
 
 
-def reserve_download(peer: Peer, *states: State) -> Slot:
+def reserve_download(handle: DeviceHandle, *states: State) -> Slot:
     """A slot of the emulated downlink for models."""
-    slot = peer.port.downlink.reserve(sum(map(num_bytes, states)))
-    peer.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
+    slot = handle.port.downlink.reserve(sum(map(num_bytes, states)))
+    handle.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
     return slot
 
 
-def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer, Future[None]]:
+def distribute(
+    device_states: Mapping[DeviceHandle, State], network: State
+) -> dict[DeviceHandle, Future[None]]:
     """Loads the global network into all server halves, and into all device halves over their downlinks.
 
     Sends each device half when its emulated transfer has ended; the links run at the same time.
@@ -80,12 +82,12 @@ def distribute(device_states: Mapping[Peer, State], network: State) -> dict[Peer
         One future per device.
     """
     transfers = []
-    for peer, uploaded in device_states.items():
-        peer.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
+    for handle, uploaded in device_states.items():
+        handle.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
         half = {key: network[key] for key in uploaded}
-        transfers.append((reserve_download(peer, half), peer, half))
-    loaded: dict[Peer, Future[None]] = {}
-    for slot, peer, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
-        peer.port.downlink.wait(slot)
-        loaded[peer] = peer.call(Device.load, half)
+        transfers.append((reserve_download(handle, half), handle, half))
+    loaded: dict[DeviceHandle, Future[None]] = {}
+    for slot, handle, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
+        handle.port.downlink.wait(slot)
+        loaded[handle] = handle.call(Device.load, half)
     return loaded

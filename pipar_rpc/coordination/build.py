@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from pipar_rpc.base.memory import reset_peak_rss
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
-from pipar_rpc.models import DropoutStreams, build_part
+from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Device
 from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Exchange, LocalExchange
 from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.training.server_half import ServerHalf
@@ -55,7 +55,7 @@ def build_device(
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
-            layers = build_part(job.model, job.split_point)
+            layers = build_device_layers(job.model, job.split_point)
         fill(layers, state)
         exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
@@ -67,14 +67,14 @@ def build_device(
         optimizer=job.optimizer,
         data=LocalData(
             batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
-            places=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
+            roots=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
         ),
         report=Reporter(port),
         device=node.device,
         instruments=instruments,
         make_cut=make_cut,
         momentum=momentum,
-        on_patience=expect,
+        on_deadline=expect,
         stop=stop,
     )
 
@@ -88,10 +88,10 @@ def _open_exchange(
     numbers: Iterator[int],
 ) -> Exchange:
     """The way to the server half, which is on the device itself where only the loss is left of it."""
-    timeline, uplink, passed = instruments.timeline, instruments.uplink, instruments.passed
+    timeline, uplink, traffic = instruments.timeline, instruments.uplink, instruments.traffic
     if job.split_point == job.num_units:
         return LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
-    return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, passed)
+    return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, traffic)
 
 
 def build_server_half(

@@ -9,12 +9,12 @@ from pipar_rpc.aggregation.rules import FedAvg
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.coordination.aggregation import Aggregator, average, distribute, hand_over, join
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.round_report import RoundReport
 
 
@@ -27,8 +27,8 @@ class Trained:
         uploads: models on their way to the average; none if they are handed on, or never averaged.
     """
 
-    reports: Mapping[Peer, RoundReport]
-    uploads: Mapping[Peer, Future[State]]
+    reports: Mapping[DeviceHandle, RoundReport]
+    uploads: Mapping[DeviceHandle, Future[State]]
 
 
 class Coordinator:
@@ -37,7 +37,7 @@ class Coordinator:
     A device that is lost leaves the average; the others go on.
 
     Args:
-        roster: the devices.
+        membership: the devices.
         every: iterations between two aggregations; -1 for one at the end of each epoch, 0 for none. The end
             of an epoch always ends a round.
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
@@ -47,19 +47,19 @@ class Coordinator:
 
     def __init__(
         self,
-        roster: Roster,
+        membership: Membership,
         every: int,
         in_turn: bool,
         keep_networks: bool = False,
         aggregator: Aggregator | None = None,
     ) -> None:
-        self.roster, self._aggregator = roster, aggregator or Aggregator(FedAvg())
+        self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
         self._handed_on: State | None = None
 
     def rounds(self, start: Position) -> Iterator[Round]:
         """The rounds of an epoch, from an iteration on; how many there are follows from who is left."""
-        while start.iteration < (length := max(peer.iterations for peer in self.roster.peers)):
+        while start.iteration < (length := max(handle.iterations for handle in self.membership.handles)):
             stop = start.iteration + (self._every if self._every > 0 else length)
             yield Round(start.epoch, start.iteration, stop, ends_epoch=stop >= length)
             start = Position(start.epoch, stop)
@@ -75,7 +75,7 @@ class Coordinator:
             PeerError: a device failed, or too few are left.
             UserError: a device cannot do its part, for a reason the user can mend.
         """
-        self.roster.begin_round()
+        self.membership.begin_round()
         return self._one_by_one(this, sums) if self._in_turn else self._together(this, sums)
 
     def average(self, trained: Trained, sums: EpochSums) -> State | None:
@@ -89,104 +89,114 @@ class Coordinator:
             PeerError: a device failed, or too few are left.
         """
         if self._in_turn:  # the server has one half, and the device half has been handed on
-            return None if self._handed_on is None else self._handed_on | self.roster.peers[0].half.state()
+            return (
+                None if self._handed_on is None else self._handed_on | self.membership.handles[0].half.state()
+            )
         return self._aggregate(trained, sums) if trained.uploads else None
 
     def gather(self) -> State:
         """The average of the networks as they are, without changing them or paying for a transfer."""
         networks = self.networks()
-        return average(list(networks.values()), [peer.num_samples for peer in networks], Timeline())
+        return average(list(networks.values()), [handle.num_samples for handle in networks], Timeline())
 
     def rule_state(self) -> State:
         """What the aggregation rule remembers."""
         return dict(self._aggregator.rule.state())
 
-    def networks(self) -> dict[Peer, State]:
+    def networks(self) -> dict[DeviceHandle, State]:
         """Each device's own network."""
-        return join(self.roster.ask(Device.state))
+        return join(self.membership.ask(Device.state))
 
-    def momentum(self) -> dict[Peer, State]:
+    def momentum(self) -> dict[DeviceHandle, State]:
         """Of each device's network, by the names of its parameters."""
-        return {peer: own | peer.half.momentum() for peer, own in self.roster.ask(Device.momentum).items()}
+        return {
+            handle: own | handle.half.momentum()
+            for handle, own in self.membership.ask(Device.momentum).items()
+        }
 
     def _together(self, this: Round, sums: EpochSums) -> Trained:
-        trained: dict[Peer, Future[RoundReport]] = {}
-        uploads: dict[Peer, Future[State]] = {}
+        trained: dict[DeviceHandle, Future[RoundReport]] = {}
+        uploads: dict[DeviceHandle, Future[State]] = {}
         began = time.monotonic()
-        for peer in self.roster.peers:
-            trained[peer] = _train(peer, this)
+        for handle in self.membership.handles:
+            trained[handle] = _train(handle, this)
             if self._every != 0:  # queued behind the training: starts without waiting for the others
-                uploads[peer] = peer.call(Device.upload)
-        reports = self.roster.collect(trained, Device.train)
+                uploads[handle] = handle.call(Device.upload)
+        reports = self.membership.collect(trained, Device.train)
         sums.training_s += time.monotonic() - began
-        reports = self.roster.settle(reports)
-        for peer, report in reports.items():
-            sums.note(peer, report)
+        reports = self.membership.settle(reports)
+        for handle, report in reports.items():
+            sums.note(handle, report)
         return Trained(reports, uploads)
 
     def _one_by_one(self, this: Round, sums: EpochSums) -> Trained:
         """Each device in turn: takes the device half over from the one before it, trains, hands it on."""
-        reports: dict[Peer, RoundReport] = {}
-        for peer in self.roster.peers:
-            if this.start >= peer.iterations:
+        reports: dict[DeviceHandle, RoundReport] = {}
+        for handle in self.membership.handles:
+            if this.start >= handle.iterations:
                 continue
-            before = peer.half.snapshot()  # what a device that is lost has done of its turn is undone
-            report = self._turn(peer, this, sums)
+            before = handle.half.snapshot()  # what a device that is lost has done of its turn is undone
+            report = self._turn(handle, this, sums)
             if report is None:
-                peer.port.become_idle()
-                peer.half.restore(before)
+                handle.port.become_idle()
+                handle.half.restore(before)
             else:
-                reports[peer] = report
-        self.roster.counts = True
+                reports[handle] = report
+        self.membership.counts = True
         return Trained(reports, {})
 
-    def _turn(self, peer: Peer, this: Round, sums: EpochSums) -> RoundReport | None:
+    def _turn(self, handle: DeviceHandle, this: Round, sums: EpochSums) -> RoundReport | None:
         """One device's turn; None if it did not come to its end."""
-        collect = self.roster.collect
-        if self._handed_on is not None and not collect({peer: hand_over(peer, self._handed_on)}, Device.load):
+        collect = self.membership.collect
+        if self._handed_on is not None and not collect(
+            {handle: hand_over(handle, self._handed_on)}, Device.load
+        ):
             return None
         began = time.monotonic()
-        trained, uploaded = _train(peer, this), peer.call(Device.upload)
-        report = collect({peer: trained}, Device.train).get(peer)
+        trained, uploaded = _train(handle, this), handle.call(Device.upload)
+        report = collect({handle: trained}, Device.train).get(handle)
         sums.training_s += time.monotonic() - began
-        state = collect({peer: uploaded}, Device.upload).get(peer)
-        if report is None or state is None or not self.roster.settle({peer: report}):
+        state = collect({handle: uploaded}, Device.upload).get(handle)
+        if report is None or state is None or not self.membership.settle({handle: report}):
             return None
-        sums.note(peer, report)
-        sums.uploaded({peer: num_bytes(state)})
-        if not self._healthy(join({peer: state})):
+        sums.note(handle, report)
+        sums.uploaded({handle: num_bytes(state)})
+        if not self._healthy(join({handle: state})):
             return None
         self._handed_on = state
         return report
 
-    def _healthy(self, networks: dict[Peer, State]) -> dict[Peer, State]:
+    def _healthy(self, networks: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
         """Those that are finite; devices with others leave."""
-        for peer, network in networks.items():
+        for handle, network in networks.items():
             if not is_finite(network):
                 why = "its weights are not finite: a smaller optimizer.lr may help"
-                self.roster.lose(peer, LostError(why))
-        return {peer: network for peer, network in networks.items() if peer.present}
+                self.membership.lose(handle, LostError(why))
+        return {handle: network for handle, network in networks.items() if handle.present}
 
     def _aggregate(self, trained: Trained, sums: EpochSums) -> State:
-        states = self.roster.collect({peer: trained.uploads[peer] for peer in trained.reports}, Device.upload)
-        sums.uploaded({peer: num_bytes(state) for peer, state in states.items()})
+        states = self.membership.collect(
+            {handle: trained.uploads[handle] for handle in trained.reports}, Device.upload
+        )
+        sums.uploaded({handle: num_bytes(state) for handle, state in states.items()})
         networks = self._healthy(join(states))
-        states = {peer: states[peer] for peer in networks}
-        samples = [trained.reports[peer].samples for peer in networks]
+        states = {handle: states[handle] for handle in networks}
+        samples = [trained.reports[handle].samples for handle in networks]
         if not any(samples):  # those who had something to train are gone
             samples = [1] * len(samples)
         network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
-        self.roster.counts = True
+        self.membership.counts = True
         if self._keep_networks:
             sums.device_networks = {
-                peer: {key: tensor.clone() for key, tensor in own.items()} for peer, own in networks.items()
+                handle: {key: tensor.clone() for key, tensor in own.items()}
+                for handle, own in networks.items()
             }
-        self.roster.collect(distribute(states, network), Device.load)
+        self.membership.collect(distribute(states, network), Device.load)
         return network
 
 
-def _train(peer: Peer, this: Round) -> Future[RoundReport]:
-    peer.port.listen()
-    patience_s = max(peer.limit_s(method) for method in (Device.train, Device.upload, Device.load))
-    first, last = min(this.start, peer.iterations), min(this.stop, peer.iterations)
-    return peer.call(Device.train, this.epoch, first, last, patience_s)
+def _train(handle: DeviceHandle, this: Round) -> Future[RoundReport]:
+    handle.port.listen()
+    deadline_s = max(handle.limit_s(method) for method in (Device.train, Device.upload, Device.load))
+    first, last = min(this.start, handle.iterations), min(this.stop, handle.iterations)
+    return handle.call(Device.train, this.epoch, first, last, deadline_s)

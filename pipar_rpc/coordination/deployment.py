@@ -8,27 +8,27 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from pipar_rpc.base.errors import ConfigError
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.coordination.build import build_device, build_server_half, fill
 from pipar_rpc.coordination.calibration import calibrate
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import ask
 from pipar_rpc.data import overlapping
-from pipar_rpc.models import DropoutStreams
-from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.models import DropoutStreams, device_layers, server_layers
+from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.plan.device_plan import check_samples
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.strategies import Strategy
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all
-from pipar_rpc.transport.remote_object import place
+from pipar_rpc.transport.remote_object import create_remote
+from pipar_rpc.transport.server_order import open_order
 from pipar_rpc.transport.server_port import Port
-from pipar_rpc.transport.turn_order import open_order
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def deployed(
     strategy: Strategy,
     beginnings: Sequence[tuple[State, State]] | None = None,
     iteration: int = 0,
-) -> Iterator[list[Peer]]:
+) -> Iterator[list[DeviceHandle]]:
     """Both halves of every device, in place and with their data loaded; removed at the end.
 
     Args:
@@ -61,22 +61,22 @@ def deployed(
         first: tuple[State, State] = network.state_dict(), {}
         own = beginnings or [first] * len(devices)
         halves = _server_halves(devices, node, network, strategy.shared_half, own)
-        peers = []
+        handles = []
         for index, device in enumerate(devices):
             half, timeline = halves[index]
             stop, rng = Stop(), generator(device.seed, "downlink", device.rank)
             downlink = device.downlink.open(rng, stop.sleep)
             port = Port(device.name, half.process, downlink, timeline, order.lane(index), stop)
             stack.callback(port.close)
-            layers = network[: device.split_point]
-            peers.append(_place(device, layers, own[index], port, half, timeline))
+            layers = device_layers(network, device.split_point)
+            handles.append(_place(device, layers, own[index], port, half, timeline))
         try:
-            _load_data(peers, devices, node)
-            order.begin([peer.iterations for peer in peers], iteration)
-            calibrate(peers, devices)
-            yield peers
+            _load_data(handles, devices, node)
+            order.begin([handle.iterations for handle in handles], iteration)
+            calibrate(handles, devices)
+            yield handles
         finally:
-            _remove(peers)
+            _remove(handles)
 
 
 def _server_halves(
@@ -95,7 +95,7 @@ def _server_halves(
             dropout = DropoutStreams(layers, device.seed, device.rank)
             half = halves[0][0].for_device(dropout, timeline)
         else:
-            layers = fill(copy.deepcopy(network[device.split_point :]), state)
+            layers = fill(copy.deepcopy(server_layers(network, device.split_point)), state)
             half = build_server_half(layers, device, node, timeline, momentum)
         halves.append((half, timeline))
     return halves
@@ -108,30 +108,30 @@ def _place(
     port: Port,
     half: ServerHalf,
     timeline: Timeline,
-) -> Peer:
+) -> DeviceHandle:
     """The device half: `layers`, with the weights and momentum that they begin with."""
     state = {name: beginning[0][name].clone() for name in layers.state_dict()}
     momentum = {name: beginning[1][name] for name, _ in layers.named_parameters() if name in beginning[1]}
-    remote = place(device.name, build_device, device, state, momentum, port.reference())
-    patience = Patience(device.deadlines, device.emulated_s)
-    return Peer(device.name, remote, port, half, timeline, patience, links_timed(device))
+    remote = create_remote(device.name, build_device, device, state, momentum, port.reference())
+    deadlines = Deadlines(device.deadlines, device.emulated_s)
+    return DeviceHandle(device.name, remote, port, half, timeline, deadlines, links_timed(device))
 
 
-def _load_data(peers: Sequence[Peer], devices: Sequence[DeviceJob], node: Node) -> None:
-    places = {}
-    for peer, device in zip(peers, devices, strict=True):
-        counts, places[peer.name] = ask(peer, Device.holding)
+def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], node: Node) -> None:
+    roots = {}
+    for handle, device in zip(handles, devices, strict=True):
+        counts, roots[handle.name] = ask(handle, Device.data_summary)
         missing = len(device.data.classes) - len(counts)
-        peer.class_counts = (*counts, *[0] * missing)
-        check_samples(device, peer.num_samples)
-        peer.iterations = -(-peer.num_samples // device.batch_size)
-    if both := overlapping(places):
+        handle.class_counts = (*counts, *[0] * missing)
+        check_samples(device, handle.num_samples)
+        handle.iterations = -(-handle.num_samples // device.batch_size)
+    if both := overlapping(roots):
         each = "another folder for each device, none inside another's (partition=own)"
         raise ConfigError("node.data_root", node.given_root, f"{each}: {both[0]} and {both[1]} read the same")
 
 
-def _remove(peers: Sequence[Peer]) -> None:
-    for peer in peers:
-        peer.port.stop("the job has ended")
-    for name, error in close_all({peer.remote: peer.patience for peer in peers}):
+def _remove(handles: Sequence[DeviceHandle]) -> None:
+    for handle in handles:
+        handle.port.stop("the job has ended")
+    for name, error in close_all({handle.remote: handle.deadlines for handle in handles}):
         log.warning("%s could not be cleaned up: %s", name, error)

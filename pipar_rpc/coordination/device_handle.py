@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import ENOUGH_S
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.remote_object import Remote, name_of
 from pipar_rpc.transport.server_port import Port
@@ -23,7 +23,7 @@ MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods with which 
 
 
 @dataclass(eq=False)
-class Peer:
+class DeviceHandle:
     """One device, as the server sees it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Peer:
         port: where the device's micro-batches arrive.
         half: the device's server half.
         timeline: spans of this server half and of the downlink.
-        patience: how long to wait for it.
+        deadlines: how long to wait for it.
         links_timed: whether the links are emulated (or unused), so that their times are known.
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
@@ -45,7 +45,7 @@ class Peer:
     port: Port
     half: ServerHalf
     timeline: Timeline
-    patience: Patience
+    deadlines: Deadlines
     links_timed: bool
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
@@ -60,7 +60,7 @@ class Peer:
 
     def expect(self, emulated_s: float, links_timed: bool) -> None:
         """The device is about to do other work: what was measured does not count any longer."""
-        self.patience = Patience(self.patience.deadlines, emulated_s)
+        self.deadlines = Deadlines(self.deadlines.spec, emulated_s)
         self.port.slowest_s, self.links_timed = None, links_timed
 
     def call(
@@ -72,7 +72,7 @@ class Peer:
         def note(answer: Future[T]) -> None:
             began, self._last_reply = max(asked, self._last_reply), time.monotonic()
             if answer.exception() is None:
-                self.patience.note(name_of(method), self._last_reply - began)
+                self.deadlines.note(name_of(method), self._last_reply - began)
                 if method in MODELS:
                     model = cast(State, args[0] if method is Device.load else answer.result())
                     self.moved[method] = (num_bytes(model), self._last_reply - began)
@@ -88,7 +88,7 @@ class Peer:
         `Device.train` is the one method in which a device gives signs of life before it has ended.
         """
         slowest_s = self.port.slowest_s if method is Device.train else None
-        return self.patience.limit_s(name_of(method), slowest_s)
+        return self.deadlines.limit_s(name_of(method), slowest_s)
 
     def model_mbps(self, method: Method, answer_s: float = 0.0) -> float | None:
         """Mbit/s at which the last model moved; None if none did since the last call, or in no time.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from pipar_rpc.base.states import State
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.timing.metrics import DeviceUsage, EpochMetrics, epoch_metrics
 from pipar_rpc.timing.timeline import COMPUTE, Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
 from pipar_rpc.training.round_report import RoundReport
@@ -66,7 +66,7 @@ class EpochSums:
     """Collects what is known of an epoch while it is trained. Its time begins now.
 
     Args:
-        peers: all devices, also those that have left.
+        handles: all devices, also those that have left.
 
     Attributes:
         training_s: seconds from the start of each round until the last device had trained, summed up.
@@ -74,10 +74,10 @@ class EpochSums:
         device_networks: each device's own network before the last average, if they are kept.
     """
 
-    def __init__(self, peers: Sequence[Peer]) -> None:
-        self._usage = {peer: Usage(peer.port.downlink.num_bytes) for peer in peers}
+    def __init__(self, handles: Sequence[DeviceHandle]) -> None:
+        self._usage = {handle: Usage(handle.port.downlink.num_bytes) for handle in handles}
         self.training_s, self.aggregation = 0.0, Timeline()
-        self.device_networks: Mapping[Peer, State] = {}
+        self.device_networks: Mapping[DeviceHandle, State] = {}
         self._began, self._paused = time.monotonic(), 0.0
 
     @contextmanager
@@ -87,22 +87,22 @@ class EpochSums:
         yield
         self._paused += time.monotonic() - began
 
-    def note(self, peer: Peer, report: RoundReport) -> None:
+    def note(self, handle: DeviceHandle, report: RoundReport) -> None:
         """Adds a round of a device whose server half has done its part of it."""
-        sums = self._usage[peer]
+        sums = self._usage[handle]
         sums.reports.append(report)
-        sums.server_spans += peer.timeline.drain()
-        sums.links_timed &= peer.links_timed  # as it was in this round
+        sums.server_spans += handle.timeline.drain()
+        sums.links_timed &= handle.links_timed  # as it was in this round
 
     @property
     def samples(self) -> int:
         """Samples that were trained so far."""
         return sum(report.samples for sums in self._usage.values() for report in sums.reports)
 
-    def uploaded(self, num_bytes: Mapping[Peer, int]) -> None:
+    def uploaded(self, num_bytes: Mapping[DeviceHandle, int]) -> None:
         """Adds models that devices have sent."""
-        for peer, size in num_bytes.items():
-            self._usage[peer].model_bytes += size
+        for handle, size in num_bytes.items():
+            self._usage[handle].model_bytes += size
 
     def result(self, network: State | None) -> EpochResult | None:
         """The figures of the epoch, which ends now; None if those that are left had nothing to train.
@@ -115,10 +115,10 @@ class EpochSums:
         if not samples:
             return None
         usage, merging = self._usage, self.aggregation.drain()
-        for peer, sums in usage.items():
-            sums.server_spans += peer.timeline.drain()  # the models' way back
+        for handle, sums in usage.items():
+            sums.server_spans += handle.timeline.drain()  # the models' way back
         spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
-        devices = [_device_usage(sums, peer.port.downlink.num_bytes) for peer, sums in usage.items()]
+        devices = [_device_usage(sums, handle.port.downlink.num_bytes) for handle, sums in usage.items()]
         reports = [report for sums in usage.values() for report in sums.reports]
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
@@ -133,8 +133,8 @@ class EpochSums:
             server_spans=[sums.server_spans for sums in usage.values()],
             aggregation_spans=merging,
             network=network,
-            device_networks=[self.device_networks.get(peer) for peer in usage],
-            lost=[number for number, peer in enumerate(usage, start=1) if not peer.present],
+            device_networks=[self.device_networks.get(handle) for handle in usage],
+            lost=[number for number, handle in enumerate(usage, start=1) if not handle.present],
         )
 
 
@@ -143,7 +143,7 @@ def _late(reports: Sequence[RoundReport]) -> float:
     return sum(report.late_s for report in reports) / emulated if emulated else 0.0
 
 
-def _mean_losses(usage: Mapping[Peer, Usage]) -> list[float]:
+def _mean_losses(usage: Mapping[DeviceHandle, Usage]) -> list[float]:
     """Mean over the devices, iteration by iteration; some have fewer iterations than others."""
     columns = zip_longest(
         *[[loss for report in sums.reports for loss in report.losses] for sums in usage.values()]

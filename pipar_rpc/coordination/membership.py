@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pipar_rpc.base.errors import LostError, PeerError, first_line
-from pipar_rpc.coordination.device_handle import Method, Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle, Method
 from pipar_rpc.timing.traffic import PINGS, Ping
-from pipar_rpc.training.device import Device
-from pipar_rpc.transport.remote_object import Placed, Remote, name_of
+from pipar_rpc.training.device_loop import Device
+from pipar_rpc.transport.remote_object import Remote, Target, name_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def _log(line: str, number: int) -> None:
     log.warning(line)
 
 
-class Roster:
+class Membership:
     """Who takes part.
 
     Args:
@@ -55,7 +55,7 @@ class Roster:
 
     def __init__(
         self,
-        everyone: Sequence[Peer],
+        everyone: Sequence[DeviceHandle],
         min_devices: int = 1,
         leave: Mapping[str, int] | None = None,
         on_wait: Callable[[], None] = _ignore,
@@ -66,36 +66,36 @@ class Roster:
         self._on_wait, self._on_leave = on_wait, on_leave
 
     @property
-    def peers(self) -> list[Peer]:
+    def handles(self) -> list[DeviceHandle]:
         """Those who take part, in the order of their numbers; who is lost leaves now.
 
         Raises:
             PeerError: too few are left.
         """
-        for peer in self.everyone:
-            if reason := peer.remote.lost:
-                self.lose(peer, LostError(reason))
-        return [peer for peer in self.everyone if peer.present]
+        for handle in self.everyone:
+            if reason := handle.remote.lost:
+                self.lose(handle, LostError(reason))
+        return [handle for handle in self.everyone if handle.present]
 
-    def _taking_part(self, of_each: Mapping[Peer, T]) -> dict[Peer, T]:
+    def _taking_part(self, of_each: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
         """What belongs to those who take part."""
-        peers = set(self.peers)
-        return {peer: own for peer, own in of_each.items() if peer in peers}
+        handles = set(self.handles)
+        return {handle: own for handle, own in of_each.items() if handle in handles}
 
     def begin_round(self) -> None:
         """Counts rounds; devices that are to leave before this one do."""
         self.round, self.counts = self.round + 1, False
-        for peer in self.peers:
-            if self.round >= self._leave.get(peer.name, self.round + 1):
-                self.lose(peer, LostError("as fault.leave says"))
+        for handle in self.handles:
+            if self.round >= self._leave.get(handle.name, self.round + 1):
+                self.lose(handle, LostError("as fault.leave says"))
 
     def ask(
         self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> dict[Peer, T]:
+    ) -> dict[DeviceHandle, T]:
         """What a method gives on every device; without those that are lost meanwhile."""
-        return self.collect({peer: peer.call(method, *args, **kwargs) for peer in self.peers}, method)
+        return self.collect({handle: handle.call(method, *args, **kwargs) for handle in self.handles}, method)
 
-    def collect(self, calls: Mapping[Peer, Future[T]], method: Method) -> dict[Peer, T]:
+    def collect(self, calls: Mapping[DeviceHandle, Future[T]], method: Method) -> dict[DeviceHandle, T]:
         """The results of calls of `method`, in the order of `calls`; without devices that are lost meanwhile.
 
         Raises:
@@ -103,27 +103,27 @@ class Roster:
             UserError: a device cannot do it, for a reason the user can mend.
         """
         began = looked = time.monotonic()
-        pending, results = dict(calls), dict[Peer, T]()
+        pending, results = dict(calls), dict[DeviceHandle, T]()
         while pending := self._taking_part(pending):
             done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
-            for peer in [peer for peer, call in pending.items() if call in done]:
-                with self.watching(peer):
-                    if (call := pending.pop(peer)).exception():
-                        peer.port.check()  # the cause, rather than that the device waited for it
-                    results[peer] = call.result()
+            for handle in [handle for handle, call in pending.items() if call in done]:
+                with self.watching(handle):
+                    if (call := pending.pop(handle)).exception():
+                        handle.port.check()  # the cause, rather than that the device waited for it
+                    results[handle] = call.result()
             if time.monotonic() - looked > STALL_S:  # this process itself was stopped: nobody else was silent
                 began = time.monotonic()
-                for peer in pending:
-                    peer.port.listen()
+                for handle in pending:
+                    handle.port.listen()
             looked = time.monotonic()
-            for peer in pending:
-                peer.port.remind()
-                with self.watching(peer):
-                    _check_alive(peer, method, time.monotonic() - began)
+            for handle in pending:
+                handle.port.remind()
+                with self.watching(handle):
+                    _check_alive(handle, method, time.monotonic() - began)
             self._on_wait()
-        return self._taking_part({peer: results[peer] for peer in calls if peer in results})
+        return self._taking_part({handle: results[handle] for handle in calls if handle in results})
 
-    def settle(self, reports: Mapping[Peer, T]) -> dict[Peer, T]:
+    def settle(self, reports: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
         """Waits for the server halves of devices that have trained, without those that are lost meanwhile.
 
         The last update of a half follows the last gradient, and so the device's report. Nothing may be done
@@ -132,57 +132,61 @@ class Roster:
         Raises:
             PeerError: a server half failed, or too few devices are left.
         """
-        for peer in reports:
-            with self.watching(peer):
-                peer.port.settle()
+        for handle in reports:
+            with self.watching(handle):
+                handle.port.settle()
         return self._taking_part(reports)
 
-    def ping(self, peers: Sequence[Peer]) -> dict[Peer, Ping]:
+    def ping(self, handles: Sequence[DeviceHandle]) -> dict[DeviceHandle, Ping]:
         """The fastest of a few pings to each device, all at the same time; without those that are lost."""
-        found: dict[Peer, Ping] = {}
+        found: dict[DeviceHandle, Ping] = {}
         for _ in range(PINGS):
             sent = {
-                peer: (time.monotonic(), _timed(peer.call(Device.clock))) for peer in peers if peer.present
+                handle: (time.monotonic(), _timed(handle.call(Device.clock)))
+                for handle in handles
+                if handle.present
             }
-            answers = self.collect({peer: answer for peer, (_, answer) in sent.items()}, Device.clock)
-            for peer, (theirs, after) in answers.items():
-                one = Ping.of(sent[peer][0], theirs, after)
-                found[peer] = min(one, found.get(peer, one))
+            answers = self.collect({handle: answer for handle, (_, answer) in sent.items()}, Device.clock)
+            for handle, (theirs, after) in answers.items():
+                one = Ping.of(sent[handle][0], theirs, after)
+                found[handle] = min(one, found.get(handle, one))
         return found
 
     @contextmanager
-    def watching(self, peer: Peer) -> Iterator[None]:
+    def watching(self, handle: DeviceHandle) -> Iterator[None]:
         """Takes a device off the list if it is lost in the block, which ends there."""
         try:
             yield
         except LostError as error:
-            self.lose(peer, error)
+            self.lose(handle, error)
 
-    def lose(self, peer: Peer, error: LostError) -> None:
+    def lose(self, handle: DeviceHandle, error: LostError) -> None:
         """Goes on without a device; raises PeerError if too few are left."""
-        if peer.left:
+        if handle.left:
             return
-        peer.left = True
-        peer.port.leave("this device was given up")
-        left = f"{len(self.peers)} of {len(self.everyone)} devices left"
+        handle.left = True
+        handle.port.leave("this device was given up")
+        left = f"{len(self.handles)} of {len(self.everyone)} devices left"
         when = f"{'after' if self.counts else 'in'} round {self.round}"
-        self._on_leave(f"{peer.name} leaves {when}: {first_line(error)}; {left}", self.round)
-        if len(self.peers) < self._min_devices:
+        self._on_leave(f"{handle.name} leaves {when}: {first_line(error)}; {left}", self.round)
+        if len(self.handles) < self._min_devices:
             raise PeerError(
                 f"{left}, fault.min_devices={self._min_devices}; "
-                f"the last to leave: {peer.name}: {first_line(error)}"
+                f"the last to leave: {handle.name}: {first_line(error)}"
             )
 
 
-def ask(peer: Peer, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+def ask(
+    handle: DeviceHandle, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     """The result of a method of one device; raises LostError if it does not come in time."""
-    limit_s = peer.limit_s(method)
-    call = peer.call(method, *args, **kwargs)
-    return wait_for(peer.remote, call, limit_s, f"answer to {name_of(method)}")
+    limit_s = handle.limit_s(method)
+    call = handle.call(method, *args, **kwargs)
+    return wait_for(handle.remote, call, limit_s, f"answer to {name_of(method)}")
 
 
 def wait_for(
-    remote: Remote[Placed],
+    remote: Remote[Target],
     future: Future[T],
     timeout_s: float,
     to_do: str,
@@ -223,13 +227,13 @@ def _timed(call: Future[T]) -> Future[tuple[T, float]]:
     return timed
 
 
-def _check_alive(peer: Peer, method: Method, waited_s: float) -> None:
-    silence = min(peer.port.silent_s, waited_s)
-    if silence > peer.limit_s(method):
+def _check_alive(handle: DeviceHandle, method: Method, waited_s: float) -> None:
+    silence = min(handle.port.silent_s, waited_s)
+    if silence > handle.limit_s(method):
         if method is Device.train:
-            where = f"last heard of in iteration {peer.port.iteration}"
+            where = f"last heard of in iteration {handle.port.iteration}"
         else:
             where = f"asked to {name_of(method)}"
-        reason = f"the server waited {silence:.0f} s for {peer.name}, {where}"
-        peer.remote.abandon(reason)
+        reason = f"the server waited {silence:.0f} s for {handle.name}, {where}"
+        handle.remote.abandon(reason)
         raise LostError(reason)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.data.spec import Images
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.data.spec import DataSpec, Split, resize
 
 

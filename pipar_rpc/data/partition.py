@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipar_rpc.base.errors import ConfigError, UserError, first_line
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.data.spec import DataSpec
 
 OWN = "own"

@@ -23,16 +23,16 @@ class Images(NamedTuple):
     labels: Tensor
 
 
-class Holding(NamedTuple):
+class DataSummary(NamedTuple):
     """All that a device tells the server of its data.
 
     Attributes:
         class_counts: samples of each class that it trains on, from class 0 to the largest that it has.
-        places: `whereabouts` of its data root, if nobody else may read there; otherwise empty.
+        roots: `whereabouts` of its data root, if nobody else may read there; otherwise empty.
     """
 
     class_counts: tuple[int, ...]
-    places: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.microbatch import Part
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 
 
 class SeededDropout(nn.Module):

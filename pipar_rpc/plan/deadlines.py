@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Deadlines:
+class DeadlineSpec:
     """Seconds of silence that are allowed, on top of what is emulated.
 
     Attributes:
@@ -19,15 +19,15 @@ class Deadlines:
 
 
 @dataclass
-class Patience:
+class Deadlines:
     """What one device has taken so far, and how long to wait for it therefore.
 
     Attributes:
-        deadlines: what is allowed.
+        spec: what is allowed.
         emulated_s: upper limit of the emulated transfers and computing between two signs of life.
     """
 
-    deadlines: Deadlines
+    spec: DeadlineSpec
     emulated_s: float = 0.0
     _longest: dict[str, float] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Patience:
     @property
     def longest_s(self) -> float:
         """Seconds to wait for what has not been measured."""
-        return self.deadlines.ceiling_s + self.emulated_s
+        return self.spec.ceiling_s + self.emulated_s
 
     def limit_s(self, what: str, measured: float | None = None) -> float:
         """Seconds to wait for `what`.
@@ -55,7 +55,7 @@ class Patience:
             what: a method of the device.
             measured: the longest time it took, if it was not noted here.
         """
-        own, longest = self.deadlines, self._longest.get(what) if measured is None else measured
+        own, longest = self.spec, self._longest.get(what) if measured is None else measured
         if longest is None:
             return self.longest_s
         return min(own.ceiling_s, max(own.floor_s, own.factor * longest)) + self.emulated_s

@@ -6,7 +6,7 @@ from typing import Any
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import ModelSpec
-from pipar_rpc.plan.deadlines import Deadlines
+from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec
 
@@ -50,7 +50,7 @@ class DeviceJob:
     speed: SpeedSpec
     optimizer: dict[str, Any]
     seed: int
-    deadlines: Deadlines
+    deadlines: DeadlineSpec
     emulated_s: float = 0.0
 
     @property

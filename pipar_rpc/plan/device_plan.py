@@ -19,7 +19,7 @@ from pipar_rpc.models import (
     smallest_batch,
     summarise,
 )
-from pipar_rpc.plan.deadlines import Deadlines
+from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
 from pipar_rpc.plan.schema import Config
@@ -98,7 +98,7 @@ def device_job(
             "weight_decay": config.optimizer.weight_decay,
         },
         seed=config.seed,
-        deadlines=Deadlines(
+        deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s
         ),
     )

@@ -23,7 +23,7 @@ class Strategy:
 
     @property
     def server_order(self) -> str:
-        """Who is served next; a key of `ORDERS` in `pipar_rpc.transport.turn_order`."""
+        """Who is served next; a key of `ORDERS` in `pipar_rpc.transport.server_order`."""
         return "rotation" if self.shared_half and not self.in_turn else "separate"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipar_rpc.coordination.epoch_result import EpochResult
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Start
 from pipar_rpc.plan.settings import Settings
 from pipar_rpc.results import tags
@@ -24,7 +24,7 @@ class Observer:
     """Looks at a job epoch by epoch and hands what it sees to the outputs.
 
     Args:
-        roster: the devices.
+        membership: the devices.
         outputs: receive curves and pictures.
         settings: which epochs are recorded, and which iteration is drawn (the last one if there are fewer).
         trace: receives recorded epochs; None if none is.
@@ -33,15 +33,15 @@ class Observer:
 
     def __init__(
         self,
-        roster: Roster,
+        membership: Membership,
         outputs: Outputs,
         settings: Settings,
         trace: TraceFile | None,
         start: Start,
     ) -> None:
         self._outputs, self._settings, self._trace = outputs, settings, trace
-        self._recorder = Recorder(roster, settings.recorded_epochs)
-        self._throughput = Throughput(roster, outputs, start.elapsed_s, settings.time_scale)
+        self._recorder = Recorder(membership, settings.recorded_epochs)
+        self._throughput = Throughput(membership, outputs, start.elapsed_s, settings.time_scale)
         self._watch = Watch(settings.time_scale)
         self._num_iterations = start.num_iterations
 
@@ -75,13 +75,13 @@ class Observer:
 
 @contextmanager
 def observing(
-    roster: Roster, outputs: Outputs, output_dir: Path, settings: Settings, start: Start
+    membership: Membership, outputs: Outputs, output_dir: Path, settings: Settings, start: Start
 ) -> Iterator[Observer]:
     """An `Observer` that writes trace.json if epochs are recorded from `start` on."""
     recorded = start.position.epoch <= settings.recorded_epochs
     trace = TraceFile(output_dir / TRACE_FILE, settings.time_scale) if recorded else None
     try:
-        yield Observer(roster, outputs, settings, trace, start)
+        yield Observer(membership, outputs, settings, trace, start)
     finally:
         if trace is not None:
             trace.close()

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from pipar_rpc.coordination.epoch_result import EpochResult
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.timing.timeline import Span, union_seconds, unpack
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Recorder:
     """Records the first epochs of a job.
 
     Args:
-        roster: the devices.
+        membership: the devices.
         epochs: how many epochs.
     """
 
-    def __init__(self, roster: Roster, epochs: int) -> None:
-        self._roster, self._epochs = roster, epochs
+    def __init__(self, membership: Membership, epochs: int) -> None:
+        self._membership, self._epochs = membership, epochs
         self._recording = False
 
     def begin(self, epoch: int) -> None:
@@ -65,14 +65,14 @@ class Recorder:
         wanted = epoch <= self._epochs
         if wanted != self._recording:
             self._recording = wanted
-            self._roster.ask(Device.record, wanted)
+            self._membership.ask(Device.record, wanted)
 
     def finish(self, epoch: int, result: EpochResult) -> Recording | None:
         """The spans of the epoch that has just ended, if it was recorded."""
         if not self._recording:
             return None
-        packed = self._roster.ask(Device.spans)
-        clocks = self._roster.ping(list(packed))
-        spans = {peer: unpack(packed[peer], took.clock_offset_s) for peer, took in clocks.items()}
-        devices = [spans.get(peer, []) for peer in self._roster.everyone]
+        packed = self._membership.ask(Device.spans)
+        clocks = self._membership.ping(list(packed))
+        spans = {handle: unpack(packed[handle], took.clock_offset_s) for handle, took in clocks.items()}
+        devices = [spans.get(handle, []) for handle in self._membership.everyone]
         return Recording(epoch, result.began, devices, result.server_spans, result.aggregation_spans)

@@ -50,7 +50,7 @@ def grids(runs: Sequence[Run], iterations: int) -> dict[Case, dict[Cell, float]]
     for run in runs:
         times[run.case][cell(run)].append(run.epoch_s(iterations))
     return {
-        case: {place: statistics.median(found) for place, found in own.items()} for case, own in times.items()
+        case: {cut: statistics.median(found) for cut, found in own.items()} for case, own in times.items()
     }
 
 
@@ -68,13 +68,13 @@ def scores(runs: Sequence[Run], iterations: int) -> tuple[list[Score], list[str]
     every = grids(runs, iterations)
     chosen = {run.case: run for run in runs if (run.folder / "selection.csv").is_file()}
     for case, run in chosen.items():
-        for among, place in selected_cells(run).items():
+        for among, cut in selected_cells(run).items():
             times = {own: t for own, t in every[case].items() if among in {"all", own[0]}}
-            if place not in times:
-                missing.append(f"{case.setting}, {case.network}: P={place[0]} N={place[1]}")
+            if cut not in times:
+                missing.append(f"{case.setting}, {case.network}: P={cut[0]} N={cut[1]}")
                 continue
             optimal = min(times, key=lambda own: times[own])
-            found.append(Score(case, among, place, times[place], optimal, times[optimal]))
+            found.append(Score(case, among, cut, times[cut], optimal, times[optimal]))
     return found, missing
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.results.columns import COLUMNS, Column, mean
 
 MAX_DEVICES_SHOWN = 8
@@ -19,15 +19,15 @@ class Progress:
     Only on a terminal; elsewhere the log has one line per epoch.
     """
 
-    def __init__(self, peers: Sequence[Peer], num_epochs: int) -> None:
-        self._peers, self._num_epochs = peers, num_epochs
+    def __init__(self, handles: Sequence[DeviceHandle], num_epochs: int) -> None:
+        self._handles, self._num_epochs = handles, num_epochs
         self._bar: tqdm[Any] | None = None
 
     def start(self, epoch: int) -> None:
         """Begins the bar of an epoch (from 1)."""
-        for peer in self._peers:
-            peer.port.iteration = 0
-        total = max(peer.iterations for peer in self._peers)
+        for handle in self._handles:
+            handle.port.iteration = 0
+        total = max(handle.iterations for handle in self._handles)
         self._bar = self._new_bar(total, f"epoch {epoch}/{self._num_epochs}", "it")
 
     def start_evaluation(self, epoch: int, samples: int) -> None:
@@ -43,9 +43,9 @@ class Progress:
         """Shows the devices' latest reports."""
         if self._bar is None or self._bar.disable:
             return
-        losses = [peer.port.loss for peer in self._peers if peer.port.iteration]
+        losses = [handle.port.loss for handle in self._handles if handle.port.iteration]
         loss = f"{sum(losses) / len(losses):.3f}" if losses else "-"
-        self._bar.set_postfix_str(f"loss {loss}, {device_states(self._peers)}", refresh=False)
+        self._bar.set_postfix_str(f"loss {loss}, {device_states(self._handles)}", refresh=False)
         self._bar.update(self._slowest() - self._bar.n)
 
     def stop(self) -> None:
@@ -60,23 +60,23 @@ class Progress:
         return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)
 
     def _slowest(self) -> int:
-        present = [peer for peer in self._peers if peer.present]
-        working = [peer.port.iteration for peer in present if peer.port.iteration < peer.iterations]
-        return min(working, default=max((peer.iterations for peer in present), default=0))
+        present = [handle for handle in self._handles if handle.present]
+        working = [handle.port.iteration for handle in present if handle.port.iteration < handle.iterations]
+        return min(working, default=max((handle.iterations for handle in present), default=0))
 
 
-def device_states(peers: Sequence[Peer]) -> str:
+def device_states(handles: Sequence[DeviceHandle]) -> str:
     """Iterations done by each device, or their range if there are many devices."""
-    if len(peers) > MAX_DEVICES_SHOWN:
-        done = [peer.port.iteration for peer in peers]
-        return f"{len(peers)} devices at {min(done)}..{max(done)}"
-    return "devices " + " ".join(map(_state, peers))
+    if len(handles) > MAX_DEVICES_SHOWN:
+        done = [handle.port.iteration for handle in handles]
+        return f"{len(handles)} devices at {min(done)}..{max(done)}"
+    return "devices " + " ".join(map(_state, handles))
 
 
-def _state(peer: Peer) -> str:
-    if not peer.present:
+def _state(handle: DeviceHandle) -> str:
+    if not handle.present:
         return "lost"
-    return "done" if peer.port.iteration >= peer.iterations else str(peer.port.iteration)
+    return "done" if handle.port.iteration >= handle.iterations else str(handle.port.iteration)
 
 
 SUMMARY = tuple(column for column in COLUMNS.values() if column.summary)

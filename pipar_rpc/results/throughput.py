@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from pipar_rpc.coordination.epoch_result import EpochResult
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.results import tags
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +20,24 @@ class Throughput:
     """Curves of what each link carried in every emulated second of the training.
 
     Args:
-        roster: the devices.
+        membership: the devices.
         outputs: receive the curves.
         elapsed_s: of the training, before; real seconds.
         time_scale: emulated seconds in a real one.
     """
 
-    def __init__(self, roster: Roster, outputs: Outputs, elapsed_s: float, time_scale: float) -> None:
-        self._roster, self._outputs = roster, outputs
+    def __init__(self, membership: Membership, outputs: Outputs, elapsed_s: float, time_scale: float) -> None:
+        self._membership, self._outputs = membership, outputs
         self._reported: dict[str, int] = defaultdict(lambda: int(elapsed_s * time_scale))
-        for peer in roster.peers:
-            peer.port.downlink.start(elapsed_s)
-        roster.ask(Device.start_clock, elapsed_s)
+        for handle in membership.handles:
+            handle.port.downlink.start(elapsed_s)
+        membership.ask(Device.start_clock, elapsed_s)
 
     def report(self) -> None:
         """Hands over the seconds that have ended since the last call."""
-        for peer, uplink in self._roster.ask(Device.drain_traffic).items():
-            self._add(f"uplink_mbps/{peer.name}", uplink)
-            self._add(f"downlink_mbps/{peer.name}", peer.port.downlink.drain_traffic())
+        for handle, uplink in self._membership.ask(Device.drain_traffic).items():
+            self._add(f"uplink_mbps/{handle.name}", uplink)
+            self._add(f"downlink_mbps/{handle.name}", handle.port.downlink.drain_traffic())
 
     def _add(self, name: str, traffic: Sequence[float]) -> None:
         start = self._reported[name]

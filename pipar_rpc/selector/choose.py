@@ -41,10 +41,10 @@ def rank(predictor: Predictor, method: Method, split_points: Sequence[int], coun
     largest = predictor.most_micro_batches
     totals = predictor.totals()[np.array(allowed) - 1]
     best = np.argsort(totals, axis=None, kind="stable")[:count]
-    places = [(allowed[place // largest], place % largest + 1) for place in best.tolist()]
+    cuts = [(allowed[cut // largest], cut % largest + 1) for cut in best.tolist()]
     return [
-        predictor.candidate(*place)
-        for place, total in zip(places, totals.ravel()[best], strict=True)
+        predictor.candidate(*cut)
+        for cut, total in zip(cuts, totals.ravel()[best], strict=True)
         if math.isfinite(total)
     ]
 
@@ -75,12 +75,12 @@ def best_of_each(
     def best(device: DeviceFacts) -> list[Candidate]:
         predictor = Predictor(device, server, sizes, halves)
         if method is Method.paper:
-            places = list(enumerate(predictor.published_counts(), start=1))
+            cuts = list(enumerate(predictor.published_counts(), start=1))
         else:
             totals = predictor.totals()
             finite = np.isfinite(totals).any(axis=1)
-            places = [(row + 1, int(np.argmin(totals[row])) + 1) for row in np.flatnonzero(finite).tolist()]
-        return [predictor.candidate(*place) for place in places if predictor.fits[place[0] - 1]]
+            cuts = [(row + 1, int(np.argmin(totals[row])) + 1) for row in np.flatnonzero(finite).tolist()]
+        return [predictor.candidate(*cut) for cut in cuts if predictor.fits[cut[0] - 1]]
 
     return _for_each(devices, best)
 

@@ -41,7 +41,7 @@ class Candidate:
     stages: StageTimes
 
     @property
-    def place(self) -> tuple[int, int]:
+    def cut(self) -> tuple[int, int]:
         """P and N."""
         return self.split_point, self.num_micro_batches
 

@@ -17,8 +17,8 @@ from pipar_rpc.results.terminal import table
 from pipar_rpc.selector.choose import best_of_each, choose, predict
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.prediction import Candidate, mean_iteration_s
-from pipar_rpc.selector.server_survey import survey_server
-from pipar_rpc.selector.survey import survey_devices, unit_sizes
+from pipar_rpc.selector.profiling import profile_devices, unit_sizes
+from pipar_rpc.selector.server_profiling import profile_server
 from pipar_rpc.testbed.unit_timer import sizes_to_time
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Selection:
     def knowing(self, devices: Sequence[DeviceFacts], present: Sequence[bool]) -> "Selection":
         """The same P and N, with what is known of the devices now."""
         new = replace(self, facts=replace(self.facts, devices=devices), present=tuple(present))
-        cuts = [ranking[0].place for ranking in new._here(self.rankings)]
+        cuts = [ranking[0].cut for ranking in new._here(self.rankings)]
         stay = predict(new._here(devices), new.facts.server, new.facts.sizes, cuts)
         return replace(new, rankings=new._everyone([[candidate] for candidate in stay]))
 
@@ -74,7 +74,7 @@ class Selection:
 
     def with_choice(self, rankings: Sequence[Sequence[Candidate]]) -> "Selection":
         """The selection in which the first of each ranking is chosen."""
-        plan = self.plan.recut([ranking[0].place for ranking in rankings])
+        plan = self.plan.recut([ranking[0].cut for ranking in rankings])
         return replace(self, plan=plan, rankings=rankings)
 
     def keep(self, cuts: Sequence[tuple[int, int]]) -> "Selection":
@@ -84,7 +84,7 @@ class Selection:
             facts.devices, self.plan.devices, cuts, self.rankings, strict=True
         ):
             fits = fitting(facts.sizes, device.batch_size, device.memory_bytes)[cut[0] - 1]
-            kept.append(cut if fits else ranking[0].place)
+            kept.append(cut if fits else ranking[0].cut)
             log.info(
                 "selector: %s goes on with P=%d N=%d%s",
                 *(job.name, *kept[-1]),
@@ -177,12 +177,12 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     unit = unit_sizes(spec)
     largest = max(device.batch_size for device in plan.devices)
     sizes = sizes_to_time(largest, plan.network.smallest)
-    server = survey_server(spec, sizes, runs, node.device, len(plan.devices))
+    server = profile_server(spec, sizes, runs, node.device, len(plan.devices))
     every = plan.settings.aggregation_every
-    devices, server = survey_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
+    devices, server = profile_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
     facts = Facts(devices, server, unit)
     rankings = _choose(plan, facts)
-    chosen = plan.recut([ranking[0].place for ranking in rankings])
+    chosen = plan.recut([ranking[0].cut for ranking in rankings])
     selection = Selection(chosen, rankings, facts, (True,) * len(devices))
     together = ", ".join(f"{share:.2f} with {size} samples" for size, share in server.halves_at_once.items())
     log.info("selector: halves that the server computes at a time: %s", together)

@@ -54,7 +54,7 @@ def link_rates(
     )
 
 
-class Probed:
+class LinkTest:
     """The device's end of pings and timed transfers."""
 
     def clock(self) -> float:
@@ -69,15 +69,15 @@ class Probed:
         """Receives a message, over the downlink."""
 
 
-class AskProbed(Protocol):
-    """Runs a method of `Probed` on the device and waits until it has ended."""
+class RunLinkTest(Protocol):
+    """Runs a method of `LinkTest` on the device and waits until it has ended."""
 
-    def __call__(self, method: Callable[[Probed, T], object], message: T, /) -> object:
+    def __call__(self, method: Callable[[LinkTest, T], object], message: T, /) -> object:
         """Calls `method` with `message`."""
 
 
 def measure_rates(
-    ask: AskProbed, took: Ping, uplink_mbps: float | None, downlink_mbps: float | None
+    ask: RunLinkTest, took: Ping, uplink_mbps: float | None, downlink_mbps: float | None
 ) -> LinkRates:
     """Rates that are known; where one is not, transfers are timed, some tenths of a second.
 
@@ -89,10 +89,10 @@ def measure_rates(
     """
 
     def up(num_bytes: int) -> None:
-        ask(Probed.give, num_bytes)
+        ask(LinkTest.give, num_bytes)
 
     def down(num_bytes: int) -> None:
-        ask(Probed.take, torch.zeros(num_bytes, dtype=torch.uint8))
+        ask(LinkTest.take, torch.zeros(num_bytes, dtype=torch.uint8))
 
     def seconds(transfer: Callable[[int], None], num_bytes: int) -> float:
         began = time.monotonic()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.gpu import finish
-from pipar_rpc.models import ModelSpec, build_model, build_part
+from pipar_rpc.models import ModelSpec, build_device_layers, build_model
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def time_units(
         num_units: how many of the first units; all by default.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_model(spec) if num_units is None else build_part(spec, num_units)
+        network = build_model(spec) if num_units is None else build_device_layers(spec, num_units)
         units = timers(network.to(device), device, clock)
         images = random_images(spec, max(sizes), device)
         for size in sizes:

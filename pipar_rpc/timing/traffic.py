@@ -20,7 +20,7 @@ RUN_S = 0.02
 PINGS = 7
 
 
-class Passage(NamedTuple):
+class NotedMessage(NamedTuple):
     """A message at one end of a line.
 
     Attributes:
@@ -34,28 +34,28 @@ class Passage(NamedTuple):
     time_s: float
 
 
-class Recent:
+class TrafficLog:
     """The last messages that passed one end of one line; safe from any thread."""
 
     def __init__(self) -> None:
-        self._recent: deque[Passage] = deque(maxlen=RECENT)
+        self._recent: deque[NotedMessage] = deque(maxlen=RECENT)
 
     def note(self, number: int, num_bytes: int = 0) -> None:
         """Message `number` passes now."""
-        self._recent.append(Passage(number, num_bytes, time.monotonic()))
+        self._recent.append(NotedMessage(number, num_bytes, time.monotonic()))
 
-    def drain(self) -> list[Passage]:
+    def drain(self) -> list[NotedMessage]:
         """Hands over what has passed since the last call, the first one first, and starts empty."""
         recent, self._recent = self._recent, deque(maxlen=RECENT)
         return list(recent)
 
 
 @dataclass(frozen=True)
-class Passages:
+class Traffic:
     """What passed one end of a device's two lines: leaves here, or arrives."""
 
-    up: Recent = field(default_factory=Recent)
-    down: Recent = field(default_factory=Recent)
+    up: TrafficLog = field(default_factory=TrafficLog)
+    down: TrafficLog = field(default_factory=TrafficLog)
 
     def drain_times(self) -> tuple[dict[int, float], dict[int, float]]:
         """Up and down: number -> when it passed, since the last call."""
@@ -100,7 +100,7 @@ def ping(clock: Callable[[], float]) -> Ping:
 
 
 def carried(
-    here: Passages,
+    here: Traffic,
     there: tuple[Mapping[int, float], Mapping[int, float]],
     took: Ping,
     known_mbps: tuple[float, float],
@@ -109,7 +109,7 @@ def carried(
 
     Args:
         here: what the server noted; starts empty then.
-        there: `Passages.drain_times` of the device.
+        there: `Traffic.drain_times` of the device.
         took: between the two.
         known_mbps: their rates as they were known before.
     """
@@ -120,12 +120,12 @@ def carried(
     )
 
 
-def _times(passages: Iterable[Passage]) -> dict[int, float]:
-    return {passage.number: passage.time_s for passage in passages}
+def _times(messages: Iterable[NotedMessage]) -> dict[int, float]:
+    return {message.number: message.time_s for message in messages}
 
 
 def carried_mbps(
-    messages: Iterable[Passage],
+    messages: Iterable[NotedMessage],
     left: Mapping[int, float],
     arrived: Mapping[int, float],
     delay_s: float,

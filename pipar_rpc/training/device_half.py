@@ -15,7 +15,7 @@ from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
-from pipar_rpc.data import Batches, Holding
+from pipar_rpc.data import Batches, DataSummary
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
@@ -57,11 +57,11 @@ class LocalData:
 
     Attributes:
         batches: mini-batches of it.
-        places: folders that it is in, to be told; see `Holding`.
+        roots: folders that it is in, to be told; see `DataSummary`.
     """
 
     batches: Batches
-    places: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 class DeviceHalf(Instrumented):
@@ -77,7 +77,7 @@ class DeviceHalf(Instrumented):
         instruments: what the device measures with; its uplink carries models, and the exchange uses the same.
         make_cut: called by `recut`; gives a cut from what the device is to do, and the states of its layers.
         momentum: the momentum with which the layers' parameters begin.
-        on_patience: called with the seconds of silence after which the server is lost.
+        on_deadline: called with the seconds of silence after which the server is lost.
         stop: ends what runs, at the next micro-batch or in any sleep.
     """
 
@@ -92,13 +92,13 @@ class DeviceHalf(Instrumented):
         instruments: Instruments | None = None,
         make_cut: Callable[[DeviceJob, State], Cut] | None = None,
         momentum: State | None = None,
-        on_patience: Callable[[float], None] = lambda seconds: None,
+        on_deadline: Callable[[float], None] = lambda seconds: None,
         stop: Stop | None = None,
     ) -> None:
         super().__init__(instruments or Instruments())
         self._name, self._options, self._data = name, optimizer, data
         self._report, self._device = report, device
-        self._make_cut, self._on_patience = make_cut, on_patience
+        self._make_cut, self._on_deadline = make_cut, on_deadline
         self._machine: MachineSpeed | None = None
         self._stop = stop or Stop()
         self._stack = ExitStack()
@@ -130,9 +130,9 @@ class DeviceHalf(Instrumented):
         self._pay(given_up)
         return given_up
 
-    def holding(self) -> Holding:
+    def data_summary(self) -> DataSummary:
         """All that is told of the device's data."""
-        return Holding(tuple(self._data.batches.class_counts()), self._data.places)
+        return DataSummary(tuple(self._data.batches.class_counts()), self._data.roots)
 
     def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.testbed.link_rates import Probed
+from pipar_rpc.testbed.link_rates import LinkTest
 from pipar_rpc.timing.timeline import Span, Timeline, pack
-from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.timing.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,20 @@ class Instruments:
     Attributes:
         timeline: receives the spans of the computation.
         uplink: the emulated uplink, which counts what it carries.
-        passed: when micro-batches left on the uplink and gradients arrived on the downlink.
+        traffic: when micro-batches left on the uplink and gradients arrived on the downlink.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
     uplink: Link = field(default_factory=Link)
-    passed: Passages = field(default_factory=Passages)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
-class Instrumented(Probed):
+class Instrumented(LinkTest):
     """The part of a device that measures; it takes no part in the training."""
 
     def __init__(self, instruments: Instruments) -> None:
         self._timeline, self._uplink = instruments.timeline, instruments.uplink
-        self._passed = instruments.passed
+        self._traffic = instruments.traffic
         self._recording, self._recorded = False, list[Span]()
 
     def record(self, wanted: bool) -> None:
@@ -57,9 +57,9 @@ class Instrumented(Probed):
         """What the uplink carried lately; see `Link.recent_mbps`."""
         return self._uplink.recent_mbps()
 
-    def passages(self) -> tuple[dict[int, float], dict[int, float]]:
-        """When micro-batches left and gradients arrived since the last call; see `Passages.drain_times`."""
-        return self._passed.drain_times()
+    def traffic_times(self) -> tuple[dict[int, float], dict[int, float]]:
+        """When micro-batches left and gradients arrived since the last call; see `Traffic.drain_times`."""
+        return self._traffic.drain_times()
 
     def _keep(self, spans: Sequence[Span]) -> None:
         """Keeps spans that were drained, if `spans` will be asked for."""

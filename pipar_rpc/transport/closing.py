@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from concurrent.futures import Future, wait
 
 from pipar_rpc.base.errors import LostError
-from pipar_rpc.plan.deadlines import Patience
-from pipar_rpc.transport.remote_object import Placed, Remote
+from pipar_rpc.plan.deadlines import Deadlines
+from pipar_rpc.transport.remote_object import Remote, Target
 
 log = logging.getLogger(__name__)
 
 ASK_EVERY_S = 5.0  # whether a worker that was asked to close still lives, and what it does
 
 
-def close_all(remotes: Mapping[Remote[Placed], Patience]) -> list[tuple[str, BaseException]]:
+def close_all(remotes: Mapping[Remote[Target], Deadlines]) -> list[tuple[str, BaseException]]:
     """Closes objects at the same time and waits for it; returns the workers where that failed, and why.
 
     A worker that is busy is waited for as long as it answers, up to the longest that it may take for
@@ -44,7 +44,7 @@ def close_all(remotes: Mapping[Remote[Placed], Patience]) -> list[tuple[str, Bas
 
 
 def _given_up(
-    remote: Remote[Placed], doing: Future[str], waited_s: float, longest_s: float
+    remote: Remote[Target], doing: Future[str], waited_s: float, longest_s: float
 ) -> BaseException | None:
     """Why a worker that has been closing for `waited_s` is not waited for any longer, if it is not."""
     if error := doing.exception():

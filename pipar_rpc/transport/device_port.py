@@ -33,7 +33,7 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
-from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.gradient_sender import Loss
 from pipar_rpc.transport.rpc_futures import send
@@ -64,7 +64,7 @@ class RpcExchange:
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
         stop: ends all waiting.
         numbers: of the micro-batches that the port receives, from 0.
-        passed: notes when activations leave and gradients arrive.
+        traffic: notes when activations leave and gradients arrive.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class RpcExchange:
         max_in_flight: int,
         stop: Stop,
         numbers: Iterator[int],
-        passed: Passages,
+        traffic: Traffic,
     ) -> None:
         self._port, self._uplink, self._timeline, self._stop = port, uplink, timeline, stop
-        self._numbers, self._passed = numbers, passed
+        self._numbers, self._traffic = numbers, traffic
         self._previous_sent = threading.Event()
         self._previous_sent.set()
         self._stack = ExitStack()
@@ -109,7 +109,7 @@ class RpcExchange:
     ) -> Result:
         with dist_autograd.context() as context_id:
             if activation.requires_grad:
-                activation.register_hook(lambda gradient: self._passed.down.note(number))
+                activation.register_hook(lambda gradient: self._traffic.down.note(number))
             answer = self._stop.result(
                 self._send(slot, order, number, (part, context_id, activation, labels))
             )
@@ -130,7 +130,7 @@ class RpcExchange:
             # Without an emulated link to space them, the threads would race, and a late micro-batch that
             # overtakes an earlier one makes the server wait with both.
             previous_sent.wait()
-            self._passed.up.note(number)
+            self._traffic.up.note(number)
             return send(self._port.owner_name(), deliver, (self._port, number, *micro_batch), timeout_s=0)
         finally:
             sent.set()

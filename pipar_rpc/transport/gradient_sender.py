@@ -12,7 +12,7 @@ from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import start_pool
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
-from pipar_rpc.timing.traffic import Recent
+from pipar_rpc.timing.traffic import TrafficLog
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 
@@ -59,7 +59,7 @@ class GradientSender:
         name: str,
         downlink: Link,
         timeline: Timeline,
-        leaving: Recent,
+        leaving: TrafficLog,
         contexts: Contexts,
         answer: Callable[[Answer, Loss | Failure], None],
     ) -> None:

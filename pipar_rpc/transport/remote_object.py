@@ -17,7 +17,7 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import start_pool
 from pipar_rpc.plan.node import Node
 from pipar_rpc.transport.rpc_futures import handler, here, send
-from pipar_rpc.transport.turn_order import InOrder
+from pipar_rpc.transport.server_order import InOrder
 
 
 class Closable(Protocol):
@@ -30,7 +30,7 @@ class Closable(Protocol):
 T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
-Placed = TypeVar("Placed", bound=Closable)
+Target = TypeVar("Target", bound=Closable)
 Reply: TypeAlias = "torch.futures.Future[Any]"  # of a method that is known by its name only
 
 
@@ -67,7 +67,7 @@ def name_of(method: Callable[..., object]) -> str:
     return method.__name__
 
 
-class _Actor(Generic[Placed]):
+class _Actor(Generic[Target]):
     """An object placed on this rank, with the one thread that runs its methods.
 
     Attributes:
@@ -75,7 +75,7 @@ class _Actor(Generic[Placed]):
     """
 
     def __init__(
-        self, factory: Callable[..., Placed], args: tuple[object, ...], kwargs: dict[str, object]
+        self, factory: Callable[..., Target], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         self._thread, self.doing = start_pool(name_of(factory)), name_of(factory)
         self._stop = Stop()
@@ -117,7 +117,7 @@ class _Actor(Generic[Placed]):
 
 @handler
 def _call(
-    actor: "rpc.RRef[_Actor[Placed]]",
+    actor: "rpc.RRef[_Actor[Target]]",
     number: int,
     method: str,
     args: tuple[object, ...],
@@ -126,16 +126,16 @@ def _call(
     return here(actor).call(number, method, args, kwargs)
 
 
-def _doing(actor: "rpc.RRef[_Actor[Placed]]") -> str:
+def _doing(actor: "rpc.RRef[_Actor[Target]]") -> str:
     return here(actor).doing
 
 
 @handler
-def _close(actor: "rpc.RRef[_Actor[Placed]]", number: int) -> Reply:
+def _close(actor: "rpc.RRef[_Actor[Target]]", number: int) -> Reply:
     return here(actor).close(number)
 
 
-class Remote(Generic[Placed]):
+class Remote(Generic[Target]):
     """A reference to an object on another rank.
 
     Args:
@@ -143,13 +143,13 @@ class Remote(Generic[Placed]):
         actor: RRef of the actor.
     """
 
-    def __init__(self, name: str, actor: "rpc.RRef[_Actor[Placed]]") -> None:
+    def __init__(self, name: str, actor: "rpc.RRef[_Actor[Target]]") -> None:
         self.name = name
         self._actor = actor
         self._numbers = itertools.count()
 
     def call(
-        self, method: Callable[Concatenate[Placed, P], T], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[Target, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
         """Runs a method of the object after those called before; returns at once.
 
@@ -183,9 +183,9 @@ class Remote(Generic[Placed]):
         return request(self.name, _doing, (self._actor,), timeout_s)
 
 
-def place(
-    name: str, factory: Callable[Concatenate[Node, Stop, P], Placed], *args: P.args, **kwargs: P.kwargs
-) -> Remote[Placed]:
+def create_remote(
+    name: str, factory: Callable[Concatenate[Node, Stop, P], Target], *args: P.args, **kwargs: P.kwargs
+) -> Remote[Target]:
     """Creates `factory(local, stop, *args)` on the worker `name`; its errors show at the first call.
 
     `local` is what that worker passed to `reset`; `stop` is a `Stop` that ends what runs when the object is

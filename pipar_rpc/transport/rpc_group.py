@@ -23,7 +23,7 @@ from pipar_rpc.base.errors import PeerError, UserError, first_line
 from pipar_rpc.base.ranks import SERVER, worker_name
 from pipar_rpc.base.threads import watchdog
 from pipar_rpc.plan.node import Node
-from pipar_rpc.transport import network_interface, remote_object
+from pipar_rpc.transport import network_access, remote_object
 from pipar_rpc.transport.rendezvous import Meeting
 
 Ts = TypeVarTuple("Ts")
@@ -43,7 +43,7 @@ class _Group:
     dismissed: threading.Event = field(default_factory=threading.Event)
     graceful: bool = True
     exit_code: int = 0
-    patience_s: float = math.inf
+    deadline_s: float = math.inf
 
 
 _group = _Group()
@@ -57,9 +57,9 @@ def _still_wanted(name: str) -> bool:
     return not remote_object.is_lost(name)
 
 
-def expect(patience_s: float) -> None:
+def expect(deadline_s: float) -> None:
     """Sets the seconds of silence after which a device takes the server for lost."""
-    _group.patience_s = patience_s
+    _group.deadline_s = deadline_s
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ class Session:
         """
         name = worker_name(self.rank)
         while not _group.dismissed.wait(PING_INTERVAL_S):
-            patience_s = min(self._timeout_s, _group.patience_s)
+            deadline_s = min(self._timeout_s, _group.deadline_s)
             try:
-                wanted = rpc.rpc_sync(SERVER, _still_wanted, args=(name,), timeout=patience_s)
+                wanted = rpc.rpc_sync(SERVER, _still_wanted, args=(name,), timeout=deadline_s)
             except RuntimeError as error:
                 if _group.dismissed.is_set():
                     break
@@ -193,7 +193,7 @@ def join(
     local: Node,
     timeout_s: float,
     meeting: Meeting | None,
-    listening: network_interface.Binding,
+    listening: network_access.Binding,
 ) -> Iterator[Session]:
     """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
 
@@ -217,7 +217,7 @@ def join(
     remote_object.reset(local)
     join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
     _init_rpc(rank, world_size, join_s, meeting.init_method() if meeting else "env://")
-    network_interface.verify(listening)
+    network_access.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
     session = Session(rank, world_size, timeout_s, meeting)
     graceful = False
@@ -229,6 +229,6 @@ def join(
             graceful = session.dismiss()
         # Without the others' consent, torch waits for its handlers, and one that looks for an object whose
         # reference a dying server has already deleted never ends.
-        patience_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
-        with watchdog(patience_s, f"pipar_rpc: error: {worker_name(rank)} could not leave the group cleanly"):
+        deadline_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
+        with watchdog(deadline_s, f"pipar_rpc: error: {worker_name(rank)} could not leave the group cleanly"):
             rpc.shutdown(graceful=graceful, timeout=LEAVE_TIMEOUT_S if graceful else 0)

@@ -19,12 +19,12 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, Loss, undelivered
 from pipar_rpc.transport.rpc_futures import handler, here
-from pipar_rpc.transport.turn_order import InOrder, Lane
+from pipar_rpc.transport.server_order import InOrder, Lane
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Port:
         iteration: iterations of the epoch that the device has reported as done.
         loss: mean loss of the last of them.
         slowest_s: longest time of an iteration so far; None before the first one.
-        passed: when activations arrived and gradients left.
+        traffic: when activations arrived and gradients left.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Port:
         stop: Stop | None = None,
     ) -> None:
         self.name = name
-        self.downlink, self.passed = downlink, Passages()
+        self.downlink, self.traffic = downlink, Traffic()
         self.iteration, self.loss = 0, float("nan")
         self.slowest_s: float | None = None
         self._last_heard = self._iteration_began = time.monotonic()
@@ -73,7 +73,7 @@ class Port:
         self._contexts = Contexts()
         self._failure: Failure | None = None
         self._stack = ExitStack()
-        leaving, answer = self.passed.down, self._answer
+        leaving, answer = self.traffic.down, self._answer
         self._sender = GradientSender(name, downlink, timeline, leaving, self._contexts, answer)
         self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
@@ -108,7 +108,7 @@ class Port:
             What the device waits for; a Failure if the server half has failed.
         """
         self.heard()
-        self.passed.up.note(number, activation.nbytes + labels.nbytes)
+        self.traffic.up.note(number, activation.nbytes + labels.nbytes)
         answer: Answer = torch.futures.Future()
         batch = Delivered(number, part, context_id, activation, labels, answer)
         self._unanswered.add(answer)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 
 
 def test_weighted_average_by_hand():

@@ -11,14 +11,14 @@ import torch
 from pipar_rpc.base.errors import LostError, PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.coordination.coordinator import Coordinator
-from pipar_rpc.coordination.device_handle import Peer
+from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
-from pipar_rpc.coordination.membership import Roster
+from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Position, Round
-from pipar_rpc.plan.deadlines import Deadlines, Patience
+from pipar_rpc.plan.deadlines import Deadlines, DeadlineSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Busy, Stage, Timeline
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training_loop import TrainingLoop
@@ -72,8 +72,8 @@ class Remote:
 
 def make_peer(number, half):
     port = Port(f"device{number}", half.process, Link(), Timeline())
-    patience = Patience(Deadlines(10.0, 10.0, 10.0))
-    return Peer(port.name, Remote(port), port, half, Timeline(), patience, True, (1,), 1)
+    deadlines = Deadlines(DeadlineSpec(10.0, 10.0, 10.0))
+    return DeviceHandle(port.name, Remote(port), port, half, Timeline(), deadlines, True, (1,), 1)
 
 
 @pytest.fixture
@@ -83,13 +83,13 @@ def train(monkeypatch):
     monkeypatch.setattr("torch.distributed.autograd.backward", lambda context_id, roots: None)
 
     def run(halves, in_turn):
-        peers, networks = [make_peer(number, half) for number, half in enumerate(halves, start=1)], []
-        coordinator, sums = Coordinator(Roster(peers), -1, in_turn), EpochSums(peers)
+        handles, networks = [make_peer(number, half) for number, half in enumerate(halves, start=1)], []
+        coordinator, sums = Coordinator(Membership(handles), -1, in_turn), EpochSums(handles)
         for this in coordinator.rounds(Position(epoch=1)):
             networks.append(coordinator.average(coordinator.train(this, sums), sums))
-        for peer in peers:
-            peer.port.close()
-        return networks[0], [peer.name for peer in peers if peer.present]
+        for handle in handles:
+            handle.port.close()
+        return networks[0], [handle.name for handle in handles if handle.present]
 
     return run
 
@@ -114,23 +114,23 @@ def test_a_device_whose_last_update_fails_leaves_and_the_others_go_on(train, in_
 def test_a_device_takes_part_until_it_leaves_or_its_process_is_lost():
     """The group's word is enough: no call to it need fail first. It leaves once, for the group's reason."""
     told = []
-    peers = [make_peer(number, Half()) for number in (1, 2, 3)]
-    roster = Roster(peers, 1, {"device3": 1}, on_leave=lambda line, number: told.append(line))
-    roster.begin_round()
-    assert roster.peers == peers[:2]
-    peers[1].remote.lost = "lost device2: connection reset"
-    assert not peers[1].present
-    assert roster.settle({peers[0]: "report", peers[1]: "report"}) == {peers[0]: "report"}
-    assert roster.peers == peers[:1]
+    handles = [make_peer(number, Half()) for number in (1, 2, 3)]
+    membership = Membership(handles, 1, {"device3": 1}, on_leave=lambda line, number: told.append(line))
+    membership.begin_round()
+    assert membership.handles == handles[:2]
+    handles[1].remote.lost = "lost device2: connection reset"
+    assert not handles[1].present
+    assert membership.settle({handles[0]: "report", handles[1]: "report"}) == {handles[0]: "report"}
+    assert membership.handles == handles[:1]
     assert told == [
         "device3 leaves in round 1: as fault.leave says; 2 of 3 devices left",
         "device2 leaves in round 1: lost device2: connection reset; 1 of 3 devices left",
     ]
-    peers[0].remote.lost = "lost device1: connection reset"
+    handles[0].remote.lost = "lost device1: connection reset"
     with pytest.raises(PeerError, match="the last to leave: device1: lost device1: connection reset"):
-        roster.collect({peers[0]: Future()}, "upload")  # and nobody waits for it
-    for peer in peers:
-        peer.port.close()
+        membership.collect({handles[0]: Future()}, "upload")  # and nobody waits for it
+    for handle in handles:
+        handle.port.close()
 
 
 @pytest.mark.parametrize(
@@ -138,50 +138,50 @@ def test_a_device_takes_part_until_it_leaves_or_its_process_is_lost():
     [(-1, 0, [(0, 5, True)]), (0, 2, [(2, 7, True)]), (2, 0, [(0, 2, False), (2, 4, False), (4, 6, True)])],
 )
 def test_an_epoch_is_cut_into_rounds(every, first, rounds):
-    peers = [make_peer(number, Half()) for number in (1, 2)]
-    peers[1].iterations = 5
-    found = list(Coordinator(Roster(peers), every, False).rounds(Position(3, first)))
+    handles = [make_peer(number, Half()) for number in (1, 2)]
+    handles[1].iterations = 5
+    found = list(Coordinator(Membership(handles), every, False).rounds(Position(3, first)))
     assert found == [Round(3, *expected) for expected in rounds]
     assert found[-1].next == Position(4, 0)
     assert [this.next for this in found[:-1]] == [Position(3, stop) for _, stop, _ in rounds[:-1]]
-    for peer in peers:
-        peer.port.close()
+    for handle in handles:
+        handle.port.close()
 
 
 def test_the_rounds_of_an_epoch_follow_from_who_is_left():
-    peers = [make_peer(number, Half()) for number in (1, 2)]
-    peers[1].iterations = 5
-    rounds = Coordinator(Roster(peers), 1, False).rounds(Position())
+    handles = [make_peer(number, Half()) for number in (1, 2)]
+    handles[1].iterations = 5
+    rounds = Coordinator(Membership(handles), 1, False).rounds(Position())
     assert not next(rounds).ends_epoch
-    peers[1].remote.lost = "lost device2"
+    handles[1].remote.lost = "lost device2"
     assert list(rounds) == []
-    for peer in peers:
-        peer.port.close()
+    for handle in handles:
+        handle.port.close()
 
 
 def test_a_pause_is_not_part_of_an_epoch(monkeypatch):
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr("pipar_rpc.coordination.epoch_result.time", clock)
-    peer = make_peer(1, Half())
-    sums = EpochSums([peer])
+    handle = make_peer(1, Half())
+    sums = EpochSums([handle])
     stages = {Stage.DEVICE_FORWARD: Busy(0.5, 1)}
-    sums.note(peer, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0, stages=stages))
+    sums.note(handle, RoundReport(iterations=1, samples=1, losses=[0.0], seconds=1.0, stages=stages))
     now[0] = 2.0
     with sums.paused():
         now[0] = 10.0
     now[0] = 11.0
     result = sums.result(None)
     assert (result.metrics.epoch_time_s, result.began) == (3.0, 0.0)
-    peer.port.close()
+    handle.port.close()
 
 
 def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved(monkeypatch):
-    peers, saved = [make_peer(number, Half()) for number in (1, 2)], []
-    peers[1].iterations = 2
-    coordinator, other = Coordinator(Roster(peers), 1, False), MagicMock()
+    handles, saved = [make_peer(number, Half()) for number in (1, 2)], []
+    handles[1].iterations = 2
+    coordinator, other = Coordinator(Membership(handles), 1, False), MagicMock()
     other.saver.after_round = lambda position, *_: saved.append(position)
-    monkeypatch.setattr(coordinator, "train", lambda *_: setattr(peers[1].remote, "lost", "lost device2"))
+    monkeypatch.setattr(coordinator, "train", lambda *_: setattr(handles[1].remote, "lost", "lost device2"))
     monkeypatch.setattr(coordinator, "average", lambda *_: {})
     monkeypatch.setattr(TrainingLoop, "_end", lambda *_: other.ended)
     other.plan.settings.epochs = 1
@@ -193,5 +193,5 @@ def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved
     loop.run(Position())
     assert loop.rows == [other.ended]
     assert saved == [Position(1, 1), Position(2, 0)]
-    for peer in peers:
-        peer.port.close()
+    for handle in handles:
+        handle.port.close()

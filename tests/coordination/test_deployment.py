@@ -18,19 +18,19 @@ def test_the_server_compares_the_places(tmp_path, monkeypatch):
         for rank in (1, 2)
     ]
 
-    def peers(*places):
+    def handles(*places):
         told = [((2,), place) for place in places]
         return [
             SimpleNamespace(name=f"device{number}", told=own, num_samples=2)
             for number, own in enumerate(told, start=1)
         ]
 
-    monkeypatch.setattr("pipar_rpc.coordination.deployment.ask", lambda peer, method: peer.told)
+    monkeypatch.setattr("pipar_rpc.coordination.deployment.ask", lambda handle, method: handle.told)
     node = Node(tmp_path, "x/{device}", False, CPU)
-    apart = peers(("a", "c"), ("b", "c"))
+    apart = handles(("a", "c"), ("b", "c"))
     _load_data(apart, devices, node)
-    assert [peer.class_counts for peer in apart] == [(2, 0)] * 2
+    assert [handle.class_counts for handle in apart] == [(2, 0)] * 2
     with pytest.raises(
         ConfigError, match=r"node.data_root=x/\{device\}: .+: device1 and device2 read the same"
     ):
-        _load_data(peers(("a", "c"), ("a", "c")), devices, node)
+        _load_data(handles(("a", "c"), ("a", "c")), devices, node)

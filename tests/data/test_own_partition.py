@@ -16,7 +16,7 @@ from pipar_rpc.data import (
     whereabouts,
 )
 from pipar_rpc.plan.node import Node
-from pipar_rpc.selector.device_survey import Scout
+from pipar_rpc.selector.device_profiling import DeviceProfiler
 from tests.support.loops import CPU
 from tests.support.own_folders import spec, write_all
 
@@ -40,7 +40,7 @@ def test_a_device_reads_what_it_trains_on_and_nothing_else(tmp_path):
     found = {image.permute(1, 2, 0).numpy().tobytes() for image in images.images}
     assert found == {pixels.tobytes() for pixels in files}
     job = SimpleNamespace(data=spec(limits=(None, 2)), num_devices=2, rank=2)
-    assert Scout(Node(tmp_path / "2", "", False, CPU), Stop(), job).num_samples() == 2
+    assert DeviceProfiler(Node(tmp_path / "2", "", False, CPU), Stop(), job).num_samples() == 2
 
 
 def test_a_place_is_known_whatever_it_is_called_and_its_name_is_not_told(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.models import (
     ModelSpec,
     Norm,

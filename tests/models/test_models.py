@@ -9,9 +9,9 @@ from pipar_rpc.models import (
     MODELS,
     ModelSpec,
     Norm,
+    build_device_layers,
     build_meta,
     build_model,
-    build_part,
     summarise,
 )
 from tests.support.commands import run_here
@@ -71,7 +71,7 @@ def test_the_table_of_units():
 def test_a_part_is_the_first_units_of_the_network(name, norm):
     spec = ModelSpec(name, norm, 3, 32, 10)
     whole = build_model(spec)
-    part = build_part(spec, 2)
+    part = build_device_layers(spec, 2)
     assert [type(module) for module in part.modules()] == [type(module) for module in whole[:2].modules()]
     assert all(torch.isfinite(tensor).all() for tensor in part.state_dict().values())
     part.load_state_dict(whole[:2].state_dict())

@@ -6,7 +6,7 @@ from pipar_rpc.results.columns import COLUMNS
 from pipar_rpc.results.terminal import MAX_ROWS_SHOWN, device_states, summary_table
 
 
-def peers(*done, iterations=10):
+def handles(*done, iterations=10):
     return [
         SimpleNamespace(port=SimpleNamespace(iteration=i, loss=0.5), iterations=iterations, present=True)
         for i in done
@@ -14,13 +14,13 @@ def peers(*done, iterations=10):
 
 
 def test_few_devices_are_shown_one_by_one():
-    shown = peers(3, 4, 10, 7)
+    shown = handles(3, 4, 10, 7)
     shown[3].present = False
     assert device_states(shown) == "devices 3 4 done lost"
 
 
 def test_many_devices_are_shown_as_a_range():
-    assert device_states(peers(*range(32), iterations=50)) == "32 devices at 0..31"
+    assert device_states(handles(*range(32), iterations=50)) == "32 devices at 0..31"
 
 
 def row(epoch, **changes):

@@ -18,10 +18,10 @@ LISTEN = """
 import os, sys
 import psutil
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.transport import network_interface, rpc_group
+from pipar_rpc.transport import network_access, rpc_group
 
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-allowed = network_interface.bind("eth0", False, True, False)
+allowed = network_access.bind("eth0", False, True, False)
 if os.fork():  # torch is imported once for both
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     os.environ["TP_SOCKET_IFNAME"] = "eth1"  # as if its addresses had changed since
@@ -36,7 +36,7 @@ with rpc_group.join(0, 1, None, 20.0, None, allowed) as group:
     sockets = psutil.Process().net_connections("tcp")
     print("listens on", *{s.laddr.ip for s in sockets if s.status == "LISTEN" and s.laddr.port != 29500})
 try:
-    network_interface.bind("eth1", False, True, False)
+    network_access.bind("eth1", False, True, False)
 except UserError as error:
     print("refused:", error, flush=True)
 os._exit(0)

@@ -159,7 +159,7 @@ def test_cuts_of_a_checkpoint_are_kept_if_they_fit():
     jobs = [SimpleNamespace(name=f"device{number}") for number in (1, 2)]
     plan = SimpleNamespace(devices=jobs, recut=lambda cuts: cuts)
     kept = Selection(plan, rankings, Facts(devices, FAST, sizes), (True, True)).keep([(2, 1), (2, 1)])
-    assert kept.plan == [(2, 1), rankings[1][0].place]
+    assert kept.plan == [(2, 1), rankings[1][0].cut]
     assert rankings[1][0].split_point == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
 from pipar_rpc.selector.prediction import Predictor
-from pipar_rpc.selector.survey import unit_sizes
+from pipar_rpc.selector.profiling import unit_sizes
 from tests.support.frozen import spec_of
 
 

@@ -7,14 +7,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipar_rpc.base.microbatch import split_batch
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device import Device
 from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.testbed.link import Link, LinkSpec, RateTrace
 from tests.support.clock import Clock
 

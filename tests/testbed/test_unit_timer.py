@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipar_rpc.selector.survey import unit_sizes
+from pipar_rpc.selector.profiling import unit_sizes
 from pipar_rpc.testbed.unit_timer import run_once, timers
 from tests.support.frozen import TRAINED, make, spec_of
 from tests.support.loops import CPU

@@ -8,24 +8,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipar_rpc.coordination.device_handle import Peer
-from pipar_rpc.plan.deadlines import Deadlines, Patience
+from pipar_rpc.coordination.device_handle import DeviceHandle
+from pipar_rpc.plan.deadlines import Deadlines, DeadlineSpec
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.testbed.link_rates import Probed, measure_rates
+from pipar_rpc.testbed.link_rates import LinkTest, measure_rates
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import (
     ENOUGH_S,
     MESSAGE_BYTES,
     RECENT,
     RUN_S,
-    Passage,
-    Passages,
+    NotedMessage,
     Ping,
-    Recent,
+    Traffic,
+    TrafficLog,
     carried,
     ping,
 )
-from pipar_rpc.training.device import Device
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.transport.server_port import Port
 from tests.support.clock import Clock
 
@@ -53,9 +53,9 @@ class Line:
         return self.free_at + self.latency_s
 
 
-def noted(passages):
-    recent = Recent()
-    recent._recent.extend(passages)
+def noted(messages):
+    recent = TrafficLog()
+    recent._recent.extend(messages)
     return recent
 
 
@@ -76,13 +76,13 @@ def test_the_rate_of_a_line_is_found(up_mbps, down_mbps, latency_s, num_bytes, p
         now += pause_s
         there[0][number] = now + AHEAD_S
         arrived = up.carry(num_bytes, now)
-        here[0].append(Passage(number, num_bytes, arrived))
-        here[1].append(Passage(number, num_bytes, arrived))  # goes back at once
+        here[0].append(NotedMessage(number, num_bytes, arrived))
+        here[1].append(NotedMessage(number, num_bytes, arrived))  # goes back at once
         there[1][number] = down.carry(num_bytes, arrived) + AHEAD_S
-    for passages in here:
-        random.shuffle(passages)
+    for messages in here:
+        random.shuffle(messages)
     took = Ping(2 * latency_s, latency_s + AHEAD_S, latency_s - AHEAD_S)
-    found = carried(Passages(*map(noted, here)), there, took, PAIR)
+    found = carried(Traffic(*map(noted, here)), there, took, PAIR)
     for mbps, told in zip((up_mbps, down_mbps), found, strict=True):
         each_s = num_bytes * 8e-6 / mbps
         if num_bytes < MESSAGE_BYTES:
@@ -96,14 +96,14 @@ def test_the_rate_of_a_line_is_found(up_mbps, down_mbps, latency_s, num_bytes, p
 def test_short_messages_tell_only_if_they_queue():
     """10 ms each: one after the other with pauses, and all at once."""
     line, pauses = Line(80.0, 0.0), {number: 0.1 * number for number in range(20)}
-    alone = [Passage(number, 100_000, line.carry(100_000, pauses[number])) for number in range(20)]
+    alone = [NotedMessage(number, 100_000, line.carry(100_000, pauses[number])) for number in range(20)]
     took = Ping(0, 0, 0)
-    assert carried(Passages(up=noted(alone)), (pauses, {}), took, (30.0, 30.0))[0] == pytest.approx(40.0)
-    assert carried(Passages(up=noted(alone)), (pauses, {}), took, PAIR)[0] == KNOWN
+    assert carried(Traffic(up=noted(alone)), (pauses, {}), took, (30.0, 30.0))[0] == pytest.approx(40.0)
+    assert carried(Traffic(up=noted(alone)), (pauses, {}), took, PAIR)[0] == KNOWN
     line = Line(80.0, 0.0)
-    queued = [Passage(number, 100_000, line.carry(100_000, 0.0)) for number in range(20)]
+    queued = [NotedMessage(number, 100_000, line.carry(100_000, 0.0)) for number in range(20)]
     left = dict.fromkeys(range(20), 0.0)
-    assert carried(Passages(up=noted(queued)), (left, {}), took, PAIR)[0] == pytest.approx(80.0)
+    assert carried(Traffic(up=noted(queued)), (left, {}), took, PAIR)[0] == pytest.approx(80.0)
 
 
 def test_only_the_last_second_counts():
@@ -113,19 +113,19 @@ def test_only_the_last_second_counts():
         line = slow if number < 50 else fast
         fast.free_at = max(slow.free_at, fast.free_at)
         left[number] = 0.0
-        here.append(Passage(number, 100_000, line.carry(100_000, 0.0)))
-    assert carried(Passages(up=noted(here)), (left, {}), Ping(0, 0, 0), PAIR)[0] == pytest.approx(20.0)
+        here.append(NotedMessage(number, 100_000, line.carry(100_000, 0.0)))
+    assert carried(Traffic(up=noted(here)), (left, {}), Ping(0, 0, 0), PAIR)[0] == pytest.approx(20.0)
 
 
 def test_messages_that_one_end_has_forgotten_do_not_count():
-    passages = [Passage(0, 10**6, 1.0), Passage(1, 10**6, 2.0)]
+    messages = [NotedMessage(0, 10**6, 1.0), NotedMessage(1, 10**6, 2.0)]
     took = Ping(0, 0, 0)
-    assert carried(Passages(up=noted(passages)), ({1: 1.0}, {}), took, PAIR)[0] == pytest.approx(8.0)
-    assert carried(Passages(up=noted(passages)), ({}, {}), took, PAIR) == (None, None)
-    recent = Recent()
+    assert carried(Traffic(up=noted(messages)), ({1: 1.0}, {}), took, PAIR)[0] == pytest.approx(8.0)
+    assert carried(Traffic(up=noted(messages)), ({}, {}), took, PAIR) == (None, None)
+    recent = TrafficLog()
     for number in range(RECENT + 1):
         recent.note(number)
-    assert [passage.number for passage in recent.drain()] == list(range(1, RECENT + 1))
+    assert [message.number for message in recent.drain()] == list(range(1, RECENT + 1))
     assert recent.drain() == []
 
 
@@ -144,11 +144,11 @@ def test_the_clocks_are_compared_by_the_fastest_ping(clock):
 class Asked:
     """A device, asked directly."""
 
-    def __init__(self, passages):
-        self.passages, self.asked = passages, []
+    def __init__(self, messages):
+        self.messages, self.asked = messages, []
 
     def clock(self):
-        self.asked.append(Probed.clock)
+        self.asked.append(LinkTest.clock)
         return time.monotonic()
 
     def __call__(self, method, message):
@@ -157,17 +157,17 @@ class Asked:
 
 def test_transfers_are_timed_only_where_traffic_does_not_tell():
     now = time.monotonic()
-    here = Passages(up=noted([Passage(0, 10**6, now + 1.0)]), down=noted([Passage(0, 10**6, now)]))
+    here = Traffic(up=noted([NotedMessage(0, 10**6, now + 1.0)]), down=noted([NotedMessage(0, 10**6, now)]))
     device = Asked(({0: now}, {0: now + 2.0}))
-    told = carried(here, device.passages, ping(device.clock), PAIR)
+    told = carried(here, device.messages, ping(device.clock), PAIR)
     found = measure_rates(device, ping(device.clock), *told)
     assert found[:2] == pytest.approx((8.0, 4.0), rel=0.05)
-    assert set(device.asked) == {Probed.clock}
-    assert carried(here, device.passages, ping(device.clock), PAIR) == (None, None)  # all is used up
+    assert set(device.asked) == {LinkTest.clock}
+    assert carried(here, device.messages, ping(device.clock), PAIR) == (None, None)  # all is used up
     assert (
         measure_rates(device, ping(device.clock), None, None).uplink_mbps > 100
     )  # these transfers take no time
-    assert {Probed.give, Probed.take} <= set(device.asked)
+    assert {LinkTest.give, LinkTest.take} <= set(device.asked)
 
 
 class Moves:
@@ -185,13 +185,15 @@ class Moves:
 
 def test_models_that_move_tell_a_rate_too(clock):
     port = Port("device1", lambda *args: None, Link(), Timeline())
-    peer = Peer("device1", Moves(clock), port, None, Timeline(), Patience(Deadlines(1, 1, 1), 0.0), False)
-    assert peer.model_mbps(Device.upload) is None
-    peer.call(Device.upload)
-    peer.call(Device.load, {"w": torch.zeros(50_000)})
-    assert peer.model_mbps(Device.upload) == pytest.approx(8.0)
-    assert peer.model_mbps(Device.upload) is None  # told once
-    assert peer.model_mbps(Device.load, answer_s=0.06) is None  # too short, without what an answer takes
-    peer.call(Device.load, {"w": torch.zeros(50_000)})
-    assert peer.model_mbps(Device.load, answer_s=0.02) == pytest.approx(20.0)
+    handle = DeviceHandle(
+        "device1", Moves(clock), port, None, Timeline(), Deadlines(DeadlineSpec(1, 1, 1), 0.0), False
+    )
+    assert handle.model_mbps(Device.upload) is None
+    handle.call(Device.upload)
+    handle.call(Device.load, {"w": torch.zeros(50_000)})
+    assert handle.model_mbps(Device.upload) == pytest.approx(8.0)
+    assert handle.model_mbps(Device.upload) is None  # told once
+    assert handle.model_mbps(Device.load, answer_s=0.06) is None  # too short, without what an answer takes
+    handle.call(Device.load, {"w": torch.zeros(50_000)})
+    assert handle.model_mbps(Device.load, answer_s=0.02) == pytest.approx(20.0)
     port.close()

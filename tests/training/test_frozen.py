@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from pipar_rpc.coordination.build import fill
-from pipar_rpc.models import DropoutStreams, build_part
+from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.timing.timeline import Stage, Timeline
-from pipar_rpc.training.device import Device
 from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.frozen import CLASSES, TRAINED, make, spec_of
@@ -54,7 +54,7 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
     server = ServerHalf(network[1:], OPTIMIZER, DropoutStreams(network[1:], 0, 1), CPU, Timeline())
 
     def cut(split_point, state):
-        layers = build_part(spec_of("frozen_first"), split_point)
+        layers = build_device_layers(spec_of("frozen_first"), split_point)
         fill(layers, state)
         return Cut(layers, LocalExchange(server.process), 1, DropoutStreams(layers, 0, 1), NATIVE)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.microbatch import Part
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf

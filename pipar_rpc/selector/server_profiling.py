@@ -1,6 +1,6 @@
 """What the server finds out about itself before the training: how fast it is, alone and under load.
 
-Everything is measured on networks of its own, as on the devices (`survey`).
+Everything is measured on networks of its own, as on the devices (`profiling`).
 """
 
 import os
@@ -19,7 +19,7 @@ from pipar_rpc.testbed.unit_timer import random_images, run_once, time_units, ti
 from pipar_rpc.training.exchange import Process, Result
 
 
-def survey_server(
+def profile_server(
     spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
 ) -> ServerFacts:
     """Times the server by itself, and under the load of `halves` networks at the same time.
@@ -53,7 +53,7 @@ def _crowded_seconds(
             for _ in range(1 + runs):
                 run_once(networks[number], images[:size])
 
-        with open_pool("survey", at_once) as pool:
+        with open_pool("profiling", at_once) as pool:
             for size in sizes:
                 for done in [pool.submit(work, number, size) for number in range(at_once)]:
                     done.result()

@@ -26,20 +26,20 @@ class _InFlight(NamedTuple):
 class Device(DeviceHalf):
     """Trains layers 1..P on the device's own data; all else that it can be asked is in `DeviceHalf`."""
 
-    def train(self, epoch: int, start: int, stop: int, patience_s: float | None = None) -> RoundReport:
+    def train(self, epoch: int, start: int, stop: int, deadline_s: float | None = None) -> RoundReport:
         """Trains iterations start..stop-1 of an epoch and tells what they took.
 
         Args:
             epoch: from 1.
             start: first iteration, from 0.
             stop: the one after the last.
-            patience_s: seconds of silence after which the server is lost; None for what held before.
+            deadline_s: seconds of silence after which the server is lost; None for what held before.
 
         Raises:
             PeerError: the server failed, or the device was stopped.
         """
-        if patience_s is not None:
-            self._on_patience(patience_s)
+        if deadline_s is not None:
+            self._on_deadline(deadline_s)
         with self._measured_round() as report:
             batch = self._load_batch(epoch, start)
             for iteration in range(start, stop):

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.transport import network_interface
-from pipar_rpc.transport.network_interface import Binding
+from pipar_rpc.transport import network_access
+from pipar_rpc.transport.network_access import Binding
 
 
 class Entry(NamedTuple):
@@ -42,14 +42,14 @@ def interfaces(monkeypatch):
 
 def refusal(*arguments):
     with pytest.raises(UserError) as error:
-        network_interface.bind(*arguments)
+        network_access.bind(*arguments)
     assert not os.environ["TP_SOCKET_IFNAME"]
     return str(error.value)
 
 
 @pytest.mark.usefixtures("interfaces")
 def test_one_machine_is_loopback_unless_told_otherwise():
-    assert network_interface.bind("auto", True, False, False) == Binding("lo", LO)
+    assert network_access.bind("auto", True, False, False) == Binding("lo", LO)
     assert os.environ["TP_SOCKET_IFNAME"] == os.environ["GLOO_SOCKET_IFNAME"] == "lo"
 
 
@@ -61,8 +61,8 @@ def test_whatever_others_can_reach_must_be_trusted():
     assert "node.trusted_network=true" in error
     error = refusal("ppp0", False, True, False)
     assert re.search(r"8\.8\.4\.4.* is a public address.*node\.allow_public=true", error)
-    assert network_interface.bind("eth0", False, True, False) == Binding("eth0", LAN)
-    assert network_interface.bind("ppp0", False, True, True) == Binding("ppp0", PUBLIC)
+    assert network_access.bind("eth0", False, True, False) == Binding("eth0", LAN)
+    assert network_access.bind("ppp0", False, True, True) == Binding("ppp0", PUBLIC)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_whatever_others_can_reach_must_be_trusted():
 def test_of_several_addresses_the_first_is_bound(interfaces, addresses, bound, problem):
     interfaces(eth0=addresses, lo=[LO])
     if problem is None:
-        assert network_interface.bind("eth0", False, True, False) == Binding("eth0", bound)
+        assert network_access.bind("eth0", False, True, False) == Binding("eth0", bound)
     else:
         error = refusal("eth0", False, True, False)
         assert f"node.interface=eth0: {bound}, on" in error
@@ -88,7 +88,7 @@ def test_of_several_addresses_the_first_is_bound(interfaces, addresses, bound, p
 
 def test_further_addresses_of_loopback_do_no_harm(interfaces):
     interfaces(eth0=[LAN], lo=[LO, "10.255.255.254", "::1"])  # as in WSL2
-    assert network_interface.bind("auto", True, False, False) == Binding("lo", LO)
+    assert network_access.bind("auto", True, False, False) == Binding("lo", LO)
 
 
 def test_the_interface_towards_the_server_is_found_by_any_of_its_addresses(interfaces, monkeypatch):
@@ -97,13 +97,13 @@ def test_the_interface_towards_the_server_is_found_by_any_of_its_addresses(inter
     assert f"node.interface=eth0: {PUBLIC}, on" in refusal("auto", False, True, False)
     monkeypatch.setenv("MASTER_ADDR", "::1")
     interfaces(lo=[LO], eth0=[LAN, "::1"])
-    assert network_interface.bind("auto", False, True, False) == Binding("eth0", LAN)
+    assert network_access.bind("auto", False, True, False) == Binding("eth0", LAN)
 
 
 @pytest.mark.usefixtures("interfaces")
 def test_an_unknown_interface_is_one_line():
     with pytest.raises(UserError, match=r"node.interface=eth1: must be auto or .*: did you mean eth0\?"):
-        network_interface.bind("eth1", True, False, False)
+        network_access.bind("eth1", True, False, False)
 
 
 def test_sockets_that_listen_elsewhere_are_found(monkeypatch):
@@ -111,10 +111,10 @@ def test_sockets_that_listen_elsewhere_are_found(monkeypatch):
         with socket.create_server(("0.0.0.0", 0)) as everywhere:
             port = everywhere.getsockname()[1]
             monkeypatch.setenv("MASTER_PORT", str(port))
-            network_interface.verify(Binding("lo", LO))  # that is torchrun's store
+            network_access.verify(Binding("lo", LO))  # that is torchrun's store
             monkeypatch.setenv("MASTER_PORT", "1")
             with pytest.raises(
                 UserError, match=rf"node.interface=lo: this process listens on 0.0.0.0, port {port}"
             ):
-                network_interface.verify(Binding("lo", LO))
-        network_interface.verify(Binding("lo", LO))
+                network_access.verify(Binding("lo", LO))
+        network_access.verify(Binding("lo", LO))

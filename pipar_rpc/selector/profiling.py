@@ -18,11 +18,11 @@ import torch
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.coordination.membership import wait_for
 from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
-from pipar_rpc.plan.deadlines import Patience
+from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.plan.device_job import DeviceJob
-from pipar_rpc.selector.device_survey import Scout
+from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
-from pipar_rpc.selector.server_survey import computing_half
+from pipar_rpc.selector.server_profiling import computing_half
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate_all
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.link_rates import LinkRates, link_rates, measure_rates
@@ -31,7 +31,7 @@ from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import ping
 from pipar_rpc.transport.closing import close_all
-from pipar_rpc.transport.remote_object import Remote, place
+from pipar_rpc.transport.remote_object import Remote, create_remote
 from pipar_rpc.transport.server_port import Port
 
 P = ParamSpec("P")
@@ -45,10 +45,14 @@ class _Asked:
     """A device that is asked."""
 
     job: DeviceJob
-    remote: Remote[Scout]
+    remote: Remote[DeviceProfiler]
 
     def call(
-        self, to_do: str, method: Callable[Concatenate[Scout, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        to_do: str,
+        method: Callable[Concatenate[DeviceProfiler, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Asks and waits for the answer."""
         return self.wait(self.remote.call(method, *args, **kwargs), to_do)
@@ -60,7 +64,7 @@ class _Asked:
         return wait_for(self.remote, answer, self.job.timeout_s * times, to_do, silent_s)
 
 
-def survey_devices(
+def profile_devices(
     jobs: Sequence[DeviceJob],
     sizes: Sequence[UnitSizes],
     runs: int,
@@ -84,9 +88,9 @@ def survey_devices(
         UserError: a device lacks its data.
         PeerError: a device failed or did not answer in time.
     """
-    with _scouts(jobs) as devices:
-        samples = _ask_all(devices, "count its samples", Scout.num_samples)
-        free = _ask_all(devices, "tell its memory", Scout.free_bytes)
+    with _profilers(jobs) as devices:
+        samples = _ask_all(devices, "count its samples", DeviceProfiler.num_samples)
+        free = _ask_all(devices, "tell its memory", DeviceProfiler.free_bytes)
         free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
         held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
@@ -108,17 +112,17 @@ def survey_devices(
 
 
 @contextmanager
-def _scouts(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
+def _profilers(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
     devices: list[_Asked] = []
     try:
         for job in jobs:
-            devices.append(_Asked(job, place(job.name, Scout, job)))
+            devices.append(_Asked(job, create_remote(job.name, DeviceProfiler, job)))
         yield devices
     finally:
-        close_all({own.remote: Patience(own.job.deadlines, own.job.emulated_s) for own in devices})
+        close_all({own.remote: Deadlines(own.job.deadlines, own.job.emulated_s) for own in devices})
 
 
-def _ask_all(devices: Sequence[_Asked], to_do: str, method: Callable[[Scout], T]) -> list[T]:
+def _ask_all(devices: Sequence[_Asked], to_do: str, method: Callable[[DeviceProfiler], T]) -> list[T]:
     """Asks all at the same time."""
     answers = [device.remote.call(method) for device in devices]
     return [device.wait(answer, to_do) for device, answer in zip(devices, answers, strict=True)]
@@ -142,7 +146,7 @@ def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> li
     speeds = [device.job.speed for device in devices]
 
     def ask(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
-        return devices[index].call("measure its machine's speed", Scout.calibrate, known)
+        return devices[index].call("measure its machine's speed", DeviceProfiler.calibrate, known)
 
     found: dict[int, list[UnitTimes]] = {}
     for index, (speed, machine) in enumerate(zip(speeds, calibrate_all(speeds, ask), strict=True)):
@@ -162,7 +166,8 @@ def _measured(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list
     for step in range(max(map(len, sizes), default=0)):
         taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
         answers = [
-            devices[i].remote.call(Scout.unit_times, sizes[i][step], runs, held[i]) for i in taking_part
+            devices[i].remote.call(DeviceProfiler.unit_times, sizes[i][step], runs, held[i])
+            for i in taking_part
         ]
         for index, answer in zip(taking_part, answers, strict=True):
             units = devices[index].wait(answer, "time its network", 1 + runs)
@@ -177,13 +182,13 @@ def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
 
 
 def _links(device: _Asked, elapsed_s: float) -> LinkRates:
-    def ask(method: Callable[Concatenate[Scout, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def ask(method: Callable[Concatenate[DeviceProfiler, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return device.call("answer a timed transfer", method, *args, **kwargs)
 
     up, down = device.job.uplink, device.job.downlink
     known = up.rate.after(elapsed_s), down.rate.after(elapsed_s)
     emulated = [mbps if link.rate.limited else None for link, mbps in zip((up, down), known, strict=True)]
-    real = None if all(emulated) else measure_rates(ask, ping(partial(ask, Scout.clock)), *emulated)
+    real = None if all(emulated) else measure_rates(ask, ping(partial(ask, DeviceProfiler.clock)), *emulated)
     return link_rates(up, down, known, real)
 
 
@@ -208,7 +213,7 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
         def wait(count: int, some: int) -> list[float]:
             """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
             calls = [
-                device.remote.call(Scout.exchange, port.reference(), count, TIMES)
+                device.remote.call(DeviceProfiler.exchange, port.reference(), count, TIMES)
                 for device, port in asked[:some]
             ]
             return [

@@ -16,16 +16,16 @@ from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate
 from pipar_rpc.testbed.link import Link
-from pipar_rpc.testbed.link_rates import Probed
+from pipar_rpc.testbed.link_rates import LinkTest
 from pipar_rpc.testbed.unit_timer import time_units
 from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.timing.traffic import Passages
+from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.transport.device_port import RpcExchange
 from pipar_rpc.transport.server_port import PortReference
 
 
-class Scout(Probed):
+class DeviceProfiler(LinkTest):
     """Answers the server's questions; trains nothing but networks of its own.
 
     Args:
@@ -61,7 +61,7 @@ class Scout(Probed):
 
     def exchange(self, port: PortReference, count: int, times: int) -> float:
         """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
-        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Passages())
+        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Traffic())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found = torch.zeros(1, dtype=torch.int64), []
 

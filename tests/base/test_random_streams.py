@@ -2,7 +2,7 @@
 
 import torch
 
-from pipar_rpc.base.seeds import generator
+from pipar_rpc.base.random_streams import generator
 
 
 def test_random_streams_are_repeatable_and_independent():

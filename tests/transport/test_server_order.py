@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
-from pipar_rpc.transport import turn_order
-from pipar_rpc.transport.turn_order import ORDERS, InOrder, open_order
+from pipar_rpc.transport import server_order
+from pipar_rpc.transport.server_order import ORDERS, InOrder, open_order
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 LENGTHS = (2, 3, 1)  # iterations of three devices
@@ -23,7 +23,7 @@ def order(request, monkeypatch):
         monkeypatch.syspath_prepend(EXAMPLES)
         from own_server_order import FirstCome
 
-        monkeypatch.setitem(turn_order.ORDERS, "own", FirstCome)
+        monkeypatch.setitem(server_order.ORDERS, "own", FirstCome)
     with open_order(request.param, len(LENGTHS)) as opened:
         opened.begin(LENGTHS, 0)
         yield opened

@@ -1,0 +1,68 @@
+"""Layers that move between device and server when a device's split point changes between rounds.
+
+After an aggregation all halves hold the average, so the server knows all weights. A layer that goes down to
+a device takes its weights and its momentum with it; one that goes up takes its momentum. Nothing is lost:
+training goes on as if the network had been cut there from the beginning.
+"""
+
+import copy
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from torch import nn
+
+from pipar_rpc.base.states import State, num_bytes
+from pipar_rpc.coordination.aggregation import reserve_download
+from pipar_rpc.coordination.build import fill
+from pipar_rpc.coordination.device_handle import DeviceHandle
+from pipar_rpc.coordination.membership import Membership
+from pipar_rpc.models import DropoutStreams, server_layers
+from pipar_rpc.plan.device_job import DeviceJob, links_timed
+from pipar_rpc.testbed.link import Slot
+from pipar_rpc.training.device_loop import Device
+
+
+def move_layers(
+    membership: Membership,
+    network: nn.Sequential,
+    old: Sequence[DeviceJob],
+    new: Sequence[DeviceJob],
+    state: State,
+) -> dict[DeviceHandle, int]:
+    """Has devices and server halves hold what `new` says; all links work at the same time.
+
+    Args:
+        membership: the devices.
+        network: the uncut network, as a pattern.
+        old: the devices' jobs until now.
+        new: their jobs from now on.
+        state: the average, which all halves hold.
+
+    Returns:
+        Bytes that devices sent for it.
+    """
+    jobs = dict(zip(membership.everyone, new, strict=True))
+    leaving: list[tuple[Slot, DeviceHandle, State, State]] = []
+    for handle, before in zip(membership.everyone, old, strict=True):
+        if before == jobs[handle] or not handle.present:
+            continue
+        names = network[before.split_point : jobs[handle].split_point].state_dict()
+        added = {name: state[name] for name in names}
+        momentum = {name: buffer for name, buffer in handle.half.momentum().items() if name in names}
+        leaving.append((reserve_download(handle, added, momentum), handle, added, momentum))
+    asked: dict[DeviceHandle, Future[State]] = {}
+    for slot, handle, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
+        handle.port.downlink.wait(slot)
+        handle.expect(jobs[handle].emulated_s, links_timed(jobs[handle]))
+        asked[handle] = handle.call(Device.recut, jobs[handle], added, momentum)
+    returned = membership.collect(asked, Device.recut)
+    for handle, given_up in returned.items():
+        _recut_server_half(handle, jobs[handle], network, state, given_up)
+    return {handle: num_bytes(given_up) for handle, given_up in returned.items()}
+
+
+def _recut_server_half(
+    handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, momentum: State
+) -> None:
+    layers = fill(copy.deepcopy(server_layers(network, job.split_point)), state)
+    handle.half.recut(layers, DropoutStreams(layers, job.seed, job.rank), momentum)

@@ -3,7 +3,6 @@
 A further rule is a class with the methods of `AggregationRule` and an entry of `RULES`.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base import dotted
-from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest, require
+from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
 from pipar_rpc.base.states import State
 
 CUSTOM = "custom"
@@ -165,13 +164,7 @@ def build_rule(spec: RuleSpec, network: nn.Module) -> AggregationRule:
             what = f"a rule, with the methods aggregate, state and load, not {type(rule).__name__}"
             raise ConfigError(f"{KEY}._target_", spec.target, f"a function that returns {what}")
         return OwnRule(rule, spec.target)
-    make: Any = RULES[spec.name]
-    known = inspect.signature(make).parameters.keys() - offered.keys()
-    for name in spec.args:
-        if name not in known:
-            hint = nearest(name, known) if known else "it has none"
-            raise UserError(f"{KEY}.args.{name}: no such argument of {spec.name}: {hint}")
-    return make(**dotted.accepted(make, offered), **spec.args)  # type: ignore[no-any-return]
+    return dotted.build(KEY, spec.name, RULES[spec.name], offered, spec.args)
 
 
 def _value(given: Any) -> float:

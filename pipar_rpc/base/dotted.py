@@ -3,9 +3,11 @@
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
+
+Made = TypeVar("Made")
 
 
 def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, Any]) -> Any:
@@ -33,6 +35,29 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
         raise
     except Exception as error:
         raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def build(
+    key: str, name: str, make: Callable[..., Made], offered: Mapping[str, Any], args: Mapping[str, Any]
+) -> Made:
+    """Calls a function or class of the package's own with what the configuration gives it.
+
+    Args:
+        key: configuration key that chose it, for errors.
+        name: the name by which it was chosen.
+        make: function or class.
+        offered: keyword arguments that it gets if it has parameters for them.
+        args: keyword arguments from the configuration.
+
+    Raises:
+        UserError: it has no such argument.
+    """
+    known = inspect.signature(make).parameters.keys() - offered.keys()
+    for argument in args:
+        if argument not in known:
+            hint = nearest(argument, known) if known else "it has none"
+            raise UserError(f"{key}.args.{argument}: no such argument of {name}: {hint}")
+    return make(**accepted(make, offered), **args)
 
 
 def accepted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Part:
         count: N, the number of micro-batches of this mini-batch.
         weight: |part| / |batch|. Losses are means over the part times this weight, so that the gradients
             of the N parts add up to the gradient of the mean loss over the whole batch.
+        first: number of its first sample within the mini-batch, from 0.
     """
 
     epoch: int
@@ -25,6 +26,7 @@ class Part:
     index: int
     count: int
     weight: float
+    first: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -65,9 +67,10 @@ def split_batch(
     """
     batch_size = len(labels)
     count = min(num_micro_batches, most_micro_batches(batch_size, smallest))
-    return [
-        MicroBatch(Part(epoch, iteration, index, count, len(y) / batch_size), x, y)
-        for index, (x, y) in enumerate(
-            zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True), start=1
-        )
-    ]
+    micro_batches, first = [], 0
+    parts = zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True)
+    for index, (x, y) in enumerate(parts, start=1):
+        part = Part(epoch, iteration, index, count, len(y) / batch_size, first)
+        micro_batches.append(MicroBatch(part, x, y))
+        first += len(y)
+    return micro_batches

@@ -1,15 +1,12 @@
-"""Models that travel: up to be averaged and back down, or from one device to the next."""
+"""How the devices' networks become the next global network."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 
 from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.aggregation.rules import AggregationRule
-from pipar_rpc.base.states import State, num_bytes
+from pipar_rpc.base.states import State
 from pipar_rpc.coordination.device_handle import DeviceHandle
-from pipar_rpc.testbed.link import Slot
-from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, Timeline
-from pipar_rpc.training.device_loop import Device
+from pipar_rpc.timing.timeline import NO_ITERATION, Stage, Timeline
 
 
 def join(device_states: Mapping[DeviceHandle, State]) -> dict[DeviceHandle, State]:
@@ -24,22 +21,26 @@ def join(device_states: Mapping[DeviceHandle, State]) -> dict[DeviceHandle, Stat
 
 
 class Aggregator:
-    """Applies the aggregation rule round after round, and keeps the global network for it.
+    """Applies the aggregation rule round after round.
 
     Args:
         rule: how the devices' networks are aggregated.
         network: the global network with which training begins; None where there is none.
+
+    Attributes:
+        rule: the aggregation rule.
+        network: the global network that all devices hold.
     """
 
     def __init__(self, rule: AggregationRule, network: State | None = None) -> None:
         self.rule = rule
-        self._network = None if network is None else {key: own.clone() for key, own in network.items()}
+        self.network = None if network is None else {key: own.clone() for key, own in network.items()}
 
     def aggregate(self, networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
         """The next global network; arguments as `average`."""
         with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
-            self._network = self.rule.aggregate(self._network, networks, samples)
-        return self._network
+            self.network = self.rule.aggregate(self.network, networks, samples)
+        return self.network
 
 
 def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
@@ -52,42 +53,3 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
     """
     with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
         return weighted_average(networks, samples)
-
-
-def hand_over(handle: DeviceHandle, state: State) -> Future[None]:
-    """Loads a device half that another device has trained, over the emulated downlink."""
-    handle.port.downlink.wait(reserve_download(handle, state))
-    return handle.call(Device.load, state)
-
-
-def reserve_download(handle: DeviceHandle, *states: State) -> Slot:
-    """A slot of the emulated downlink for models."""
-    slot = handle.port.downlink.reserve(sum(map(num_bytes, states)))
-    handle.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
-    return slot
-
-
-def distribute(
-    device_states: Mapping[DeviceHandle, State], network: State
-) -> dict[DeviceHandle, Future[None]]:
-    """Loads the global network into all server halves, and into all device halves over their downlinks.
-
-    Sends each device half when its emulated transfer has ended; the links run at the same time.
-
-    Args:
-        device_states: the device halves, for their keys.
-        network: state of the whole network.
-
-    Returns:
-        One future per device.
-    """
-    transfers = []
-    for handle, uploaded in device_states.items():
-        handle.half.load({key: network[key] for key in network.keys() - uploaded.keys()})
-        half = {key: network[key] for key in uploaded}
-        transfers.append((reserve_download(handle, half), handle, half))
-    loaded: dict[DeviceHandle, Future[None]] = {}
-    for slot, handle, half in sorted(transfers, key=lambda transfer: transfer[0].arrival):
-        handle.port.downlink.wait(slot)
-        loaded[handle] = handle.call(Device.load, half)
-    return loaded

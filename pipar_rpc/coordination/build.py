@@ -10,6 +10,8 @@ from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
+from pipar_rpc.compression.coding import NO_CODECS, Coding
+from pipar_rpc.compression.registry import build_model_codec
 from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
@@ -59,7 +61,7 @@ def build_device(
         fill(layers, state)
         exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, job.num_micro_batches, dropout, job.speed, job.smallest)
+        return Cut(layers, exchange, coding_of(job), job.num_micro_batches, dropout, job.speed, job.smallest)
 
     return Device(
         name=job.name,
@@ -73,6 +75,7 @@ def build_device(
         device=node.device,
         instruments=instruments,
         make_cut=make_cut,
+        model_codec=build_model_codec(job.model_codec),
         momentum=momentum,
         on_deadline=expect,
         stop=stop,
@@ -94,6 +97,12 @@ def _open_exchange(
     return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, traffic)
 
 
+def coding_of(job: DeviceJob) -> Coding:
+    """The codecs of a device, equal in both halves; at split point Q nothing crosses that they code."""
+    spec = NO_CODECS if job.split_point == job.num_units else job.coding
+    return Coding(spec, job.seed, job.rank)
+
+
 def build_server_half(
     layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline, momentum: State | None = None
 ) -> ServerHalf:
@@ -107,4 +116,4 @@ def build_server_half(
         momentum: of their parameters; empty at the beginning.
     """
     dropout = DropoutStreams(layers, job.seed, job.rank)
-    return ServerHalf(layers, job.optimizer, dropout, node.device, timeline, momentum)
+    return ServerHalf(layers, job.optimizer, dropout, coding_of(job), node.device, timeline, momentum)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pipar_rpc.aggregation.rules import FedAvg
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
-from pipar_rpc.coordination.aggregation import Aggregator, average, distribute, hand_over, join
+from pipar_rpc.compression.models import ExactModels, ModelCodec
+from pipar_rpc.coordination.aggregation import Aggregator, average, join
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
+from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_loop import Device
@@ -42,7 +44,8 @@ class Coordinator:
             of an epoch always ends a round.
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
         keep_networks: whether to keep each device's own network, at the cost of their memory.
-        aggregator: makes the global network; FedAvg if there is none.
+        aggregator: makes the global network, with which all devices begin; FedAvg if there is none.
+        model_codec: what models are on their way; they travel as they are if there is none.
     """
 
     def __init__(
@@ -52,9 +55,13 @@ class Coordinator:
         in_turn: bool,
         keep_networks: bool = False,
         aggregator: Aggregator | None = None,
+        model_codec: ModelCodec | None = None,
     ) -> None:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
+        self._transfer = ModelTransfer(model_codec or ExactModels())
+        for handle in membership.everyone:
+            handle.holds = self._aggregator.network
         self._handed_on: State | None = None
 
     def rounds(self, start: Position) -> Iterator[Round]:
@@ -149,18 +156,19 @@ class Coordinator:
         """One device's turn; None if it did not come to its end."""
         collect = self.membership.collect
         if self._handed_on is not None and not collect(
-            {handle: hand_over(handle, self._handed_on)}, Device.load
+            {handle: self._transfer.hand_over(handle, self._handed_on)}, Device.load
         ):
             return None
         began = time.monotonic()
         trained, uploaded = _train(handle, this), handle.call(Device.upload)
         report = collect({handle: trained}, Device.train).get(handle)
         sums.training_s += time.monotonic() - began
-        state = collect({handle: uploaded}, Device.upload).get(handle)
-        if report is None or state is None or not self.membership.settle({handle: report}):
+        payload = collect({handle: uploaded}, Device.upload).get(handle)
+        if report is None or payload is None or not self.membership.settle({handle: report}):
             return None
         sums.note(handle, report)
-        sums.uploaded({handle: num_bytes(state)})
+        sums.uploaded({handle: num_bytes(payload)})
+        state = self._transfer.received(handle, payload)
         if not self._healthy(join({handle: state})):
             return None
         self._handed_on = state
@@ -175,15 +183,17 @@ class Coordinator:
         return {handle: network for handle, network in networks.items() if handle.present}
 
     def _aggregate(self, trained: Trained, sums: EpochSums) -> State:
-        states = self.membership.collect(
+        payloads = self.membership.collect(
             {handle: trained.uploads[handle] for handle in trained.reports}, Device.upload
         )
-        sums.uploaded({handle: num_bytes(state) for handle, state in states.items()})
+        sums.uploaded({handle: num_bytes(payload) for handle, payload in payloads.items()})
+        states = {handle: self._transfer.received(handle, own) for handle, own in payloads.items()}
         networks = self._healthy(join(states))
         states = {handle: states[handle] for handle in networks}
         samples = [trained.reports[handle].samples for handle in networks]
         if not any(samples):  # those who had something to train are gone
             samples = [1] * len(samples)
+        before = self._aggregator.network
         network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
         self.membership.counts = True
         if self._keep_networks:
@@ -191,8 +201,10 @@ class Coordinator:
                 handle: {key: tensor.clone() for key, tensor in own.items()}
                 for handle, own in networks.items()
             }
-        self.membership.collect(distribute(states, network), Device.load)
-        return network
+        held, loaded = self._transfer.distribute(states, network, before)
+        self._aggregator.network = held
+        self.membership.collect(loaded, Device.load)
+        return held
 
 
 def _train(handle: DeviceHandle, this: Round) -> Future[RoundReport]:

@@ -36,6 +36,7 @@ class DeviceHandle:
         links_timed: whether the links are emulated (or unused), so that their times are known.
         class_counts: samples of each class that the device trains on.
         iterations: iterations per epoch.
+        holds: the network that the device was given last; None if the server does not know it.
         left: whether it has left the job; see `pipar_rpc.coordination.membership`.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
@@ -49,6 +50,7 @@ class DeviceHandle:
     links_timed: bool
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
+    holds: State | None = None
     left: bool = False
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0

@@ -12,10 +12,10 @@ from concurrent.futures import Future
 from torch import nn
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.coordination.aggregation import reserve_download
 from pipar_rpc.coordination.build import fill
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
+from pipar_rpc.coordination.model_transfer import reserve_download
 from pipar_rpc.models import DropoutStreams, server_layers
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.testbed.link import Slot

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.compression.coding import CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import ModelSpec
 from pipar_rpc.plan.deadlines import DeadlineSpec
@@ -29,6 +31,8 @@ class DeviceJob:
         uplink: the emulated uplink.
         downlink: the emulated downlink.
         speed: of the emulated device.
+        coding: codecs of activations and gradients.
+        model_codec: codec of models, the same for all devices.
         optimizer: arguments of `torch.optim.SGD`.
         seed: of the experiment.
         deadlines: of waiting for the other side.
@@ -48,6 +52,8 @@ class DeviceJob:
     uplink: LinkSpec
     downlink: LinkSpec
     speed: SpeedSpec
+    coding: CodingSpec
+    model_codec: CodecSpec
     optimizer: dict[str, Any]
     seed: int
     deadlines: DeadlineSpec

@@ -8,6 +8,8 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.base.states import num_bytes
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import build_model_codec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import (
     CUSTOM,
@@ -75,7 +77,7 @@ def device_job(
     if split_point > num_units:
         what = f"1..{num_units} ({model.spec.name} has {num_units} cut units)"
         raise ConfigError("pipeline.split_point", split_point, what)
-    uplink, downlink = _links(config)
+    (uplink, downlink), coding = _links(config), _coding(config)
     job = DeviceJob(
         rank=rank,
         num_devices=num_devices,
@@ -91,7 +93,9 @@ def device_job(
         smallest=model.smallest,
         uplink=uplink,
         downlink=downlink,
-        speed=_speed(config, model, largest_batch),
+        speed=replace(_speed(config, model, largest_batch), coding=coding),
+        coding=coding,
+        model_codec=config.compression.models.spec,
         optimizer={
             "lr": config.optimizer.lr,
             "momentum": config.optimizer.momentum,
@@ -137,6 +141,15 @@ def check_samples(job: DeviceJob, num_samples: int) -> None:
     if last < job.smallest:
         why = f"{has}, so that the last batch has {last}, too few for batch norm in {job.model.name}"
         raise ConfigError("batch_size", job.batch_size, f"another number ({why})")
+
+
+def _coding(config: Config) -> CodingSpec:
+    """The codecs of a device, whose arguments are checked by making them."""
+    own = config.compression
+    spec = CodingSpec(own.activations.spec, own.gradients.spec)
+    Coding(spec)
+    build_model_codec(own.models.spec)
+    return spec
 
 
 def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:

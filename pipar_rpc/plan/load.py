@@ -21,10 +21,12 @@ DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; 
     "network": (),
     "testbed": ("slowdown", "calibrate_s", "profile"),
     "batch_size": (),
+    "compression": ("activations", "gradients"),
     "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
 }
 FREE_KEYS = (  # below these, any key may be added
     *("devices.overrides.", "model.args.", "aggregation.rule.args.", "fault.leave."),
+    *(f"compression.{what}.args." for what in ("activations", "gradients", "models")),
 )
 
 

@@ -8,10 +8,21 @@ from typing import Any
 from pipar_rpc.data import digest
 from pipar_rpc.plan.schema import Config
 
-SAME = ("strategy", "sfl", "model", "data", "partition", "num_devices", "batch_size", "aggregation", "seed")
+SAME = (
+    "strategy",
+    "sfl",
+    "model",
+    "data",
+    "partition",
+    "num_devices",
+    "batch_size",
+    "aggregation",
+    "compression",
+    "seed",
+)
 MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
 CONTENT = "partition.content"  # of the file of partition=file, which counts instead of its path
-OWN = ("batch_size", "data")  # of these, each device may have its own
+OWN = ("batch_size", "data", "compression")  # of these, each device may have its own
 
 
 def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pipar_rpc.aggregation.rules import FEDAVG
 from pipar_rpc.base.errors import nearest, require
 from pipar_rpc.data import OWN, PUBLISHED
 from pipar_rpc.plan.aggregation_schema import AggregationConfig
+from pipar_rpc.plan.compression_schema import CompressionConfig
 from pipar_rpc.plan.data_schema import DataConfig, PartitionConfig
 from pipar_rpc.plan.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
@@ -113,6 +114,7 @@ class Config:
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None

@@ -14,7 +14,10 @@ STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette
     Stage.SERVER_BACKWARD: ("server", "#D55E00"),
     Stage.DOWNLINK: ("downlink", "#CC79A7"),
     Stage.DEVICE_BACKWARD: ("device", "#56B4E9"),
+    **dict.fromkeys((Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE), ("device", "#F0E442")),
+    **dict.fromkeys((Stage.SERVER_DECODE, Stage.SERVER_ENCODE), ("server", "#F0E442")),
 }
+CODING = "coding"  # what the legend calls the stages of codecs, where there are any
 
 
 def draw(axes: Any, spans: Iterable[Span], title: str) -> None:

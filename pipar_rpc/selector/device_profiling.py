@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from pipar_rpc.base.memory import reset_peak_rss, rss_mb
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
+from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
@@ -63,15 +63,13 @@ class DeviceProfiler(LinkTest):
         """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
         exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Traffic())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
-        labels, found = torch.zeros(1, dtype=torch.int64), []
-
-        def activation() -> Tensor:
-            return torch.zeros(1, requires_grad=True)
+        labels, found, coding = torch.zeros(1, dtype=torch.int64), [], Coding(CodingSpec())
+        activation = coding.encode_activation(parts[0], torch.zeros(1, requires_grad=True))
 
         try:
             for _ in range(times):
                 began = time.monotonic()
-                for answer in [exchange.submit(part, activation(), labels) for part in parts]:
+                for answer in [exchange.submit(part, activation, labels) for part in parts]:
                     self._stop.result(answer)
                 found.append(time.monotonic() - began)
         finally:

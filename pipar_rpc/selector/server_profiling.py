@@ -13,6 +13,7 @@ from torch import Tensor
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.compression.coding import Coded
 from pipar_rpc.models import ModelSpec, build_model
 from pipar_rpc.selector.facts import ServerFacts
 from pipar_rpc.testbed.unit_timer import random_images, run_once, time_units, timers
@@ -69,9 +70,9 @@ def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
     network = build_model(spec).to(device).train()
     images = random_images(spec, size, device)
 
-    def process(part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]) -> None:
+    def process(part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
         network(images).sum().backward()  # gradients add up, as within a mini-batch; no update
         finish(device)
-        reply(Result(torch.zeros_like(activation), 0.0, 0))
+        reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))
 
     return process

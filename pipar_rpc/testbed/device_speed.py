@@ -3,15 +3,16 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.fresh_process import run_in_process
+from pipar_rpc.compression.coding import NO_CODECS, CodingSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
-from pipar_rpc.testbed.unit_timer import random_images, run_once, sizes_to_time, timers
+from pipar_rpc.testbed.unit_timer import Coder, random_images, run_once, sizes_to_time, timers
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, replayed
 
 REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
@@ -51,6 +52,7 @@ class SpeedSpec:
         calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
         profile: recorded times of the network's units; empty for none. They take precedence.
         time_scale: divides all emulated times.
+        coding: codecs of activations and gradients, which take their time too.
     """
 
     model: ModelSpec
@@ -60,6 +62,7 @@ class SpeedSpec:
     calibrate_s: float | None = None
     profile: tuple[UnitTimes, ...] = ()
     time_scale: float = 1.0
+    coding: CodingSpec = NO_CODECS
 
     @property
     def native(self) -> bool:
@@ -68,11 +71,17 @@ class SpeedSpec:
 
     @property
     def calibrated(self) -> bool:
-        """Whether this machine's speed has to be known."""
-        return not self.profile and not self.native
+        """Whether this machine's speed has to be known; a profile has no times of codecs."""
+        return not (self.native or (self.profile and self.coding.exact))
 
     def factor(self, machine: MachineSpeed) -> float:
         """Emulated seconds for each second of computing on `machine`."""
+        if self.profile:
+            recorded, here = (
+                sum(unit.iteration_s(self.batch_size) for unit in units)
+                for units in (self.profile, machine.units)
+            )
+            return recorded / here
         target_s = machine.reference_s if self.calibrate_s is None else self.calibrate_s
         return self.slowdown * target_s / machine.reference_s
 
@@ -87,12 +96,19 @@ class SpeedSpec:
         Args:
             machine: measured, if the speed is `calibrated`.
         """
-        if self.profile:
+        if self.profile and (machine is None or self.coding.exact):
             return [unit.scaled(1 / self.time_scale) for unit in self.profile[: self.num_units]]
         if self.native or machine is None:
             return None
         factor = self.factor(machine) / self.time_scale
-        return [unit.scaled(factor) for unit in machine.units[: self.num_units]]
+        units = [unit.scaled(factor) for unit in machine.units]
+        if self.profile:
+            recorded = (unit.scaled(1 / self.time_scale) for unit in self.profile)
+            units = [
+                replace(own, encode=unit.encode, decode=unit.decode)
+                for own, unit in zip(recorded, units, strict=True)
+            ]
+        return units[: self.num_units]
 
     def worst_seconds(self, flops: float) -> float:
         """A generous guess of what an iteration computes on the emulated device, for deadlines.
@@ -110,7 +126,7 @@ class SpeedSpec:
         return 2 * once / self.time_scale  # small micro-batches are less efficient
 
 
-_measured: dict[tuple[str, int, torch.device], MachineSpeed] = {}
+_measured: dict[tuple[str, str, int, torch.device], MachineSpeed] = {}
 
 
 def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
@@ -125,7 +141,7 @@ def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
     threads = torch.get_num_threads()
     if device.type == "cpu" and threads != 1:
         raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
-    key = (repr(spec.model), spec.batch_size, device)
+    key = (repr(spec.model), repr(spec.coding), spec.batch_size, device)
     found = _measured.get(key)
     if found is None:
         found = _measured[key] = run_in_process(
@@ -143,7 +159,7 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     torch.set_num_threads(1)
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
-    units = timers(build_model(spec.model).to(device), device, clock)
+    units = timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding))
     reference_images = random_images(REFERENCE_MODEL, REFERENCE_BATCH, device)
     images = random_images(spec.model, spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)

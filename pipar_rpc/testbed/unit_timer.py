@@ -3,24 +3,39 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.models import ModelSpec, build_device_layers, build_model
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
+PART = Part(1, 0, 1, 1, 1.0)  # the place of what is only timed
 
 
 def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
     """Sizes of micro-batches that are timed: a few up to the whole mini-batch."""
     return [*(size for size in BATCH_SIZES if smallest <= size < batch_size), batch_size]
+
+
+class Coder(NamedTuple):
+    """Codecs that are timed, on the device or on the server."""
+
+    coding: Coding
+    server: bool = False
+
+    @classmethod
+    def of(cls, spec: CodingSpec, server: bool = False) -> "Coder | None":
+        """None where everything crosses as it is."""
+        return None if spec.exact else cls(Coding(spec), server)
 
 
 class UnitTimer:
@@ -31,6 +46,7 @@ class UnitTimer:
         layers: the unit. It is trained, with a step size of almost nothing.
         device: where it computes.
         clock: seconds.
+        coder: codecs of what crosses if the network is cut after the unit; None if it crosses as it is.
     """
 
     def __init__(
@@ -39,6 +55,7 @@ class UnitTimer:
         layers: nn.Module,
         device: torch.device,
         clock: Callable[[], float],
+        coder: Coder | None = None,
     ) -> None:
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
         parameters = [own for own in layers.parameters() if own.requires_grad]
@@ -46,6 +63,9 @@ class UnitTimer:
         self._forward = defaultdict[int, list[float]](list)
         self._backward = defaultdict[int, list[float]](list)
         self._update: list[float] = []
+        self._coder = coder
+        self._encode = defaultdict[int, list[float]](list)
+        self._decode = defaultdict[int, list[float]](list)
         self._output = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +73,21 @@ class UnitTimer:
         entering = x.detach().requires_grad_(x.requires_grad).clone()  # the unit may work in place
         self._output, seconds = self._timed(lambda: self._layers(entering))
         self._forward[len(x)].append(seconds)
+        if self._coder is not None:
+            self._code(self._coder, self._output)
         return self._output
+
+    def _code(self, coder: Coder, output: Tensor) -> None:
+        """What crosses, up and down, once."""
+        sent, up_s = self._timed(
+            lambda: coder.coding.encode_activation(PART, output.detach().requires_grad_())
+        )
+        activation, arrived_s = self._timed(lambda: coder.coding.decode_activation(sent, self._device))
+        payload, down_s = self._timed(lambda: coder.coding.encode_gradient(PART, sent, activation))
+        _, returned_s = self._timed(lambda: coder.coding.decode_gradient(sent, payload, self._device))
+        encode_s, decode_s = (down_s, arrived_s) if coder.server else (up_s, returned_s)
+        self._encode[len(output)].append(encode_s)
+        self._decode[len(output)].append(decode_s)
 
     def backward(self) -> None:
         """The backward pass of the last output, if there is one, and an optimiser step."""
@@ -68,9 +102,13 @@ class UnitTimer:
 
     def times(self) -> UnitTimes:
         """Medians; the first run of each batch size does not count."""
-        forward = {size: _median(runs[1:]) for size, runs in self._forward.items()}
-        backward = {size: _median(runs[1:]) for size, runs in self._backward.items()}
-        return UnitTimes(self._name, forward, backward, _median(self._update or [0.0]))
+
+        def medians(seconds: Mapping[int, list[float]]) -> dict[int, float]:
+            return {size: _median(runs[1:]) for size, runs in seconds.items()}
+
+        passes = medians(self._forward), medians(self._backward)
+        coding = medians(self._encode), medians(self._decode)
+        return UnitTimes(self._name, *passes, _median(self._update or [0.0]), *coding)
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """What `work` returns, and its seconds."""
@@ -90,10 +128,12 @@ def run_once(units: Sequence[UnitTimer], images: Tensor) -> None:
         unit.backward()
 
 
-def timers(network: nn.Sequential, device: torch.device, clock: Callable[[], float]) -> list[UnitTimer]:
+def timers(
+    network: nn.Sequential, device: torch.device, clock: Callable[[], float], coder: Coder | None = None
+) -> list[UnitTimer]:
     """A timer for each unit of a network that is on `device`."""
     named = zip(network._modules, network, strict=True)
-    return [UnitTimer(name, layers, device, clock) for name, layers in named]
+    return [UnitTimer(name, layers, device, clock, coder) for name, layers in named]
 
 
 def random_images(spec: ModelSpec, count: int, device: torch.device) -> Tensor:
@@ -109,6 +149,7 @@ def time_units(
     clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[], object] = lambda: None,
     num_units: int | None = None,
+    coder: Coder | None = None,
 ) -> list[UnitTimes]:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
 
@@ -120,10 +161,11 @@ def time_units(
         clock: seconds.
         on_run: called after each run.
         num_units: how many of the first units; all by default.
+        coder: codecs of what crosses; None if it crosses as it is.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_model(spec) if num_units is None else build_device_layers(spec, num_units)
-        units = timers(network.to(device), device, clock)
+        units = timers(network.to(device), device, clock, coder)
         images = random_images(spec, max(sizes), device)
         for size in sizes:
             for _ in range(1 + runs):

@@ -85,12 +85,17 @@ class UnitTimes:
         forward: batch size -> seconds.
         backward: batch size -> seconds.
         update: seconds of the optimiser step.
+        encode: batch size -> seconds in which a codec encodes what leaves here if the network is cut after
+            the unit: its output on the device, the output's gradient on the server. Empty without a codec.
+        decode: batch size -> seconds in which it decodes what arrives.
     """
 
     name: str
     forward: dict[int, float]
     backward: dict[int, float]
     update: float
+    encode: dict[int, float] = field(default_factory=dict)
+    decode: dict[int, float] = field(default_factory=dict)
 
     def iteration_s(self, samples: int) -> float:
         """Forward pass, backward pass and update of a mini-batch of `samples`, in one piece."""
@@ -98,18 +103,27 @@ class UnitTimes:
 
     def joined(self, other: "UnitTimes") -> "UnitTimes":
         """Times at the batch sizes of both; the update's is the other's."""
-        forward, backward = self.forward | other.forward, self.backward | other.backward
-        return UnitTimes(self.name, forward, backward, other.update)
+        return UnitTimes(
+            name=self.name,
+            forward=self.forward | other.forward,
+            backward=self.backward | other.backward,
+            update=other.update,
+            encode=self.encode | other.encode,
+            decode=self.decode | other.decode,
+        )
 
     def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":
         """The times of a device that takes `factor` times as long, rounded to `digits` if given."""
 
-        def times(seconds: float) -> float:
+        def scale(seconds: float) -> float:
             return seconds * factor if digits is None else round(seconds * factor, digits)
 
-        forward = {size: times(seconds) for size, seconds in self.forward.items()}
-        backward = {size: times(seconds) for size, seconds in self.backward.items()}
-        return UnitTimes(self.name, forward, backward, times(self.update))
+        def scale_all(times: Mapping[int, float]) -> dict[int, float]:
+            return {size: scale(seconds) for size, seconds in times.items()}
+
+        passes = scale_all(self.forward), scale_all(self.backward)
+        coding = scale_all(self.encode), scale_all(self.decode)
+        return UnitTimes(self.name, *passes, scale(self.update), *coding)
 
 
 def replayed(units: Sequence[UnitTimes]) -> Seconds:
@@ -127,6 +141,10 @@ def replayed(units: Sequence[UnitTimes]) -> Seconds:
                 return sum(interpolate(unit.backward, samples) for unit in units)
             case Stage.UPDATE:
                 return sum(unit.update for unit in units)
+            case Stage.DEVICE_ENCODE:
+                return interpolate(units[-1].encode, samples)
+            case Stage.DEVICE_DECODE:
+                return interpolate(units[-1].decode, samples)
         return 0.0
 
     return seconds
@@ -137,8 +155,8 @@ def interpolate(times: Mapping[int, float], samples: int) -> float:
 
     A line through the two nearest would multiply the noise of recordings that are close to each other.
     """
-    if samples in times:
-        return times[samples]
+    if samples in times or not times:
+        return times.get(samples, 0.0)
     sizes = sorted(times)
     above = bisect_left(sizes, samples)
     if above in {0, len(sizes)}:

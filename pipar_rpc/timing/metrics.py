@@ -115,12 +115,14 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
 def _bound(usage: DeviceUsage) -> float:
     num_micro_batches = max(1, round(usage.stages[Stage.DEVICE_FORWARD].count / usage.iterations))
 
-    def mean(stage: Stage) -> float:
-        total = usage.stages.get(stage, Busy(0.0, 0)).seconds
+    def mean(*stages: Stage) -> float:
+        total = sum(usage.stages.get(stage, Busy(0.0, 0)).seconds for stage in stages)
         return total / usage.iterations / num_micro_batches
 
-    forward = mean(Stage.DEVICE_FORWARD)
-    server_forward, server_backward = mean(Stage.SERVER_FORWARD), mean(Stage.SERVER_BACKWARD)
+    # What a codec computes belongs to the pass after which, or before which, it is computed.
+    forward = mean(Stage.DEVICE_FORWARD, Stage.DEVICE_ENCODE)
+    server_forward = mean(Stage.SERVER_DECODE, Stage.SERVER_FORWARD)
+    server_backward = mean(Stage.SERVER_BACKWARD, Stage.SERVER_ENCODE)
     if Stage.SERVER_FORWARD in usage.on_device:  # split point Q: the loss is part of the device's forward
         forward, server_forward, server_backward = forward + server_forward + server_backward, 0.0, 0.0
     times = StageTimes(
@@ -129,6 +131,6 @@ def _bound(usage: DeviceUsage) -> float:
         server_forward=server_forward,
         server_backward=server_backward,
         downlink=mean(Stage.DOWNLINK),
-        device_backward=mean(Stage.DEVICE_BACKWARD),
+        device_backward=mean(Stage.DEVICE_DECODE, Stage.DEVICE_BACKWARD),
     )
     return float(iteration_seconds(times, num_micro_batches))

@@ -17,13 +17,17 @@ from torch import Tensor
 
 
 class Stage(StrEnum):
-    """What a span of time was spent on. The first six are the stages of the paper's pipeline."""
+    """What a span of time was spent on. Those with a symbol are the stages of the paper's pipeline."""
 
     DEVICE_FORWARD = "device_forward"  # f^c
+    DEVICE_ENCODE = "device_encode"  # of an activation, by its codec
     UPLINK = "uplink"  # u
+    SERVER_DECODE = "server_decode"
     SERVER_FORWARD = "server_forward"  # f^s
     SERVER_BACKWARD = "server_backward"  # b^s
+    SERVER_ENCODE = "server_encode"  # of an activation's gradient, by its codec
     DOWNLINK = "downlink"  # d
+    DEVICE_DECODE = "device_decode"
     DEVICE_BACKWARD = "device_backward"  # b^c
     UPDATE = "update"  # optimiser step, on either side
     UPLOAD = "upload"  # a model on the uplink

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.compression.coding import Coding
+from pipar_rpc.compression.models import ExactModels, ModelCodec
 from pipar_rpc.data import Batches, DataSummary
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
@@ -33,6 +35,7 @@ class Cut:
     Attributes:
         layers: 1..P, on the CPU.
         exchange: the way to the server half.
+        coding: what activations and gradients are on that way.
         num_micro_batches: N.
         dropout: generators of the layers' dropout.
         speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
@@ -41,6 +44,7 @@ class Cut:
 
     layers: nn.Sequential
     exchange: Exchange
+    coding: Coding
     num_micro_batches: int
     dropout: DropoutStreams
     speed: SpeedSpec
@@ -76,6 +80,7 @@ class DeviceHalf(Instrumented):
         device: hardware that computes.
         instruments: what the device measures with; its uplink carries models, and the exchange uses the same.
         make_cut: called by `recut`; gives a cut from what the device is to do, and the states of its layers.
+        model_codec: what models are on their way.
         momentum: the momentum with which the layers' parameters begin.
         on_deadline: called with the seconds of silence after which the server is lost.
         stop: ends what runs, at the next micro-batch or in any sleep.
@@ -91,6 +96,7 @@ class DeviceHalf(Instrumented):
         device: torch.device,
         instruments: Instruments | None = None,
         make_cut: Callable[[DeviceJob, State], Cut] | None = None,
+        model_codec: ModelCodec | None = None,
         momentum: State | None = None,
         on_deadline: Callable[[float], None] = lambda seconds: None,
         stop: Stop | None = None,
@@ -103,7 +109,13 @@ class DeviceHalf(Instrumented):
         self._stop = stop or Stop()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
+        self._models = model_codec or ExactModels()
         self._hold(cut, momentum or {})
+        self._given = self._base()
+
+    def _base(self) -> State | None:
+        """A copy of the state, if the codec of models needs what both ends hold."""
+        return self.state() if self._models.needs_base else None
 
     def _hold(self, cut: Cut, momentum: State) -> None:
         self._cut, self._layers = cut, cut.layers.to(self._device).train()
@@ -125,6 +137,7 @@ class DeviceHalf(Instrumented):
         momentum = momentum_of(self._layers, self._optimizer) | momentum
         self._cut.exchange.close()
         self._hold(self._make_cut(job, self.state() | state), momentum)
+        self._given = self._base()
         here = {name for name, _ in self._layers.named_parameters()}
         given_up = {name: buffer for name, buffer in momentum.items() if name not in here}
         self._pay(given_up)
@@ -157,10 +170,10 @@ class DeviceHalf(Instrumented):
         return momentum_of(self._layers, self._optimizer)
 
     def upload(self) -> State:
-        """The device half for aggregation; returns when the emulated uplink has carried it."""
-        state = self.state()
-        self._pay(state)
-        return state
+        """The device half for aggregation, encoded; returns when the emulated uplink has carried it."""
+        payload = self._models.encode(self.state(), self._given)
+        self._pay(payload)
+        return payload
 
     def _pay(self, state: State) -> None:
         """Waits until the emulated uplink has carried `state`."""
@@ -168,9 +181,10 @@ class DeviceHalf(Instrumented):
         self._timeline.add(Span(Stage.UPLOAD, NO_ITERATION, 0, slot.start, slot.end))
         self._uplink.wait(slot)
 
-    def load(self, state: State) -> None:
-        """Replaces parameters and buffers; the optimiser's momentum stays."""
-        self._layers.load_state_dict(state)
+    def load(self, payload: State) -> None:
+        """Replaces parameters and buffers by those that the server has encoded; momentum stays."""
+        self._layers.load_state_dict(self._models.decode(payload, self._given))
+        self._given = self._base()
 
     def close(self) -> None:
         """Releases the threads."""
@@ -186,6 +200,10 @@ class DeviceHalf(Instrumented):
         """A span of computation, as long as on the emulated device."""
         with self._timeline.measure(stage, part.iteration, part.index), self._pace.stretch(stage, samples):
             yield
+
+    def _measure_coding(self, stage: Stage, part: Part, samples: int) -> AbstractContextManager[None]:
+        """As `_measure`, for what a codec computes; nothing is noted where activations cross as they are."""
+        return nullcontext() if self._cut.coding.exact else self._measure(stage, part, samples)
 
     @contextmanager
     def _measured_round(self) -> Iterator[RoundReport]:

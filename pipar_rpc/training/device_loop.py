@@ -8,6 +8,7 @@ from torch import Tensor
 from pipar_rpc.base.errors import PeerError, first_line
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import MicroBatch, Part
+from pipar_rpc.compression.coding import Coded
 from pipar_rpc.timing.timeline import Stage
 from pipar_rpc.training.device_half import DeviceHalf
 from pipar_rpc.training.exchange import Result
@@ -20,6 +21,7 @@ class _InFlight(NamedTuple):
     part: Part
     size: int
     activation: Tensor
+    sent: Coded
     result: Future[Result]
 
 
@@ -60,9 +62,11 @@ class Device(DeviceHalf):
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
                 activation = self._layers(images.to(self._device))
-                outgoing = activation.detach().cpu().requires_grad_(activation.requires_grad)
-            result = self._cut.exchange.submit(part, outgoing, labels)
-            in_flight.append(_InFlight(part, len(labels), activation, result))
+                finish(self._device)
+            with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
+                sent = self._cut.coding.encode_activation(part, activation)
+            result = self._cut.exchange.submit(part, sent, labels)
+            in_flight.append(_InFlight(part, len(labels), activation, sent, result))
         return in_flight
 
     def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
@@ -71,11 +75,13 @@ class Device(DeviceHalf):
         Where the device half has nothing to train, there is neither: the answers are only waited for.
         """
         loss, correct = 0.0, 0
-        for part, size, activation, pending in in_flight:
+        for part, size, activation, sent, pending in in_flight:
             result = self._await(pending, part)
             if result.gradient is not None:
+                with self._measure_coding(Stage.DEVICE_DECODE, part, size):
+                    gradient = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
-                    activation.backward(result.gradient.to(self._device))
+                    activation.backward(gradient)
                     finish(self._device)
             loss += result.loss * size
             correct += result.correct

@@ -10,14 +10,15 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from pipar_rpc.base.microbatch import Part
+from pipar_rpc.compression.coding import Coded
 
 
 class Result(NamedTuple):
     """What a micro-batch's pass through the server half gives.
 
     Attributes:
-        gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
-            None if the activation does not require one.
+        gradient: gradient of the weighted loss with respect to the activation, as its codec encodes it: uint8
+            of shape [activation.gradient_bytes], on the CPU. None if none is wanted.
         loss: mean over the micro-batch, unweighted.
         correct: samples whose largest logit is the label's.
     """
@@ -27,19 +28,19 @@ class Result(NamedTuple):
     correct: int
 
 
-Process = Callable[[Part, Tensor, Tensor, Callable[[Result], None]], None]
+Process = Callable[[Part, Coded, Tensor, Callable[[Result], None]], None]
 """A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is there."""
 
 
 class Exchange(Protocol):
     """What the device loop needs of the other half."""
 
-    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+    def submit(self, part: Part, activation: Coded, labels: Tensor) -> Future[Result]:
         """Sends a micro-batch on its way, in the order of the calls; returns at once.
 
         Args:
             part: place within the mini-batch.
-            activation: a leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
+            activation: the activation as its codec encodes it; not changed afterwards.
             labels: int64 of shape [b].
         """
 
@@ -53,7 +54,7 @@ class LocalExchange:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+    def submit(self, part: Part, activation: Coded, labels: Tensor) -> Future[Result]:
         """Runs the server half at once, in the calling thread."""
         future: Future[Result] = Future()
         self._process(part, activation, labels, future.set_result)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.states import State
+from pipar_rpc.compression.coding import Coded, Coding
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import Result
@@ -28,6 +30,7 @@ class ServerHalf:
         layers: the server half, on the CPU; empty for split point Q.
         optimizer: arguments of `torch.optim.SGD`.
         dropout: generators of the layers' dropout.
+        coding: what activations and gradients are on their way; equal to the device's.
         device: where to compute.
         timeline: receives the spans of the computation.
         momentum: of the layers' parameters; None at the beginning.
@@ -38,11 +41,12 @@ class ServerHalf:
         layers: nn.Sequential,
         optimizer: dict[str, Any],
         dropout: DropoutStreams,
+        coding: Coding,
         device: torch.device,
         timeline: Timeline,
         momentum: State | None = None,
     ) -> None:
-        self._options, self._device, self._timeline = optimizer, device, timeline
+        self._options, self._coding, self._device, self._timeline = optimizer, coding, device, timeline
         self._hold(layers, dropout, momentum or {})
 
     def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
@@ -50,15 +54,12 @@ class ServerHalf:
         self._optimizer = make_sgd(self._layers, self._options, momentum)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
 
-    def process(
-        self, part: Part, activation: Tensor, labels: Tensor, reply: Callable[[Result], None]
-    ) -> None:
+    def process(self, part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
         """Forward, backward and, after the last micro-batch, one optimiser step.
 
         Args:
             part: place within the mini-batch; parts come in order.
-            activation: detached output of the device half, on the CPU. It requires a gradient if the device
-                half has something to train.
+            activation: output of the device half, as its codec encodes it.
             labels: int64 of shape [b].
             reply: called with the result before the optimiser step, so that the device need not wait for it.
 
@@ -66,27 +67,37 @@ class ServerHalf:
             LostError: the loss, a gradient or a buffer is not finite. The half is as it was before the
                 mini-batch: other devices may go on with it.
         """
+        with self._measure_coding(Stage.SERVER_DECODE, part):
+            leaf = self._coding.decode_activation(activation, self._device).detach()
+            leaf.requires_grad_(activation.gradient_bytes is not None)
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
             if part.index == 1:
                 self._check = FiniteCheck(self._layers)
             self._dropout.begin(part)
-            leaf = activation.detach().to(self._device).requires_grad_(activation.requires_grad)
             labels = labels.to(self._device)
             logits = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
             loss = F.cross_entropy(logits, labels)
         with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
             (loss * part.weight).backward()
-            gradient = None if leaf.grad is None else leaf.grad.cpu()
-            correct = int((logits.argmax(dim=1) == labels).sum())
-            result = Result(gradient, float(loss.detach()), correct)
-        self._check.loss(part, result.loss)
-        reply(result)
+            finish(self._device)
+            correct, mean = int((logits.argmax(dim=1) == labels).sum()), float(loss.detach())
+        self._check.loss(part, mean)
+        with self._measure_coding(Stage.SERVER_ENCODE, part):
+            gradient = leaf.grad
+            payload = None if gradient is None else self._coding.encode_gradient(part, activation, gradient)
+        reply(Result(payload, mean, correct))
         if part.is_last and self._optimizer is not None:
             with self._timeline.measure(Stage.UPDATE, part.iteration):
                 self._check.gradients(part)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
                 finish(self._device)
+
+    def _measure_coding(self, stage: Stage, part: Part) -> AbstractContextManager[None]:
+        """A span of what a codec computes; none where activations cross as they are."""
+        if self._coding.exact:
+            return nullcontext()
+        return self._timeline.measure(stage, part.iteration, part.index)
 
     def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
         """Holds these layers from now on; to be called between rounds.
@@ -102,15 +113,16 @@ class ServerHalf:
         """Of the parameters that are here, by name; a copy on the CPU."""
         return momentum_of(self._layers, self._optimizer)
 
-    def for_device(self, dropout: DropoutStreams, timeline: Timeline) -> "ServerHalf":
+    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> "ServerHalf":
         """The same layers and optimiser for another device; calls for several devices must not overlap.
 
         Args:
             dropout: generators of that device.
+            coding: codecs of that device.
             timeline: receives the spans of the computation for that device.
         """
         other = copy.copy(self)
-        other._dropout, other._timeline = dropout, timeline
+        other._dropout, other._coding, other._timeline = dropout, coding, timeline
         return other
 
     def snapshot(self) -> tuple[State, State]:

@@ -1,16 +1,17 @@
 """The boundary between the two halves: activations go up, activation gradients come back.
 
-This is the only place where autograd crosses a process. Distributed autograd carries the gradient of one
-tensor; both halves use plain local autograd, plain `.grad` and plain optimisers, in an order of their own.
+This is the only place where autograd crosses a process. Distributed autograd carries the gradient's payload
+(gradient_carrier.py); both halves use plain local autograd, plain `.grad` and plain optimisers, in an order
+of their own.
 
     device, one pool thread per micro-batch in flight        server, one `Port` per device
       dist_autograd.context()                                  RPC handler: queue, return a future at once
       wait for the uplink slot                                 compute thread, in order n: forward, backward
-      rpc: activation, labels  ------------------------->      sender thread: wait for the downlink slot,
-      gradient of the activation  <----------------------        dist_autograd.backward(context)
+      rpc: activation, labels, ticket  ----------------->      sender thread: wait for the downlink slot,
+      gradient of the ticket  <--------------------------        dist_autograd.backward(context)
       reply: loss  <-------------------------------------        set the future
 
-Where the device half has nothing to train, the activation does not require a gradient: torch then sends plain
+Where the device half has nothing to train, there is no ticket: torch then sends plain
 messages, and the answer is the loss alone.
 
 A thread holds at most one autograd context, hence a thread per micro-batch in flight. Passing the loss
@@ -31,10 +32,12 @@ from torch.distributed import rpc
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.compression.coding import Coded
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.gradient_carrier import make_ticket, payload_of
 from pipar_rpc.transport.gradient_sender import Loss
 from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import PortReference, deliver, report
@@ -84,11 +87,11 @@ class RpcExchange:
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor = self._stack.enter_context(open_pool("exchange", max_in_flight))
 
-    def submit(self, part: Part, activation: Tensor, labels: Tensor) -> Future[Result]:
+    def submit(self, part: Part, activation: Coded, labels: Tensor) -> Future[Result]:
         """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
         number = next(self._numbers)
-        activation, labels = _compact(activation), _compact(labels)
-        slot = self._uplink.reserve(activation.nbytes + labels.nbytes)
+        activation, labels = activation._replace(payload=_compact(activation.payload)), _compact(labels)
+        slot = self._uplink.reserve(activation.payload.nbytes + labels.nbytes)
         self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
         previous_sent, self._previous_sent = self._previous_sent, threading.Event()
         order = (previous_sent, self._previous_sent)
@@ -104,24 +107,26 @@ class RpcExchange:
         order: tuple[threading.Event, threading.Event],
         number: int,
         part: Part,
-        activation: Tensor,
+        activation: Coded,
         labels: Tensor,
     ) -> Result:
         with dist_autograd.context() as context_id:
-            if activation.requires_grad:
-                activation.register_hook(lambda gradient: self._traffic.down.note(number))
+            if (ticket := make_ticket(activation.gradient_bytes)) is not None:
+                ticket.register_hook(lambda gradient: self._traffic.down.note(number))
             answer = self._stop.result(
-                self._send(slot, order, number, (part, context_id, activation, labels))
+                self._send(slot, order, number, (part, context_id, activation, labels, ticket))
             )
+            if ticket is None or activation.gradient_bytes is None:
+                return Result(None, *answer)
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
-            return Result(gradients.get(activation), *answer)
+            return Result(payload_of(gradients[ticket], activation.gradient_bytes), *answer)
 
     def _send(
         self,
         slot: Slot,
         order: tuple[threading.Event, threading.Event],
         number: int,
-        micro_batch: tuple[Part, int, Tensor, Tensor],
+        micro_batch: tuple[Part, int, Coded, Tensor, Tensor | None],
     ) -> Future[Loss]:
         """Sends a micro-batch in its slot; the future gets loss and correct count, or the server's error."""
         previous_sent, sent = order
@@ -137,7 +142,5 @@ class RpcExchange:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """The same leaf in a storage of its own: a view may drag its whole storage over the wire."""
-    if tensor.untyped_storage().nbytes() == tensor.nbytes:
-        return tensor
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    """The same numbers in a storage of their own: a view may drag its whole storage over the wire."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -10,11 +10,13 @@ from torch.distributed import autograd as dist_autograd
 from pipar_rpc.base.errors import Failure, PeerError, first_line
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import start_pool
+from pipar_rpc.compression.coding import Coded
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import TrafficLog
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.autograd_contexts import Contexts
+from pipar_rpc.transport.gradient_carrier import carry
 
 Loss = tuple[float, int]  # mean loss of a micro-batch, and how many of its samples are classified correctly
 Answer: TypeAlias = "torch.futures.Future[Loss | Failure]"
@@ -28,16 +30,18 @@ class Delivered(NamedTuple):
         number: place among all that the device sends, from 0.
         part: place within the mini-batch.
         context_id: the device's autograd context.
-        activation: output of the device half; a gradient goes back through it if it requires one.
+        activation: output of the device half, as its codec encodes it.
         labels: int64 of shape [b].
+        ticket: carries the gradient back; None if none is wanted.
         answer: future of (loss, correct), or of a Failure.
     """
 
     number: int
     part: Part
     context_id: int
-    activation: Tensor
+    activation: Coded
     labels: Tensor
+    ticket: Tensor | None
     answer: Answer
 
 
@@ -90,9 +94,8 @@ class GradientSender:
     def _send(self, batch: Delivered, result: Result) -> None:
         value: Loss | Failure = (result.loss, result.correct)
         try:
-            if result.gradient is not None:
-                # d(a . g)/da = g exactly: autograd sends the gradient through the boundary unchanged.
-                root = torch.dot(batch.activation.flatten(), result.gradient.flatten())
+            if result.gradient is not None and batch.ticket is not None:
+                root = carry(batch.ticket, result.gradient)
                 self._leaving.note(batch.number, result.gradient.nbytes)
                 with self._contexts.using(batch.context_id):
                     dist_autograd.backward(batch.context_id, [root])  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from pipar_rpc.base.errors import Failure, PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.compression.coding import Coded
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
@@ -101,16 +102,24 @@ class Port:
         self._iteration_began = self._last_heard
         self.iteration, self.loss = iteration + 1, loss
 
-    def deliver(self, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor) -> Answer:
+    def deliver(
+        self,
+        number: int,
+        part: Part,
+        context_id: int,
+        activation: Coded,
+        labels: Tensor,
+        ticket: Tensor | None,
+    ) -> Answer:
         """Queues micro-batch `number` (from 0, as submitted).
 
         Returns:
             What the device waits for; a Failure if the server half has failed.
         """
         self.heard()
-        self.traffic.up.note(number, activation.nbytes + labels.nbytes)
+        self.traffic.up.note(number, activation.payload.nbytes + labels.nbytes)
         answer: Answer = torch.futures.Future()
-        batch = Delivered(number, part, context_id, activation, labels, answer)
+        batch = Delivered(number, part, context_id, activation, labels, ticket, answer)
         self._unanswered.add(answer)
         self._to_compute.add(answer)
         self._contexts.note(context_id, part)
@@ -192,8 +201,7 @@ class Port:
         if self._failure is None:
             self._computing_since = time.monotonic()
             try:
-                leaf = batch.activation.detach().requires_grad_(batch.activation.requires_grad)
-                self._process(batch.part, leaf, batch.labels, reply)
+                self._process(batch.part, batch.activation, batch.labels, reply)
             except Exception as error:  # the half is broken: what follows is refused for this first reason
                 self._failure = self._failure or Failure.of(error)
             self._computing_since = math.inf
@@ -206,10 +214,16 @@ class Port:
 
 @handler
 def deliver(
-    port: PortReference, number: int, part: Part, context_id: int, activation: Tensor, labels: Tensor
+    port: PortReference,
+    number: int,
+    part: Part,
+    context_id: int,
+    activation: Coded,
+    labels: Tensor,
+    ticket: Tensor | None,
 ) -> Answer:
     """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""
-    return here(port).deliver(number, part, context_id, activation, labels)
+    return here(port).deliver(number, part, context_id, activation, labels, ticket)
 
 
 def report(port: PortReference, iteration: int, loss: float) -> None:

@@ -22,7 +22,9 @@ from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training_loop import TrainingLoop
+from pipar_rpc.transport.gradient_carrier import make_ticket
 from pipar_rpc.transport.server_port import Port
+from tests.support.coding import GRADIENT, one_pair
 
 
 class Half:
@@ -32,7 +34,7 @@ class Half:
         self.number, self._error = torch.zeros(1), error
 
     def process(self, part, activation, labels, reply):
-        reply(Result(torch.zeros(1, 2), 0.0, 0))
+        reply(Result(GRADIENT, 0.0, 0))
         time.sleep(0.2)
         if self._error:
             raise self._error
@@ -62,8 +64,9 @@ class Remote:
     def call(self, method, *args):
         result = Future()
         if method is Device.train:
-            part, activation = Part(1, 0, 1, 1, 1.0), torch.ones(1, 2, requires_grad=True) * 1
-            trained = self._port.deliver(0, part, 0, activation, torch.zeros(1, dtype=torch.int64))
+            sent, labels = one_pair(), torch.zeros(1, dtype=torch.int64)
+            ticket = make_ticket(sent.gradient_bytes)
+            trained = self._port.deliver(0, Part(1, 0, 1, 1, 1.0), 0, sent, labels, ticket)
             trained.then(lambda _: result.set_result(RoundReport(iterations=1, samples=1, losses=[0.0])))
         else:
             result.set_result({"device": torch.ones(1)} if method is Device.upload else None)

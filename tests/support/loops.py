@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
+from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.testbed.device_speed import SpeedSpec
@@ -18,6 +19,7 @@ from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf
+from tests.support.coding import EXACT
 
 OPTIMIZER: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 CPU = torch.device("cpu")
@@ -39,17 +41,20 @@ def train_split(
     num_micro_batches: int,
     smallest: int = 1,
     optimizer: dict[str, Any] | None = None,
+    coding: Coding = EXACT,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves, one epoch; the state, the report and each batch's loss."""
     optimizer = optimizer or OPTIMIZER
     device_layers, server_layers = network[:split_point], network[split_point:]
-    server = ServerHalf(server_layers, optimizer, DropoutStreams(server_layers, 0, 1), CPU, Timeline())
+    dropout = DropoutStreams(server_layers, 0, 1)
+    server = ServerHalf(server_layers, optimizer, dropout, coding, CPU, Timeline())
     losses = []
     device = Device(
         name="device1",
         cut=Cut(
             layers=device_layers,
             exchange=LocalExchange(server.process),
+            coding=coding,
             num_micro_batches=num_micro_batches,
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,

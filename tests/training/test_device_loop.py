@@ -16,6 +16,7 @@ from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.instrumented import Instruments
+from tests.support.coding import EXACT
 from tests.support.loops import NATIVE
 from tests.support.waiting import begun
 
@@ -38,6 +39,7 @@ def make_device(exchange, stop, uplink=None, speed=NATIVE):
         cut=Cut(
             layers=layers,
             exchange=exchange,
+            coding=EXACT,
             num_micro_batches=2,
             dropout=DropoutStreams(layers, seed=0, device=3),
             speed=speed,

@@ -13,6 +13,7 @@ from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
+from tests.support.coding import EXACT
 from tests.support.frozen import CLASSES, TRAINED, make, spec_of
 from tests.support.loops import CPU, NATIVE, OPTIMIZER, assert_close, make_batches, train_plain, train_split
 
@@ -51,12 +52,12 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
             sgd.zero_grad()
             nn.functional.cross_entropy(plain(images), labels).backward()
             sgd.step()
-    server = ServerHalf(network[1:], OPTIMIZER, DropoutStreams(network[1:], 0, 1), CPU, Timeline())
+    server = ServerHalf(network[1:], OPTIMIZER, DropoutStreams(network[1:], 0, 1), EXACT, CPU, Timeline())
 
     def cut(split_point, state):
         layers = build_device_layers(spec_of("frozen_first"), split_point)
         fill(layers, state)
-        return Cut(layers, LocalExchange(server.process), 1, DropoutStreams(layers, 0, 1), NATIVE)
+        return Cut(layers, LocalExchange(server.process), EXACT, 1, DropoutStreams(layers, 0, 1), NATIVE)
 
     first = cut(1, network[:1].state_dict())
     idle = lambda iteration, loss: None  # noqa: E731

@@ -13,6 +13,7 @@ from pipar_rpc.base.random_streams import generator
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
+from tests.support.coding import EXACT, coded
 
 
 class Root(nn.Module):
@@ -60,7 +61,7 @@ def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason)
 def server_half(*layers):
     layers = nn.Sequential(*layers)
     streams = DropoutStreams(layers, seed=0, device=1)
-    return ServerHalf(layers, {"lr": 0.1, "momentum": 0.9}, streams, torch.device("cpu"), Timeline())
+    return ServerHalf(layers, {"lr": 0.1, "momentum": 0.9}, streams, EXACT, torch.device("cpu"), Timeline())
 
 
 def train(half, iteration, *scales):
@@ -69,4 +70,4 @@ def train(half, iteration, *scales):
     for index, scale in enumerate(scales, start=1):
         part = Part(1, iteration, index, len(scales), 1 / len(scales))
         activation = torch.randn(6, 4, generator=rng) * scale
-        half.process(part, activation, torch.arange(6) % 2, lambda result: None)
+        half.process(part, coded(activation), torch.arange(6) % 2, lambda result: None)

@@ -15,7 +15,9 @@ from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.gradient_carrier import make_ticket
 from pipar_rpc.transport.server_port import Port
+from tests.support.coding import GRADIENT, one_pair
 from tests.support.waiting import begun
 
 
@@ -26,8 +28,8 @@ def make_port(process, mbps=None):
 
 def submit(port, number, count=2, context_id=0):
     part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
-    activation = torch.ones(1, 2, requires_grad=True) * 1
-    return port.deliver(number, part, context_id, activation, torch.zeros(1, dtype=torch.int64))
+    sent, labels = one_pair(), torch.zeros(1, dtype=torch.int64)
+    return port.deliver(number, part, context_id, sent, labels, make_ticket(sent.gradient_bytes))
 
 
 def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(monkeypatch):
@@ -40,7 +42,7 @@ def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(mon
         gave_up.set()
 
     monkeypatch.setattr("torch.distributed.autograd.backward", unconfirmed)
-    process = lambda part, activation, labels, reply: reply(Result(torch.ones(1, 2), 0.0, 0))  # noqa: E731
+    process = lambda part, activation, labels, reply: reply(Result(GRADIENT, 0.0, 0))  # noqa: E731
     port = make_port(process)
     answer = submit(port, 0)
     assert sending.wait(10)
@@ -65,7 +67,7 @@ def test_settle_waits_for_the_update_after_the_last_gradient():
     updated = threading.Event()
 
     def process(part, activation, labels, reply):
-        reply(Result(torch.zeros(1, 2), 0.0, 0))
+        reply(Result(GRADIENT, 0.0, 0))
         time.sleep(0.3)
         updated.set()
 
@@ -108,7 +110,7 @@ def test_a_stopped_port_answers_whoever_waits_also_while_it_computes_or_sleeps()
     ] * 3
     release.set()
     port.close()
-    slow = make_port(lambda *args: args[-1](Result(torch.ones(1, 2), 0.0, 0)), mbps=1e-6)
+    slow = make_port(lambda *args: args[-1](Result(GRADIENT, 0.0, 0)), mbps=1e-6)
     answer = submit(slow, 0)
     slow.settle()
     slow.close()
@@ -136,7 +138,7 @@ def test_closing_a_port_answers_those_whose_turn_never_came():
 
 
 def replying(part, activation, labels, reply):
-    reply(Result(torch.ones(1, 2), 0.0, 0))
+    reply(Result(GRADIENT, 0.0, 0))
 
 
 def broken(*_):

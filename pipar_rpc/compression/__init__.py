@@ -1,0 +1,1 @@
+"""Fewer bytes: codecs of activations, their gradients and models."""

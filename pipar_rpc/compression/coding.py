@@ -1,0 +1,138 @@
+"""What crosses the cut as the codecs make it: activations on their way up, their gradients on the way down.
+
+Device and server each have a `Coding` of their own, made from the same plain data. The device differentiates
+at the activation that it computed, with the gradient as decoded; the server computes on the activation as
+decoded. So training with codecs is training with the same quantisers at the cut (docs/compression.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipar_rpc.base.errors import UserError, require
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.compression.codec import Codec
+from pipar_rpc.compression.noise import Noise
+from pipar_rpc.compression.registry import ACTIVATIONS, AS_IT_IS, EXACT, GRADIENTS, CodecSpec, build_codec
+from pipar_rpc.compression.topk import TopK, gradient_bytes, gradient_codec
+
+
+@dataclass(frozen=True)
+class CodingSpec:
+    """The codecs of one device, as plain data.
+
+    Attributes:
+        activations: codec of activations.
+        gradients: codec of their gradients.
+    """
+
+    activations: CodecSpec = AS_IT_IS
+    gradients: CodecSpec = AS_IT_IS
+
+    @property
+    def exact(self) -> bool:
+        """Whether both cross as they are."""
+        return self.activations.name == self.gradients.name == EXACT
+
+
+NO_CODECS = CodingSpec()
+
+
+class Coded(NamedTuple):
+    """An activation as it crosses.
+
+    Attributes:
+        payload: bytes of the encoded activation: uint8 of shape [m], on the CPU.
+        shape: shape of the activation, samples first.
+        dtype: element type of the activation.
+        gradient_bytes: size of the payload in which the gradient comes back; None if none is wanted.
+    """
+
+    payload: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    gradient_bytes: int | None
+
+
+class Coding:
+    """Encodes and decodes for one device.
+
+    Random numbers depend on seed, device, epoch, iteration and the sample's number in the mini-batch, so they
+    are the same for every number of micro-batches, and in a training that is resumed.
+
+    Args:
+        spec: the codecs.
+        seed: seed of the experiment.
+        rank: number of the device.
+
+    Raises:
+        UserError: a codec has not these arguments.
+    """
+
+    def __init__(self, spec: CodingSpec, seed: int = 0, rank: int = 0) -> None:
+        self.exact, self._seed, self._rank = spec.exact, seed, rank
+        self._activations = build_codec(spec.activations, ACTIVATIONS)
+        self._gradients = build_codec(spec.gradients, GRADIENTS)
+        up, down = self._activations, self._gradients
+        if isinstance(up, TopK) and isinstance(down, TopK):
+            same = f"{up.ratio} as of activations: gradients come back at the same places"
+            require(down.ratio == up.ratio, "compression.gradients.args.ratio", down.ratio, same)
+
+    def encode_activation(self, part: Part, activation: Tensor) -> Coded:
+        """Encodes the output of the device half.
+
+        Args:
+            part: place of the micro-batch within the mini-batch.
+            activation: values of shape [b, ...]; a gradient comes back if they require one.
+        """
+        shape, dtype = tuple(activation.shape), activation.dtype
+        payload = self._activations.encode(activation.detach(), self._noise(ACTIVATIONS, part))
+        _check_size(ACTIVATIONS, payload, self._activations.num_bytes(shape, dtype))
+        size = self.gradient_bytes(shape, dtype) if activation.requires_grad else None
+        return Coded(payload.cpu(), shape, dtype, size)
+
+    def decode_activation(self, sent: Coded, device: torch.device) -> Tensor:
+        """The activation with which the server computes, on `device`."""
+        return self._activations.decode(sent.payload.to(device), sent.shape, sent.dtype)
+
+    def encode_gradient(self, part: Part, sent: Coded, gradient: Tensor) -> Tensor:
+        """Encodes the gradient of an activation.
+
+        Args:
+            part: place of the micro-batch within the mini-batch.
+            sent: the activation.
+            gradient: gradient of the loss with respect to the activation as decoded; its shape.
+
+        Returns:
+            The payload: uint8 of shape [sent.gradient_bytes], on the CPU.
+        """
+        payload = self._gradient_codec(sent).encode(gradient, self._noise(GRADIENTS, part))
+        _check_size(GRADIENTS, payload, sent.gradient_bytes)
+        return payload.cpu()
+
+    def decode_gradient(self, sent: Coded, payload: Tensor, device: torch.device) -> Tensor:
+        """The gradient with which the device differentiates, on `device`."""
+        return self._gradient_codec(sent).decode(payload.to(device), sent.shape, sent.dtype)
+
+    def activation_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """Size of the payload of an activation."""
+        return self._activations.num_bytes(shape, dtype)
+
+    def gradient_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """Size of the payload of an activation's gradient."""
+        return gradient_bytes(self._gradients, self._activations, shape, dtype)
+
+    def _gradient_codec(self, sent: Coded) -> Codec:
+        return gradient_codec(self._gradients, self._activations, sent.payload, sent.shape, sent.dtype)
+
+    def _noise(self, what: str, part: Part) -> Noise:
+        return Noise(self._seed, what, self._rank, part.epoch, part.iteration).at(part.first)
+
+
+def _check_size(what: str, payload: Tensor, num_bytes: int | None) -> None:
+    if payload.numel() != num_bytes:
+        made = f"its encode made {payload.numel()} bytes where its num_bytes says {num_bytes}"
+        raise UserError(f"compression.{what}: {made}")

@@ -1,0 +1,50 @@
+"""How a gradient crosses by distributed autograd: as the bytes that its codec made of it, untouched.
+
+The device sends a ticket with each activation: a leaf that is one element, expanded to the size of the
+gradient's payload, of which 4 bytes cross. On the server, `Carry` makes a root of it whose backward pass is
+the payload. So `dist_autograd.backward` on that root sends the payload to the device as the ticket's
+gradient, and no arithmetic ever touches its bits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WORD_BYTES = 4  # of the float32 elements as which bytes cross
+
+
+def make_ticket(num_bytes: int | None) -> Tensor | None:
+    """A leaf whose gradient has room for a payload of `num_bytes`; None if none comes back."""
+    if num_bytes is None:
+        return None
+    words = max(1, -(-num_bytes // WORD_BYTES))
+    return torch.zeros(1, dtype=torch.float32).expand(words).requires_grad_()
+
+
+def payload_of(gradient: Tensor, num_bytes: int) -> Tensor:
+    """The payload that has come as a ticket's gradient: uint8 of shape [num_bytes]."""
+    return gradient.view(torch.uint8)[:num_bytes]
+
+
+class Carry(torch.autograd.Function):
+    """A scalar that depends on a ticket; its backward pass gives the payload as the ticket's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, ticket: Tensor, payload: Tensor) -> Tensor:
+        """A root for the backward pass; its value means nothing."""
+        missing = ticket.numel() * WORD_BYTES - payload.numel()
+        ctx.payload = F.pad(payload, (0, missing)) if missing else payload
+        return torch.zeros((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        """The payload's bits as float32."""
+        return ctx.payload.view(torch.float32), None
+
+
+def carry(ticket: Tensor, payload: Tensor) -> Tensor:
+    """The root from which `dist_autograd.backward` sends `payload` to where `ticket` was made."""
+    root: Tensor = Carry.apply(ticket, payload)
+    return root

@@ -1,0 +1,68 @@
+"""Split training with codecs against a plain loop that applies the same quantisers at the cut."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipar_rpc.base.microbatch import split_batch
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
+from pipar_rpc.models import ModelSpec, Norm, build_model
+from tests.support.loops import CPU, OPTIMIZER, assert_close, make_batches, train_split
+
+TOPK = CodecSpec("topk", args={"ratio": 0.2, "random_share": 0.3})
+PAIRS = {
+    "bf16": CodingSpec(CodecSpec("bf16"), CodecSpec("bf16")),
+    "int8": CodingSpec(CodecSpec("int8"), CodecSpec("int8")),
+    "int4": CodingSpec(CodecSpec("int4"), CodecSpec("int4")),
+    "topk": CodingSpec(TOPK, TOPK),
+    "mixed": CodingSpec(TOPK, CodecSpec("int8")),
+    "gradients only": CodingSpec(gradients=CodecSpec("int4")),
+}
+
+
+def train_quantised(network, batches, split_point, num_micro_batches, coding):
+    """A plain loop of the two halves, whose values at the cut are replaced by what a codec makes of them."""
+    halves = network[:split_point], network[split_point:]
+    optimizers = [torch.optim.SGD(half.parameters(), **OPTIMIZER) for half in halves]
+    for iteration in range(len(batches)):
+        images, labels = batches.get(1, iteration)
+        for part, x, y in split_batch(images, labels, num_micro_batches, 1, iteration):
+            activation = halves[0](x)
+            sent = coding.encode_activation(part, activation)
+            decoded = coding.decode_activation(sent, CPU).clone().requires_grad_()
+            (F.cross_entropy(halves[1](decoded), y) * part.weight).backward()
+            payload = coding.encode_gradient(part, sent, decoded.grad)
+            activation.backward(coding.decode_gradient(sent, payload, CPU))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return network.state_dict()
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("codecs", PAIRS)
+@pytest.mark.parametrize("split_point", [1, 3])
+def test_split_training_equals_a_plain_loop_with_the_same_quantisers_for_every_n(codecs, split_point):
+    torch.manual_seed(0)
+    network = build_model(ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10))
+    batches = make_batches(20, 8, 10, batch_size=9)  # the last batch has 2
+    coding = Coding(PAIRS[codecs], seed=3, rank=1)
+    reference = train_quantised(copy.deepcopy(network), batches, split_point, 1, coding)
+    for num_micro_batches in (1, 2, 4, 9):
+        own = copy.deepcopy(network)
+        state, _, _ = train_split(own, batches, split_point, num_micro_batches, coding=coding)
+        assert_close(state, reference, 1e-9)
+
+
+def test_a_codec_changes_the_training():
+    """The tests above would pass if nothing were quantised at all."""
+    torch.manual_seed(0)
+    network = build_model(ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10))
+    batches = make_batches(10, 8, 10, batch_size=10)
+    plain, _, _ = train_split(copy.deepcopy(network), batches, 1, 2)
+    for codecs in PAIRS.values():
+        coded, _, _ = train_split(copy.deepcopy(network), batches, 1, 2, coding=Coding(codecs))
+        assert any(not torch.equal(plain[name], coded[name]) for name in plain)

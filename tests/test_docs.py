@@ -15,6 +15,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from pipar_rpc import hydra_compose
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import CUSTOM as CUSTOM_CODEC
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import CUSTOM, ModelSpec, Norm, build_model
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.schema import Config
@@ -185,3 +189,13 @@ def test_a_network_of_your_own(monkeypatch):
     images = torch.rand(2, 3, 32, 32)
     for split_point in range(1, len(network) + 1):
         assert network[split_point:](network[:split_point](images)).shape == (2, 10)
+
+
+def test_a_codec_of_your_own(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    coding = Coding(CodingSpec(CodecSpec(CUSTOM_CODEC, "own_codec.Signs")))
+    values = torch.randn(3, 5, 7)
+    sent = coding.encode_activation(Part(1, 0, 1, 1, 1.0), values)
+    assert sent.payload.numel() == 3 * (4 + 5)  # 35 signs in 5 bytes, and a float
+    means = values.abs().mean(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(coding.decode_activation(sent, torch.device("cpu")), values.sign() * means)

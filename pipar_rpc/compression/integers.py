@@ -3,7 +3,7 @@
 With q codes on each side, scale = amax / q, amax being the largest magnitude of the group, and
 
     code = round(value / scale)           nearest, ties to even: an error of at most scale / 2
-    code = floor(value / scale + u)       stochastic, u uniform in [0, 1): the error's mean is zero
+    code = round(value / scale + u)       stochastic, u uniform in [-1/2, 1/2): the error's mean is zero
 
 (Jacob et al., CVPR 2018; Gupta et al., ICML 2015; QSGD, Alistarh et al., NeurIPS 2017.) A group with a value
 that is not finite has a scale that is not finite, and is decoded so.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipar_rpc.compression.codec import flat, from_bytes, to_bytes
+from pipar_rpc.compression.codec import flat, to_bytes
 from pipar_rpc.compression.noise import Noise
 
 SCALE = torch.float32
@@ -39,22 +39,18 @@ class Int8:
         return prod(shape) + SCALE.itemsize * _groups(shape)[0]
 
     def encode(self, values: Tensor, noise: Noise) -> Tensor:
-        """As `Codec.encode`."""
-        rows = values.reshape(_groups(values.shape))
-        scales = scales_of(rows, self.LARGEST)
-        drawn = noise.uniform(values.shape, values.device).view(rows.shape) if self._stochastic else None
-        payload = rows.new_empty(self.num_bytes(values.shape, values.dtype), dtype=torch.uint8)
-        end = SCALE.itemsize * len(rows)
-        payload[:end].view(SCALE).copy_(scales)
-        payload[end:].view(torch.int8).view(rows.shape).copy_(codes_of(rows, scales, self.LARGEST, drawn))
-        return payload
+        """The scales, then the codes."""
+        groups = _groups(values.shape)
+        drawn = noise.integers(values.shape, values.device).view(groups) if self._stochastic else None
+        scales, codes = quantise(values.reshape(groups), self.LARGEST, drawn)
+        return torch.cat([to_bytes(scales), to_bytes(codes)])
 
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """As `Codec.decode`."""
         groups = _groups(shape)
         end = SCALE.itemsize * groups[0]
-        scales = from_bytes(payload[:end], SCALE).to(dtype)
-        return (payload[end:].view(torch.int8).view(groups) * scales[:, None]).view(tuple(shape))
+        scales = payload[:end].view(SCALE).to(dtype).view(-1, 1)
+        return (payload[end:].view(torch.int8).view(groups) * scales).view(tuple(shape))
 
 
 class Int4:
@@ -75,56 +71,54 @@ class Int4:
         return shape[0] * (SCALE.itemsize * -(-count // self.GROUP) + -(-count // 2))
 
     def encode(self, values: Tensor, noise: Noise) -> Tensor:
-        """As `Codec.encode`."""
-        groups, count = self._grouped(flat(values)), prod(values.shape[1:])
-        scales = scales_of(groups, self.LARGEST)
-        drawn = noise.uniform(values.shape, values.device) if self._stochastic else None
+        """The scales, then the codes in pairs, the first one in the lower half of a byte."""
+        samples, count = len(values), prod(values.shape[1:])
+        drawn = noise.integers(values.shape, values.device) if self._stochastic else None
         drawn = None if drawn is None else self._grouped(flat(drawn))
-        codes = codes_of(groups, scales, self.LARGEST, drawn).add_(self.LARGEST + 1).to(torch.uint8)
-        codes = codes.view(len(values), -1)[:, : count + count % 2]
-        pairs = codes[:, 0::2] | codes[:, 1::2] << 4
-        return torch.cat([to_bytes(scales), to_bytes(pairs)])
+        scales, codes = quantise(self._grouped(flat(values)), self.LARGEST, drawn)
+        halves = codes.add_(self.LARGEST + 1).view(torch.uint8).view(samples, -1)[:, : count + count % 2]
+        return torch.cat([to_bytes(scales), to_bytes(halves[:, 0::2] | halves[:, 1::2] << 4)])
 
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """As `Codec.decode`."""
         samples, count = shape[0], prod(shape[1:])
         end = SCALE.itemsize * samples * -(-count // self.GROUP)
-        scales = from_bytes(payload[:end], SCALE).to(dtype)
+        scales = payload[:end].view(SCALE).to(dtype).view(-1, 1)
         pairs = payload[end:].view(samples, -(-count // 2))
-        codes = torch.stack([pairs & 15, pairs >> 4], dim=2).view(samples, -1).to(torch.int8)
-        values = self._grouped(codes.sub_(self.LARGEST + 1)) * scales[:, None]
-        return values.view(samples, -1)[:, :count].reshape(tuple(shape))
+        halves = torch.stack([pairs & 15, pairs >> 4], dim=2).view(samples, 2 * pairs.shape[1])
+        values = self._grouped(halves.to(torch.int8).sub_(self.LARGEST + 1)) * scales
+        return values.view(samples, -(-count // self.GROUP) * self.GROUP)[:, :count].reshape(tuple(shape))
 
     def _grouped(self, rows: Tensor) -> Tensor:
         """Rows of shape [b, n] as groups of 128, the last one of each row filled up with zeros."""
         return F.pad(rows, (0, -rows.shape[1] % self.GROUP)).view(-1, self.GROUP)
 
 
-def scales_of(rows: Tensor, largest: int) -> Tensor:
-    """The scale of each row: float32 of shape [r]."""
-    if not rows.numel():
-        return rows.new_zeros(len(rows), dtype=SCALE)
-    low, high = torch.aminmax(rows, dim=1)
-    return (torch.maximum(high, -low) / largest).to(SCALE)
-
-
-def codes_of(rows: Tensor, scales: Tensor, largest: int, drawn: Tensor | None) -> Tensor:
-    """The codes as whole numbers in the rows' own type.
+def quantise(rows: Tensor, largest: int, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scales and codes of groups of values.
 
     Args:
         rows: values of shape [r, n].
-        scales: scale of each row.
         largest: magnitude of the largest code.
-        drawn: uniform numbers of the rows' shape, to round stochastically; None to round to the nearest.
+        drawn: random int16 numbers of the rows' shape, to round stochastically; None to round to the nearest.
+
+    Returns:
+        Scales, float32 of shape [r, 1], and codes, int8 of the rows' shape.
     """
-    divisors = torch.where(scales == 0, 1, scales).to(rows.dtype)  # all codes of such a row are zero
-    codes = rows / divisors[:, None]
-    codes = codes.round_() if drawn is None else codes.add_(drawn).floor_()
-    return codes.clamp_(-largest, largest)
+    if not rows.numel():
+        return rows.new_ones(len(rows), 1, dtype=SCALE), rows.to(torch.int8)
+    # The smallest normal number instead of 0: with it, zeros need no case of their own, and tiny values
+    # keep the bound on errors. Few calls matter more than few passes over the values: other threads take
+    # Python's lock in between.
+    scales = rows.abs().amax(dim=1, keepdim=True).div_(largest).to(SCALE).clamp_(min=torch.finfo(SCALE).tiny)
+    codes = rows / scales
+    if drawn is not None:
+        codes.add_(drawn, alpha=2.0**-16).clamp_(-largest, largest)
+    return scales, codes.round_().to(torch.int8)
 
 
 def _groups(shape: Sequence[int]) -> tuple[int, int]:
     """How many scales there are, and for how many values each."""
-    if len(shape) > 2:
+    if prod(shape[2:]) > 1:
         return shape[0] * shape[1], prod(shape[2:])
-    return shape[0], prod(shape[1:])
+    return shape[0], prod(shape[1:])  # of channels with one value each, scales would take more than codes

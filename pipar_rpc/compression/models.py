@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.compression.integers import SCALE, Int8, codes_of, scales_of
+from pipar_rpc.compression.integers import SCALE, Int8, quantise
 
 CHANGE, SCALES = ":change", ":scales"  # end the names of what is sent instead of a tensor
 
@@ -106,9 +106,7 @@ class Int8Changes:
             if base is None or not own.is_floating_point():
                 payload[name] = own
                 continue
-            rows = _rows(own - base[name])
-            scales = scales_of(rows, Int8.LARGEST)
-            codes = codes_of(rows, scales, Int8.LARGEST, None).to(torch.int8)
+            scales, codes = quantise(_rows(own - base[name]), Int8.LARGEST, None)
             payload[f"{name}{CHANGE}"], payload[f"{name}{SCALES}"] = codes.view(own.shape), scales
         return payload
 
@@ -125,7 +123,7 @@ class Int8Changes:
                 raise ValueError(f"the change of {name} without the network that it is a change of")
             else:
                 before, scales = base[name], payload[f"{name}{SCALES}"]
-                change = _rows(own).to(before.dtype) * scales.to(before.dtype)[:, None]
+                change = _rows(own).to(before.dtype) * scales.to(before.dtype)
                 decoded[name] = before + change.view(before.shape)
         return decoded
 

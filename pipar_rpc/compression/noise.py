@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,22 @@ class Noise:
         return Noise(self._seed, *self._stream, first=first)
 
     def uniform(self, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
-        """Numbers in [0, 1) for shape[0] samples: float32 of that shape."""
+        """Numbers in [0, 1), multiples of 2^-24, for shape[0] samples: float32 of that shape."""
+        return self._drawn(shape, np.int32, device).bitwise_and_((1 << 24) - 1).float().mul_(2.0**-24)
+
+    def integers(self, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+        """Integers for shape[0] samples, all 2^16 values being equally likely: int16 of that shape."""
+        return self._drawn(shape, np.int16, device)
+
+    def _drawn(
+        self, shape: Sequence[int], kind: type[np.integer[Any]], device: torch.device | None
+    ) -> Tensor:
+        """Random integers; all values of their type are equally likely."""
         samples, count = shape[0], prod(shape[1:])
-        words = -(
-            -count // 2
-        )  # draws of 64 bits, each good for two numbers, so that a sample begins with one
+        in_word = 8 // np.dtype(kind).itemsize
+        words = -(-count // in_word)  # of 64 bits: a sample begins with a whole one
         key = [self._seed, *(zlib.crc32(w.encode()) if isinstance(w, str) else w for w in self._stream)]
         bits = np.random.PCG64(np.random.SeedSequence(key))
         bits.advance(self._first * words)
-        numbers = np.random.Generator(bits).random((samples, 2 * words), dtype=np.float32)
-        return torch.from_numpy(numbers)[:, :count].reshape(tuple(shape)).to(device)
+        drawn = bits.random_raw(samples * words).view(kind).reshape(samples, in_word * words)
+        return torch.from_numpy(drawn[:, :count].reshape(tuple(shape))).to(device)

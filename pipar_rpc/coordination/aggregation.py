@@ -13,12 +13,12 @@ from pipar_rpc.training.device_loop import Device
 
 
 def join(device_states: Mapping[DeviceHandle, State]) -> dict[DeviceHandle, State]:
-    """The whole network M^k of each device, its two halves joined by name: split points may differ.
+    """Joins the two halves of each device's network M^k by name; split points may differ.
 
     The tensors of the server halves are the live ones.
 
     Args:
-        device_states: the device halves, as uploaded.
+        device_states: uploaded device halves.
     """
     return {handle: state | handle.half.state() for handle, state in device_states.items()}
 
@@ -27,28 +27,28 @@ class Aggregator:
     """Applies the aggregation rule round after round, and keeps the global network for it.
 
     Args:
-        rule: how the devices' networks are aggregated.
-        network: the global network with which training begins; None where there is none.
+        rule: aggregation rule for the devices' networks.
+        network: global network with which training begins; None where there is none.
     """
 
     def __init__(self, rule: AggregationRule, network: State | None = None) -> None:
         self.rule = rule
-        self._network = None if network is None else {key: own.clone() for key, own in network.items()}
+        self._network = None if network is None else {key: tensor.clone() for key, tensor in network.items()}
 
     def aggregate(self, networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
-        """The next global network; arguments as `average`."""
+        """Makes the next global network; the arguments are those of `average`."""
         with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
             self._network = self.rule.aggregate(self._network, networks, samples)
         return self._network
 
 
 def average(networks: Sequence[State], samples: Sequence[int], timeline: Timeline) -> State:
-    """The plain average sum_k |D_k| / |D| * M^k, where no aggregation rule is in force.
+    """Computes the plain average sum_k |D_k| / |D| * M^k, where no aggregation rule is in force.
 
     Args:
-        networks: of the devices.
-        samples: samples that each device processed since the last aggregation.
-        timeline: receives the span of the computation.
+        networks: states of the devices' whole networks.
+        samples: number of samples that each device processed since the last aggregation.
+        timeline: record of the span of the computation.
     """
     with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
         return weighted_average(networks, samples)
@@ -61,7 +61,7 @@ def hand_over(handle: DeviceHandle, state: State) -> Future[None]:
 
 
 def reserve_download(handle: DeviceHandle, *states: State) -> Slot:
-    """A slot of the emulated downlink for models."""
+    """Reserves a slot of the emulated downlink for models."""
     slot = handle.port.downlink.reserve(sum(map(num_bytes, states)))
     handle.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
     return slot
@@ -75,11 +75,11 @@ def distribute(
     Sends each device half when its emulated transfer has ended; the links run at the same time.
 
     Args:
-        device_states: the device halves, for their keys.
+        device_states: device halves, for the names of their tensors.
         network: state of the whole network.
 
     Returns:
-        One future per device.
+        One future per device, done when its half is loaded.
     """
     transfers = []
     for handle, uploaded in device_states.items():

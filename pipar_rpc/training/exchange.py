@@ -1,6 +1,6 @@
-"""What the two halves need of each other: the device's way to the server half, and what comes back.
+"""What the two halves need of each other: how the device reaches the server half, and what comes back.
 
-Algorithms 1 and 2 meet here; `pipar_rpc.transport` carries it between processes.
+Algorithms 1 and 2 meet here; `pipar_rpc.transport` implements the exchange between processes.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ class Result(NamedTuple):
     """What a micro-batch's pass through the server half gives.
 
     Attributes:
-        gradient: of the weighted loss with respect to the activation; on the CPU, the activation's shape.
-            None if the activation does not require one.
-        loss: mean over the micro-batch, unweighted.
-        correct: samples whose largest logit is the label's.
+        gradient: gradient of the weighted loss with respect to the activation, of the activation's shape, on
+            the CPU. None if the activation does not require one.
+        loss: mean loss over the micro-batch, unweighted.
+        correct: number of samples whose largest logit is the label's.
     """
 
     gradient: Tensor | None
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
 
 Process = Callable[[Part, Tensor, Tensor, Callable[[Result], None]], None]
-"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is there."""
+"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is computed."""
 
 
 class Exchange(Protocol):
@@ -39,8 +39,8 @@ class Exchange(Protocol):
 
         Args:
             part: place within the mini-batch.
-            activation: a leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
-            labels: int64 of shape [b].
+            activation: leaf on the CPU, not changed afterwards. It requires a gradient if one is wanted.
+            labels: class numbers, int64 of shape [b].
         """
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class Exchange(Protocol):
 
 
 class LocalExchange:
-    """A server half in the same process: split point Q, where only the loss is left, and tests."""
+    """A server half in the same process: for split point Q, where only the loss is left, and for tests."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -60,4 +60,4 @@ class LocalExchange:
         return future
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing, since nothing is held."""

@@ -1,1 +1,1 @@
-"""Rank 0's rounds: devices that take part, averages, both halves put in place."""
+"""Rank 0's rounds: which devices take part, how their networks are averaged, where both halves are put."""

@@ -28,7 +28,7 @@ from pipar_rpc.transport.server_port import PortReference
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
-    """Loads what `state`, of a whole network, has of these layers; returns them."""
+    """Loads these layers from the state of a whole network; returns them."""
     layers.load_state_dict({name: state[name] for name in layers.state_dict()})
     return layers
 
@@ -42,18 +42,18 @@ def build_device(
     until the models are averaged.
 
     Args:
-        node: the device's machine.
-        stop: ends what it does, and the loading of its data.
-        job: what to do.
+        node: machine of the device.
+        stop: request to end what the device does, the loading of its data included.
+        job: job of the device.
         state: parameters and buffers of the device half.
-        momentum: of its parameters; empty at the beginning.
-        port: the device's port on the server.
+        momentum: momentum buffers of its parameters by name; empty at the beginning of training.
+        port: reference to the device's port on the server.
     """
     reset_peak_rss()
     source = open_source(job.data, node.data_root, node.download)
     samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
     instruments = Instruments(uplink=job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep))
-    numbers = itertools.count()  # of micro-batches, on through all cuts: the port puts them in order
+    numbers = itertools.count()  # of micro-batches, through all cuts: the port puts these in order
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
@@ -90,7 +90,7 @@ def _open_exchange(
     instruments: Instruments,
     numbers: Iterator[int],
 ) -> Exchange:
-    """The way to the server half, which is on the device itself where only the loss is left of it."""
+    """Connects to the server half, which is on the device itself where only the loss is left of it."""
     timeline, uplink, traffic = instruments.timeline, instruments.uplink, instruments.traffic
     if job.split_point == job.num_units:
         return LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
@@ -106,14 +106,14 @@ def coding_of(job: DeviceJob) -> Coding:
 def build_server_half(
     layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline, momentum: State | None = None
 ) -> ServerHalf:
-    """The server half of a device, on this machine.
+    """Creates the server half of a device, on this machine.
 
     Args:
-        layers: P+1..Q.
-        job: of the device.
+        layers: layers P+1..Q.
+        job: job of the device.
         node: this machine.
-        timeline: receives the spans of the computation.
-        momentum: of their parameters; empty at the beginning.
+        timeline: record of the spans of the computation.
+        momentum: momentum buffers of their parameters by name; None at the beginning of training.
     """
     dropout = DropoutStreams(layers, job.seed, job.rank)
     return ServerHalf(layers, job.optimizer, dropout, coding_of(job), node.device, timeline, momentum)

@@ -1,4 +1,4 @@
-"""Has each emulated device know how fast its machine is."""
+"""Tells each emulated device how fast its machine is."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ log = logging.getLogger(__name__)
 
 
 def calibrate(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob]) -> None:
-    """Has each device know its machine's speed, if its own is derived from it."""
+    """Tells each device its machine's speed if its own is derived from that; logs it once per machine."""
 
-    def asked(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
+    def ask_device(index: int, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         return ask(handles[index], Device.calibrate, known)
 
-    told = set[str]()
-    machines = calibrate_all([device.speed for device in devices], asked)
-    for handle, device, found in zip(handles, devices, machines, strict=True):
-        if found is None or found[0] in told:
+    logged = set[str]()
+    machines = calibrate_all([device.speed for device in devices], ask_device)
+    for handle, device, named_speed in zip(handles, devices, machines, strict=True):
+        if named_speed is None or named_speed[0] in logged:
             continue
-        host, machine = found
-        told.add(host)
+        host, machine = named_speed
+        logged.add(host)
         factor = device.speed.factor(machine)
         log.info(
             "calibration on %s: forward and backward pass of VGG5's first unit on 100 images take %.4f s "

@@ -22,11 +22,11 @@ from pipar_rpc.training.round_report import RoundReport
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a round, once both halves of every device have done their part.
+    """The outcome of a round, once both halves of every device have done their part.
 
     Attributes:
-        reports: of the devices that came to its end.
-        uploads: models on their way to the average; none if they are handed on, or never averaged.
+        reports: reports of the devices that finished the round.
+        uploads: device halves on their way to the average; none if they are handed on, or never averaged.
     """
 
     reports: Mapping[DeviceHandle, RoundReport]
@@ -39,13 +39,13 @@ class Coordinator:
     A device that is lost leaves the average; the others go on.
 
     Args:
-        membership: the devices.
-        every: iterations between two aggregations; -1 for one at the end of each epoch, 0 for none. The end
-            of an epoch always ends a round.
+        membership: devices that take part.
+        every: number of iterations between two aggregations; -1 for one at the end of each epoch, 0 for none.
+            The end of an epoch always ends a round.
         in_turn: whether devices train one after the other and hand the device half on, instead of averaging.
-        keep_networks: whether to keep each device's own network, at the cost of their memory.
-        aggregator: makes the global network, with which all devices begin; FedAvg if there is none.
-        model_codec: what models are on their way; they travel as they are if there is none.
+        keep_networks: whether to keep each device's own network, which takes memory.
+        aggregator: maker of the global network, with which all devices begin; FedAvg by default.
+        model_codec: codec of models that travel; by default they travel as they are.
     """
 
     def __init__(
@@ -65,32 +65,32 @@ class Coordinator:
         self._handed_on: State | None = None
 
     def rounds(self, start: Position) -> Iterator[Round]:
-        """The rounds of an epoch, from an iteration on; how many there are follows from who is left."""
+        """Yields the rounds of an epoch from an iteration on, as many as the devices that are left need."""
         while start.iteration < (length := max(handle.iterations for handle in self.membership.handles)):
             stop = start.iteration + (self._every if self._every > 0 else length)
             yield Round(start.epoch, start.iteration, stop, ends_epoch=stop >= length)
             start = Position(start.epoch, stop)
 
-    def train(self, this: Round, sums: EpochSums) -> Trained:
+    def train(self, current: Round, sums: EpochSums) -> Trained:
         """Trains a round and waits for both halves of every device.
 
         Args:
-            this: the round.
-            sums: of the epoch; receive what is known of it.
+            current: the round to train.
+            sums: sums of the epoch, to which the round is added.
 
         Raises:
             PeerError: a device failed, or too few are left.
-            UserError: a device cannot do its part, for a reason the user can mend.
+            UserError: a device cannot do its part, for a reason that the user can mend.
         """
         self.membership.begin_round()
-        return self._one_by_one(this, sums) if self._in_turn else self._together(this, sums)
+        return self._one_by_one(current, sums) if self._in_turn else self._together(current, sums)
 
     def average(self, trained: Trained, sums: EpochSums) -> State | None:
-        """The global network, once all halves hold it; None if it is never averaged.
+        """Averages and returns the global network, once all halves hold it; None if it is never averaged.
 
         Args:
-            trained: what came of the round.
-            sums: of the epoch; receive the models' bytes, and the devices' own networks if they are kept.
+            trained: outcome of the round.
+            sums: sums of the epoch; receive the models' bytes, and the devices' networks if they are kept.
 
         Raises:
             PeerError: a device failed, or too few are left.
@@ -102,31 +102,31 @@ class Coordinator:
         return self._aggregate(trained, sums) if trained.uploads else None
 
     def gather(self) -> State:
-        """The average of the networks as they are, without changing them or paying for a transfer."""
+        """Averages the networks as they are, without changing them or emulating a transfer."""
         networks = self.networks()
         return average(list(networks.values()), [handle.num_samples for handle in networks], Timeline())
 
     def rule_state(self) -> State:
-        """What the aggregation rule remembers."""
+        """Returns the state of the aggregation rule."""
         return dict(self._aggregator.rule.state())
 
     def networks(self) -> dict[DeviceHandle, State]:
-        """Each device's own network."""
+        """Returns each device's own network."""
         return join(self.membership.ask(Device.state))
 
     def momentum(self) -> dict[DeviceHandle, State]:
-        """Of each device's network, by the names of its parameters."""
+        """Returns the momentum buffers of each device's whole network, by the names of its parameters."""
         return {
-            handle: own | handle.half.momentum()
-            for handle, own in self.membership.ask(Device.momentum).items()
+            handle: device_momentum | handle.half.momentum()
+            for handle, device_momentum in self.membership.ask(Device.momentum).items()
         }
 
-    def _together(self, this: Round, sums: EpochSums) -> Trained:
+    def _together(self, current: Round, sums: EpochSums) -> Trained:
         trained: dict[DeviceHandle, Future[RoundReport]] = {}
         uploads: dict[DeviceHandle, Future[State]] = {}
         began = time.monotonic()
         for handle in self.membership.handles:
-            trained[handle] = _train(handle, this)
+            trained[handle] = _train(handle, current)
             if self._every != 0:  # queued behind the training: starts without waiting for the others
                 uploads[handle] = handle.call(Device.upload)
         reports = self.membership.collect(trained, Device.train)
@@ -136,14 +136,14 @@ class Coordinator:
             sums.note(handle, report)
         return Trained(reports, uploads)
 
-    def _one_by_one(self, this: Round, sums: EpochSums) -> Trained:
-        """Each device in turn: takes the device half over from the one before it, trains, hands it on."""
+    def _one_by_one(self, current: Round, sums: EpochSums) -> Trained:
+        """Each device in turn takes the device half over from the one before, trains it and hands it on."""
         reports: dict[DeviceHandle, RoundReport] = {}
         for handle in self.membership.handles:
-            if this.start >= handle.iterations:
+            if current.start >= handle.iterations:
                 continue
-            before = handle.half.snapshot()  # what a device that is lost has done of its turn is undone
-            report = self._turn(handle, this, sums)
+            before = handle.half.snapshot()  # the turn of a device that is lost will be undone
+            report = self._turn(handle, current, sums)
             if report is None:
                 handle.port.become_idle()
                 handle.half.restore(before)
@@ -152,15 +152,15 @@ class Coordinator:
         self.membership.counts = True
         return Trained(reports, {})
 
-    def _turn(self, handle: DeviceHandle, this: Round, sums: EpochSums) -> RoundReport | None:
-        """One device's turn; None if it did not come to its end."""
+    def _turn(self, handle: DeviceHandle, current: Round, sums: EpochSums) -> RoundReport | None:
+        """Runs one device's turn; returns None if the device did not finish it."""
         collect = self.membership.collect
         if self._handed_on is not None and not collect(
             {handle: self._transfer.hand_over(handle, self._handed_on)}, Device.load
         ):
             return None
         began = time.monotonic()
-        trained, uploaded = _train(handle, this), handle.call(Device.upload)
+        trained, uploaded = _train(handle, current), handle.call(Device.upload)
         report = collect({handle: trained}, Device.train).get(handle)
         sums.training_s += time.monotonic() - began
         payload = collect({handle: uploaded}, Device.upload).get(handle)
@@ -175,7 +175,7 @@ class Coordinator:
         return report
 
     def _healthy(self, networks: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
-        """Those that are finite; devices with others leave."""
+        """Returns the networks whose numbers are finite; the devices of the others leave."""
         for handle, network in networks.items():
             if not is_finite(network):
                 why = "its weights are not finite: a smaller optimizer.lr may help"
@@ -191,15 +191,15 @@ class Coordinator:
         networks = self._healthy(join(states))
         states = {handle: states[handle] for handle in networks}
         samples = [trained.reports[handle].samples for handle in networks]
-        if not any(samples):  # those who had something to train are gone
+        if not any(samples):  # the devices that had something to train are gone
             samples = [1] * len(samples)
         before = self._aggregator.network
         network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
         self.membership.counts = True
         if self._keep_networks:
             sums.device_networks = {
-                handle: {key: tensor.clone() for key, tensor in own.items()}
-                for handle, own in networks.items()
+                handle: {key: tensor.clone() for key, tensor in device_network.items()}
+                for handle, device_network in networks.items()
             }
         held, loaded = self._transfer.distribute(states, network, before)
         self._aggregator.network = held
@@ -207,8 +207,8 @@ class Coordinator:
         return held
 
 
-def _train(handle: DeviceHandle, this: Round) -> Future[RoundReport]:
+def _train(handle: DeviceHandle, current: Round) -> Future[RoundReport]:
     handle.port.listen()
     deadline_s = max(handle.limit_s(method) for method in (Device.train, Device.upload, Device.load))
-    first, last = min(this.start, handle.iterations), min(this.stop, handle.iterations)
-    return handle.call(Device.train, this.epoch, first, last, deadline_s)
+    start, stop = min(current.start, handle.iterations), min(current.stop, handle.iterations)
+    return handle.call(Device.train, current.epoch, start, stop, deadline_s)

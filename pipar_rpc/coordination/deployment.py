@@ -42,25 +42,25 @@ def deployed(
     beginnings: Sequence[tuple[State, State]] | None = None,
     iteration: int = 0,
 ) -> Iterator[list[DeviceHandle]]:
-    """Both halves of every device, in place and with their data loaded; removed at the end.
+    """Puts both halves of every device in place and has their data loaded; removes them at the end.
 
     Args:
-        devices: what each does.
+        devices: jobs of the devices.
         node: this machine.
         network: the uncut network with its first weights.
-        strategy: whether the devices share one server half, and train it at the same time.
-        beginnings: weights and momentum of each device's whole network; None for the first weights.
-        iteration: of an epoch at which training begins, from 0.
+        strategy: strategy, which says whether the devices share one server half and train at the same time.
+        beginnings: weights and momentum buffers of each device's whole network; None for those of `network`.
+        iteration: iteration of an epoch at which training begins, from 0.
 
     Raises:
-        UserError: a device cannot do its part, for a reason the user can mend.
+        UserError: a device cannot do its part, for a reason that the user can mend.
         PeerError: a device failed or did not answer in time.
     """
     with ExitStack() as stack:
         order = stack.enter_context(open_order(strategy.server_order, len(devices)))
         first: tuple[State, State] = network.state_dict(), {}
-        own = beginnings or [first] * len(devices)
-        halves = _server_halves(devices, node, network, strategy.shared_half, own)
+        states = beginnings or [first] * len(devices)
+        halves = _server_halves(devices, node, network, strategy.shared_half, states)
         handles = []
         for index, device in enumerate(devices):
             half, timeline = halves[index]
@@ -69,7 +69,7 @@ def deployed(
             port = Port(device.name, half.process, downlink, timeline, order.lane(index), stop)
             stack.callback(port.close)
             layers = device_layers(network, device.split_point)
-            handles.append(_place(device, layers, own[index], port, half, timeline))
+            handles.append(_place(device, layers, states[index], port, half, timeline))
         try:
             _load_data(handles, devices, node)
             order.begin([handle.iterations for handle in handles], iteration)
@@ -86,7 +86,7 @@ def _server_halves(
     shared: bool,
     beginnings: Sequence[tuple[State, State]],
 ) -> list[tuple[ServerHalf, Timeline]]:
-    """A server half for each device; if they are `shared`, on the same layers."""
+    """Creates a server half for each device; if they are `shared`, on the same layers."""
     halves: list[tuple[ServerHalf, Timeline]] = []
     layers = nn.Sequential()
     for device, (state, momentum) in zip(devices, beginnings, strict=True):
@@ -109,7 +109,7 @@ def _place(
     half: ServerHalf,
     timeline: Timeline,
 ) -> DeviceHandle:
-    """The device half: `layers`, with the weights and momentum that they begin with."""
+    """Places the device half: `layers`, with the weights and momentum buffers of their beginning."""
     state = {name: beginning[0][name].clone() for name in layers.state_dict()}
     momentum = {name: beginning[1][name] for name, _ in layers.named_parameters() if name in beginning[1]}
     remote = create_remote(device.name, build_device, device, state, momentum, port.reference())

@@ -19,7 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Method = Callable[..., object]  # of `Device`
 
-MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods with which models move
+MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods that move models
 
 
 @dataclass(eq=False)
@@ -27,17 +27,17 @@ class DeviceHandle:
     """One device, as the server sees it.
 
     Attributes:
-        name: for errors and displays.
-        remote: the device half and its data, on the device.
-        port: where the device's micro-batches arrive.
-        half: the device's server half.
-        timeline: spans of this server half and of the downlink.
-        deadlines: how long to wait for it.
+        name: name of the device, for errors and displays.
+        remote: reference to the device half and its data, on the device.
+        port: port at which the device's micro-batches arrive.
+        half: server half of the device.
+        timeline: record of the spans of this server half and of the downlink.
+        deadlines: deadlines of waiting for the device.
         links_timed: whether the links are emulated (or unused), so that their times are known.
-        class_counts: samples of each class that the device trains on.
-        iterations: iterations per epoch.
-        holds: the network that the device was given last; None if the server does not know it.
-        left: whether it has left the job; see `pipar_rpc.coordination.membership`.
+        class_counts: number of samples of each class that the device trains on.
+        iterations: number of iterations per epoch.
+        holds: network that the device was given last; None if the server does not know it.
+        left: whether the device has left the job; see `pipar_rpc.coordination.membership`.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
@@ -57,18 +57,18 @@ class DeviceHandle:
 
     @property
     def present(self) -> bool:
-        """Whether it takes part in the job: it has not left, and its process is not lost to the group."""
+        """Whether the device takes part in the job: it has not left, and its process is not lost."""
         return not (self.left or self.remote.lost)
 
     def expect(self, emulated_s: float, links_timed: bool) -> None:
-        """The device is about to do other work: what was measured does not count any longer."""
+        """Forgets what was measured, as the device is about to do other work."""
         self.deadlines = Deadlines(self.deadlines.spec, emulated_s)
         self.port.slowest_s, self.links_timed = None, links_timed
 
     def call(
         self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        """Runs a method of the device after those called before; returns at once. See `Remote.call`."""
+        """Has a method of the device run after those called before; returns at once. See `Remote.call`."""
         asked = time.monotonic()
 
         def note(answer: Future[T]) -> None:
@@ -85,7 +85,7 @@ class DeviceHandle:
         return answer
 
     def limit_s(self, method: Method) -> float:
-        """The longest silence of the device while it does `method`.
+        """Returns the longest silence, in seconds, that the device is allowed while it does `method`.
 
         `Device.train` is the one method in which a device gives signs of life before it has ended.
         """
@@ -93,16 +93,16 @@ class DeviceHandle:
         return self.deadlines.limit_s(name_of(method), slowest_s)
 
     def model_mbps(self, method: Method, answer_s: float = 0.0) -> float | None:
-        """Mbit/s at which the last model moved; None if none did since the last call, or in no time.
+        """Returns the Mbit/s at which the last model moved; None if none did since the last call, or at once.
 
         Args:
             method: `Device.upload` or `Device.load`.
-            answer_s: of its time, what an empty message would have taken.
+            answer_s: seconds that an empty message would have taken, which do not count.
         """
         size, seconds = self.moved.pop(method, (0, 0.0))
         return size * 8e-6 / (seconds - answer_s) if seconds - answer_s >= ENOUGH_S else None
 
     @property
     def num_samples(self) -> int:
-        """Samples that the device trains on."""
+        """Number of samples that the device trains on."""
         return sum(self.class_counts)

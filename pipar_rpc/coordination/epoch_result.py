@@ -1,4 +1,4 @@
-"""What came of an epoch: the sums over its rounds, and the figures that follow from them."""
+"""The outcome of an epoch: sums over its rounds, and the figures that follow from them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from pipar_rpc.training.round_report import RoundReport
 
 @dataclass
 class EpochResult:
-    """What came of an epoch, or of what was trained of it.
+    """The outcome of an epoch, or of the part of it that was trained.
 
     Attributes:
-        metrics: times, bytes and what follows from them.
-        losses: of each iteration, mean over the devices that took part in it.
-        train_loss: mean over the samples.
+        metrics: times, bytes and the figures that follow from them.
+        losses: loss of each iteration; mean over the devices that took part in it.
+        train_loss: mean loss over the samples.
         train_accuracy: share of the samples classified correctly while training, 0..1.
-        device_peak_rss_mb: of each device.
-        late: of each device, by which share of its emulated computing real computing took longer.
+        device_peak_rss_mb: largest resident memory of each device's process, in 10^6 bytes.
+        late: delay of each device: real computing beyond the emulated time, as a share of that time.
         training_s: seconds from the start of each round until the last device had trained, summed up.
-        model_bytes: uploaded models of all devices.
+        model_bytes: bytes of the models that all devices uploaded.
         began: `time.monotonic()` at the start.
-        server_spans: of each device's server half and downlink.
-        aggregation_spans: averages of the networks.
+        server_spans: spans of each device's server half and downlink.
+        aggregation_spans: spans of the averages of the networks.
         network: the global network at the end; None if nothing was aggregated.
         device_networks: each device's own network before the last average, if they are kept; None for those
             that were not in it.
@@ -63,14 +63,14 @@ class Usage:
 
 
 class EpochSums:
-    """Collects what is known of an epoch while it is trained. Its time begins now.
+    """Collects the figures of an epoch while it is trained. The epoch's time begins when this is made.
 
     Args:
         handles: all devices, also those that have left.
 
     Attributes:
         training_s: seconds from the start of each round until the last device had trained, summed up.
-        aggregation: spans of the averages.
+        aggregation: record of the spans of the averages.
         device_networks: each device's own network before the last average, if they are kept.
     """
 
@@ -82,7 +82,7 @@ class EpochSums:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time in the block is not counted."""
+        """Leaves the time in the block out of the epoch's."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began
@@ -96,16 +96,16 @@ class EpochSums:
 
     @property
     def samples(self) -> int:
-        """Samples that were trained so far."""
+        """Number of samples that were trained so far."""
         return sum(report.samples for sums in self._usage.values() for report in sums.reports)
 
     def uploaded(self, num_bytes: Mapping[DeviceHandle, int]) -> None:
-        """Adds models that devices have sent."""
+        """Adds the bytes of models that devices have sent."""
         for handle, size in num_bytes.items():
             self._usage[handle].model_bytes += size
 
     def result(self, network: State | None) -> EpochResult | None:
-        """The figures of the epoch, which ends now; None if those that are left had nothing to train.
+        """Returns the figures of the epoch, which ends now; None if no device left had anything to train.
 
         Args:
             network: the global network at the end; None if nothing was aggregated.
@@ -144,7 +144,7 @@ def _late(reports: Sequence[RoundReport]) -> float:
 
 
 def _mean_losses(usage: Mapping[DeviceHandle, Usage]) -> list[float]:
-    """Mean over the devices, iteration by iteration; some have fewer iterations than others."""
+    """Averages over the devices, iteration by iteration; some have fewer iterations than others."""
     columns = zip_longest(
         *[[loss for report in sums.reports for loss in report.losses] for sums in usage.values()]
     )

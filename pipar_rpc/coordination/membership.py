@@ -2,7 +2,7 @@
 
 Everything that waits for devices waits here, or inside `watching`. A device leaves on purpose, because its
 numbers are not finite, or because its process is lost. Which processes are lost, and why, the RPC group alone
-knows (`Remote.lost`), also from job to job; a device that is lost leaves as soon as it is looked up who takes
+knows (`Remote.lost`), from job to job too. A device that is lost leaves as soon as somebody asks who takes
 part, and nobody waits for it again.
 """
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-STALL_S = 10.0  # between two looks; under load they may be seconds apart
+STALL_S = 10.0  # time between two looks that means a stopped process; load alone makes it seconds
 POLL_S = 0.2  # how often displays are refreshed and deadlines checked while waiting
 
 
@@ -37,14 +37,14 @@ def _log(line: str, number: int) -> None:
 
 
 class Membership:
-    """Who takes part.
+    """The devices that take part in a job.
 
     Args:
         everyone: all devices of the job.
-        min_devices: with fewer left, the job fails.
-        leave: rounds, from 1, before which devices leave on purpose, by their names.
-        on_wait: called every now and then while devices work, for displays.
-        on_leave: called with a line about each device that leaves, and the round.
+        min_devices: least number of devices; with fewer left, the job fails.
+        leave: round, from 1, before which a device leaves on purpose, by the device's name.
+        on_wait: function called every now and then while devices work, for displays.
+        on_leave: function called with a line about each device that leaves, and the round.
 
     Attributes:
         everyone: all devices of the job.
@@ -67,7 +67,7 @@ class Membership:
 
     @property
     def handles(self) -> list[DeviceHandle]:
-        """Those who take part, in the order of their numbers; who is lost leaves now.
+        """The devices that take part, in the order of their numbers; those that are lost leave now.
 
         Raises:
             PeerError: too few are left.
@@ -78,12 +78,12 @@ class Membership:
         return [handle for handle in self.everyone if handle.present]
 
     def _taking_part(self, of_each: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
-        """What belongs to those who take part."""
+        """Keeps the entries of devices that take part."""
         handles = set(self.handles)
-        return {handle: own for handle, own in of_each.items() if handle in handles}
+        return {handle: value for handle, value in of_each.items() if handle in handles}
 
     def begin_round(self) -> None:
-        """Counts rounds; devices that are to leave before this one do."""
+        """Counts the round; devices that are to leave before it leave now."""
         self.round, self.counts = self.round + 1, False
         for handle in self.handles:
             if self.round >= self._leave.get(handle.name, self.round + 1):
@@ -92,15 +92,15 @@ class Membership:
     def ask(
         self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> dict[DeviceHandle, T]:
-        """What a method gives on every device; without those that are lost meanwhile."""
+        """Calls a method of every device; returns the results of those that are not lost meanwhile."""
         return self.collect({handle: handle.call(method, *args, **kwargs) for handle in self.handles}, method)
 
     def collect(self, calls: Mapping[DeviceHandle, Future[T]], method: Method) -> dict[DeviceHandle, T]:
-        """The results of calls of `method`, in the order of `calls`; without devices that are lost meanwhile.
+        """Waits for calls of `method`; returns the results, in order, without devices lost meanwhile.
 
         Raises:
             PeerError: a device or its server half failed, or too few devices are left.
-            UserError: a device cannot do it, for a reason the user can mend.
+            UserError: a device cannot do it, for a reason that the user can mend.
         """
         began = looked = time.monotonic()
         pending, results = dict(calls), dict[DeviceHandle, T]()
@@ -124,10 +124,10 @@ class Membership:
         return self._taking_part({handle: results[handle] for handle in calls if handle in results})
 
     def settle(self, reports: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
-        """Waits for the server halves of devices that have trained, without those that are lost meanwhile.
+        """Waits for the server halves of devices that have trained; leaves out those lost meanwhile.
 
         The last update of a half follows the last gradient, and so the device's report. Nothing may be done
-        with the halves before it.
+        with the halves before that update.
 
         Raises:
             PeerError: a server half failed, or too few devices are left.
@@ -138,8 +138,8 @@ class Membership:
         return self._taking_part(reports)
 
     def ping(self, handles: Sequence[DeviceHandle]) -> dict[DeviceHandle, Ping]:
-        """The fastest of a few pings to each device, all at the same time; without those that are lost."""
-        found: dict[DeviceHandle, Ping] = {}
+        """Returns the fastest of a few pings to each device, all at the same time; without lost ones."""
+        fastest: dict[DeviceHandle, Ping] = {}
         for _ in range(PINGS):
             sent = {
                 handle: (time.monotonic(), _timed(handle.call(Device.clock)))
@@ -149,12 +149,12 @@ class Membership:
             answers = self.collect({handle: answer for handle, (_, answer) in sent.items()}, Device.clock)
             for handle, (theirs, after) in answers.items():
                 one = Ping.of(sent[handle][0], theirs, after)
-                found[handle] = min(one, found.get(handle, one))
-        return found
+                fastest[handle] = min(one, fastest.get(handle, one))
+        return fastest
 
     @contextmanager
     def watching(self, handle: DeviceHandle) -> Iterator[None]:
-        """Takes a device off the list if it is lost in the block, which ends there."""
+        """Takes a device off the list if it is lost in the block, which then ends."""
         try:
             yield
         except LostError as error:
@@ -179,7 +179,7 @@ class Membership:
 def ask(
     handle: DeviceHandle, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """The result of a method of one device; raises LostError if it does not come in time."""
+    """Calls a method of one device and waits; raises LostError if the result does not come in time."""
     limit_s = handle.limit_s(method)
     call = handle.call(method, *args, **kwargs)
     return wait_for(handle.remote, call, limit_s, f"answer to {name_of(method)}")
@@ -192,14 +192,14 @@ def wait_for(
     to_do: str,
     silent_s: Callable[[], float] | None = None,
 ) -> T:
-    """The result of a call; raises LostError, and gives the worker up, if it does not come in time.
+    """Waits for a result; raises LostError, and gives the worker up, if it does not come in time.
 
     Args:
-        remote: the object that was called.
+        remote: object that was called.
         future: result of the call.
-        timeout_s: longest silence of the worker.
-        to_do: what it was asked to do, for the error.
-        silent_s: seconds since its last sign of life; by default since now.
+        timeout_s: longest silence of the worker, in seconds.
+        to_do: task of the worker, for the error.
+        silent_s: function that returns the seconds since its last sign of life; by default since now.
     """
     began, left = time.monotonic(), timeout_s
     while left > 0:
@@ -214,7 +214,7 @@ def wait_for(
 
 
 def _timed(call: Future[T]) -> Future[tuple[T, float]]:
-    """The result of a call, with the time at which it came."""
+    """Adds to the result of a call the time at which it came."""
     timed: Future[tuple[T, float]] = Future()
 
     def finish(done: Future[T]) -> None:

@@ -29,17 +29,17 @@ def move_layers(
     new: Sequence[DeviceJob],
     state: State,
 ) -> dict[DeviceHandle, int]:
-    """Has devices and server halves hold what `new` says; all links work at the same time.
+    """Gives devices and server halves the layers that `new` says; all links work at the same time.
 
     Args:
-        membership: the devices.
+        membership: devices that take part.
         network: the uncut network, as a pattern.
-        old: the devices' jobs until now.
-        new: their jobs from now on.
-        state: the average, which all halves hold.
+        old: jobs of the devices until now.
+        new: jobs of the devices from now on.
+        state: average of the networks, which all halves hold.
 
     Returns:
-        Bytes that devices sent for it.
+        Bytes that each device sent for the change.
     """
     jobs = dict(zip(membership.everyone, new, strict=True))
     leaving: list[tuple[Slot, DeviceHandle, State, State]] = []

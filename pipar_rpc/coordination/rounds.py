@@ -8,8 +8,8 @@ class Position:
     """The iteration that comes next.
 
     Attributes:
-        epoch: from 1; larger than the job's epochs at the end of the training.
-        iteration: from 0.
+        epoch: number of the epoch, from 1; larger than the job's epochs at the end of the training.
+        iteration: number of the iteration within the epoch, from 0.
     """
 
     epoch: int = 1
@@ -24,7 +24,7 @@ class Start:
         position: the first iteration.
         round: number of rounds that were trained before.
         num_iterations: number of iterations that were trained before, on the device with the most.
-        elapsed_s: real seconds that this took.
+        elapsed_s: real seconds that these took.
     """
 
     position: Position = Position()
@@ -38,10 +38,10 @@ class Round:
     """The iterations of an epoch that are trained before the next aggregation.
 
     Attributes:
-        epoch: from 1.
+        epoch: number of the epoch, from 1.
         start: first iteration, from 0.
         stop: iteration after the last one; devices with fewer samples may end earlier.
-        ends_epoch: whether no device has more iterations; one that is lost may end the epoch earlier.
+        ends_epoch: whether no device has more iterations; a lost device may end the epoch earlier.
     """
 
     epoch: int

@@ -1,1 +1,1 @@
-"""From configuration to plain data: everything below takes plain arguments."""
+"""From configuration to plain data: the rooms below take plain arguments."""

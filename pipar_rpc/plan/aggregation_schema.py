@@ -19,9 +19,9 @@ class RuleConfig:
         names = [*RULES, CUSTOM]
         known = f"a known rule: {nearest(self.name, names)}"
         require(self.name in names, "aggregation.rule.name", self.name, known)
-        own = self.name == CUSTOM
+        is_custom = self.name == CUSTOM
         target = "the dotted name of a function with aggregation/rule=custom, null with the other rules"
-        require(own == (self._target_ is not None), "aggregation.rule._target_", self._target_, target)
+        require(is_custom == (self._target_ is not None), "aggregation.rule._target_", self._target_, target)
 
     @property
     def spec(self) -> RuleSpec:

@@ -18,7 +18,7 @@ def check_selector(config: Config, num_units: int) -> None:
 
 
 def resolved_num_devices(config: Config, world_size: int) -> int:
-    """K: as configured, or one for each rank but the server's."""
+    """Returns K: as configured, or one device for each rank except the server's."""
     available = world_size - 1
     if available < 1:
         raise UserError("torchrun started 1 rank: at least 2 are needed, --nproc-per-node=1+num_devices")
@@ -29,7 +29,7 @@ def resolved_num_devices(config: Config, world_size: int) -> int:
 
 
 def check_fault(config: Config, num_devices: int) -> None:
-    """Raises UserError if more devices are asked for than there are."""
+    """Raises UserError if `fault` asks for more devices than there are, or names one that does not exist."""
     least = config.fault.min_devices
     if least > num_devices:
         raise ConfigError("fault.min_devices", least, f"1..{num_devices}, the number of devices")

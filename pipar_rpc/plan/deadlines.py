@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class DeadlineSpec:
-    """Seconds of silence that are allowed, on top of what is emulated.
+    """Seconds of silence that are allowed, in addition to the emulated time.
 
     Attributes:
-        ceiling_s: for what has not been measured yet; never more.
+        ceiling_s: longest silence in any case; it holds for what has not been measured yet.
         factor: multiple of the longest time that was measured.
-        floor_s: never less than this.
+        floor_s: least silence that is allowed in any case.
     """
 
     ceiling_s: float
@@ -20,11 +20,11 @@ class DeadlineSpec:
 
 @dataclass
 class Deadlines:
-    """What one device has taken so far, and how long to wait for it therefore.
+    """The times that one device has taken so far, and how long to wait for it therefore.
 
     Attributes:
-        spec: what is allowed.
-        emulated_s: upper limit of the emulated transfers and computing between two signs of life.
+        spec: limits of silence.
+        emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
     """
 
     spec: DeadlineSpec
@@ -32,12 +32,12 @@ class Deadlines:
     _longest: dict[str, float] = field(default_factory=dict)
 
     def note(self, what: str, seconds: float) -> None:
-        """The device has answered to `what` after `seconds`."""
+        """Notes that the device has answered to `what` after `seconds`."""
         self._longest[what] = max(seconds, self._longest.get(what, 0.0))
 
     @property
     def unanswered_s(self) -> float:
-        """Seconds in which its process answers whatever the device does: what is emulated does not count.
+        """Seconds in which the device's process answers, whatever it does: emulated time does not count.
 
         A question queues behind models on a real line, so this follows from the longest time of any method.
         """
@@ -52,10 +52,10 @@ class Deadlines:
         """Seconds to wait for `what`.
 
         Args:
-            what: a method of the device.
-            measured: the longest time it took, if it was not noted here.
+            what: name of a method of the device.
+            measured: longest time that it took, in seconds, if it was not noted here.
         """
-        own, longest = self.spec, self._longest.get(what) if measured is None else measured
+        spec, longest = self.spec, self._longest.get(what) if measured is None else measured
         if longest is None:
             return self.longest_s
-        return min(own.ceiling_s, max(own.floor_s, own.factor * longest)) + self.emulated_s
+        return min(spec.ceiling_s, max(spec.floor_s, spec.factor * longest)) + self.emulated_s

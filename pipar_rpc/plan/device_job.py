@@ -20,23 +20,23 @@ class DeviceJob:
     Attributes:
         rank: number of the device, 1..K.
         num_devices: K.
-        model: the uncut network.
-        data: the data set; the device takes its own part.
-        transform: from stored images to network input.
-        num_units: Q.
+        model: uncut network.
+        data: data set, of which the device takes its own part.
+        transform: conversion of stored images to network input.
+        num_units: Q, the number of units between which the network can be cut.
         split_point: P, 1..Q.
         num_micro_batches: N.
         batch_size: B.
-        smallest: samples that a micro-batch has at least.
-        uplink: the emulated uplink.
-        downlink: the emulated downlink.
-        speed: of the emulated device.
+        smallest: least number of samples in a micro-batch.
+        uplink: emulated uplink.
+        downlink: emulated downlink.
+        speed: speed of the emulated device.
         coding: codecs of activations and gradients.
         model_codec: codec of models, the same for all devices.
         optimizer: arguments of `torch.optim.SGD`.
-        seed: of the experiment.
-        deadlines: of waiting for the other side.
-        emulated_s: upper limit of what is emulated between two signs of life.
+        seed: seed of the experiment.
+        deadlines: deadlines of waiting for the other side.
+        emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
     """
 
     rank: int

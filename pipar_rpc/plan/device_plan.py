@@ -34,7 +34,7 @@ from pipar_rpc.testbed.unit_times import UnitTimes
 
 @dataclass(frozen=True)
 class Network:
-    """What is known of the network before it has numbers."""
+    """What is known of the network before it has weights."""
 
     spec: ModelSpec
     units: list[UnitSummary]
@@ -43,7 +43,7 @@ class Network:
 
 
 def check_model(config: Config, data: DataSpec) -> Network:
-    """Checks that the network takes the images and the weights, and the aggregation rule the network."""
+    """Checks that the network accepts the images and the weights, and the aggregation rule the network."""
     assert data.num_classes is not None
     model = config.model
     images = (data.channels, data.image_size, data.num_classes)
@@ -62,15 +62,15 @@ def check_model(config: Config, data: DataSpec) -> Network:
 def device_job(
     config: Config, rank: int, num_devices: int, data: DataSpec, model: Network, largest_batch: int
 ) -> DeviceJob:
-    """The part of one device.
+    """Makes the job of one device.
 
     Args:
-        config: with the device's own overrides merged in.
-        rank: of the device.
+        config: configuration with the device's own overrides merged in.
+        rank: number of the device, 1..K.
         num_devices: K.
-        data: the data set.
-        model: the network.
-        largest_batch: of all devices.
+        data: data set.
+        model: summary of the network.
+        largest_batch: largest batch size of all devices.
     """
     strategy, num_units = config.resolved_strategy, len(model.units)
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
@@ -111,13 +111,13 @@ def device_job(
 
 
 def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Network) -> DeviceJob:
-    """The same job with other cuts.
+    """Returns the same job with other cuts.
 
     Args:
-        job: of the device.
+        job: job of the device.
         split_point: P.
         num_micro_batches: N; capped where micro-batches would be too small.
-        model: the network.
+        model: summary of the network.
     """
     in_transit = model.units[split_point - 1].activation_bytes * job.batch_size + model.num_bytes
     flops = sum(unit.flops for unit in model.units[:split_point])
@@ -153,7 +153,7 @@ def _coding(config: Config) -> CodingSpec:
 
 
 def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:
-    """The emulated uplink and downlink of a device, in real time."""
+    """Makes the emulated uplink and downlink of a device, in real time."""
     network, scale = config.network, config.testbed.time_scale
     if network.trace is None:
         rates = RateTrace.constant(network.uplink_mbps), RateTrace.constant(network.downlink_mbps)
@@ -165,7 +165,7 @@ def _links(config: Config) -> tuple[LinkSpec, LinkSpec]:
 
 
 def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
-    """The speed of a device that holds all units."""
+    """Makes the speed of a device that holds all units."""
     testbed = config.testbed
     units: tuple[UnitTimes, ...] = ()
     if testbed.profile is not None:
@@ -189,32 +189,32 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
 
 
 def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bool) -> list[str]:
-    """What the user should know about how a device's configuration was understood.
+    """Lists what the user should know about how a device's configuration was understood.
 
     Args:
-        job: of the device.
-        num_micro_batches: N as it was asked for.
-        strategy: its name.
-        pipelined: whether it cuts mini-batches at all.
+        job: job of the device.
+        num_micro_batches: N as the user asked for it.
+        strategy: name of the strategy.
+        pipelined: whether the strategy cuts mini-batches at all.
     """
     n, batch_size = num_micro_batches, job.batch_size
-    found = []
+    told = []
     if not pipelined:
         held = f"devices hold {job.split_point} of {job.num_units} cut units, one micro-batch"
         return [f"strategy={strategy}: {held}"]
     if n > batch_size:
-        found.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
+        told.append(f"pipeline.num_micro_batches={n} is capped at batch_size={batch_size}")
     elif n > job.num_micro_batches:
         needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
-        found.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
+        told.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
     if job.num_micro_batches > 1 and job.model.norm is Norm.batch and job.model.name != CUSTOM:
         size = batch_size // job.num_micro_batches
         samples = "1 sample" if size == 1 else f"{size} samples"
-        found.append(
+        told.append(
             f"model.norm=batch: batch statistics are those of micro-batches of {samples}; "
             "model.norm=group trains exactly as without micro-batches"
         )
-    return found
+    return told
 
 
 def check_shared_half(strategy: str, jobs: Sequence[DeviceJob]) -> None:

@@ -45,7 +45,7 @@ class NetworkConfig:
 
     @property
     def label(self) -> str:
-        """What results call the network: the preset's name, or the trace's."""
+        """The network's name in results: the preset's name, or the trace's."""
         return self.name if self.trace is None else Path(self.trace).stem
 
 
@@ -75,7 +75,7 @@ class TestbedConfig:
 
     @property
     def label(self) -> str:
-        """What results call the devices' speed: the profile's name, or the preset's with the slowdown."""
+        """The devices' name in results: the profile's name, or the preset's with the slowdown."""
         if self.profile is not None:
             return Path(self.profile).stem
         return self.name if self.slowdown == 1 else f"{self.name}_x{self.slowdown:g}"

@@ -7,7 +7,7 @@ from pipar_rpc.base.errors import require
 
 @dataclass
 class FaultConfig:
-    """When a silent process is given up, and how many may be."""
+    """When a silent process is given up, and how many devices must be left."""
 
     timeout_s: float = 300.0
     deadline_factor: float = 10.0

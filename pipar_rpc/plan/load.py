@@ -41,10 +41,10 @@ def load(raw: DictConfig) -> Config:
 
 
 def for_device(raw: DictConfig, device: int) -> Config:
-    """The configuration as device `device` (1..K) sees it, `devices.overrides.<device>` merged in.
+    """Returns the configuration of device `device` (1..K), with `devices.overrides.<device>` merged in.
 
     Raises:
-        UserError: one line; about an override if it begins with `devices.overrides.`.
+        UserError: one line, which begins with `devices.overrides.` if it is about an override.
     """
     overrides = raw.devices.overrides.get(str(device))
     if overrides is None:
@@ -79,27 +79,27 @@ def _check_device_keys(overrides: DictConfig, prefix: str) -> None:
 
 
 def node_of(raw: DictConfig) -> NodeConfig:
-    """The node section of a composed configuration, checked."""
+    """Checks and returns the node section of a composed configuration."""
     node = _checked(raw.node)
     assert isinstance(node, NodeConfig)
     return node
 
 
 def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = None) -> NodeConfig:
-    """Reads the `node.*` overrides of a command line; all that a device rank reads of it.
+    """Reads the `node.*` overrides of a command line: a device rank reads nothing else of it.
 
     Args:
-        arguments: the command line.
-        in_files: `node_in_files` of rank 0; the command line has precedence.
+        arguments: words of the command line.
+        in_files: result of `node_in_files` on rank 0; the command line has precedence.
 
     Raises:
-        UserError: unknown `node.` key or a value out of range.
+        UserError: unknown `node.` key, or value out of range.
     """
     words = (argument.lstrip("+") for argument in arguments)
-    own = [with_quoted_braces(word) for word in words if word.startswith("node.")]
+    node_overrides = [with_quoted_braces(word) for word in words if word.startswith("node.")]
     parts = ({"node": OmegaConf.structured(NodeConfig)}, {"node": dict(in_files or {})})
     try:
-        raw = OmegaConf.merge(*parts, OmegaConf.from_dotlist(own))
+        raw = OmegaConf.merge(*parts, OmegaConf.from_dotlist(node_overrides))
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
     assert isinstance(raw, DictConfig)
@@ -107,20 +107,20 @@ def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = No
 
 
 def quoted(text: str) -> str:
-    """The text in Hydra's quotes, where backslashes are doubled before a quote, and only there."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    """Puts a text in Hydra's quotes, where backslashes are doubled before a quote, and only there."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 
 def with_quoted_braces(argument: str) -> str:
-    """An override whose braces, as in node.data_root={device}, are no dictionary of Hydra's."""
+    """Quotes the braces of node.data_root={device}, which Hydra would take for a dictionary."""
     key, _, value = argument.partition("=")
     is_plain = key == "node.data_root" and "{" in value and not value.startswith(("'", '"'))
     return f"{key}={quoted(value)}" if is_plain else argument
 
 
 def node_in_files(raw: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the files of a composed configuration, not its command line, set in its node section."""
+    """Returns the node settings that come from a configuration's files, not from its command line."""
     given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     default = OmegaConf.structured(NodeConfig)
     return {
@@ -138,7 +138,7 @@ def _checked(raw: DictConfig) -> Any:
 
 
 def one_line(error: OmegaConfBaseException) -> str:
-    """An OmegaConf error as one line that begins with the full key."""
+    """Returns an OmegaConf error as one line that begins with the full key."""
     key = str(error.full_key or "")
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         return _unknown(key)

@@ -21,7 +21,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         names = [*MODELS, CUSTOM]
         require(self.name in names, "model.name", self.name, f"a known model: {nearest(self.name, names)}")
-        own = self.name == CUSTOM
+        is_custom = self.name == CUSTOM
         target = "the dotted name of a function with model=custom, null with the other models"
-        require(own == (self._target_ is not None), "model._target_", self._target_, target)
-        require(own or not self.args, "model.args", self.args, "empty but with model=custom")
+        require(is_custom == (self._target_ is not None), "model._target_", self._target_, target)
+        require(is_custom or not self.args, "model.args", self.args, "empty but with model=custom")

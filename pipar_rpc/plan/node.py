@@ -1,4 +1,4 @@
-"""What is local to the machine a process runs on."""
+"""What is local to the machine on which a process runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ class Node:
     """This process's machine.
 
     Attributes:
-        data_root: where data sets are.
-        given_root: `node.data_root` as it was given, for errors.
+        data_root: folder of the data sets.
+        given_root: value of `node.data_root` as it was given, for errors.
         download: whether missing data sets may be downloaded.
-        device: where this process computes.
-        memory_limit_mb: 10^6 bytes that a device process may take; None for no limit.
+        device: torch device on which this process computes.
+        memory_limit_mb: memory that a device process may take, in 10^6 bytes; None for no limit.
     """
 
     data_root: Path
@@ -29,7 +29,7 @@ class Node:
 
 
 def prepare(config: NodeConfig, rank: int, local_rank: int) -> Node:
-    """Sets up this process's computing and returns its node; raises ConfigError for a missing GPU.
+    """Sets torch up in this process and returns its node; raises ConfigError for a missing GPU.
 
     "auto" takes a GPU if there is one; several processes of one machine take its GPUs in turn.
     """

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from pipar_rpc.base.errors import require
 
-DEVICE = "{device}"  # in a data root: the device's number
+DEVICE = "{device}"  # in a data root: stands for the device's number
 
 
 @dataclass
 class NodeConfig:
-    """What is local to a machine and read there: by every rank, from its own command line.
+    """What is local to a machine; every rank reads it from its own command line.
 
-    On one machine the devices also get what the configuration's files say, from rank 0.
+    On one machine, rank 0 also sends the devices what the configuration's files say.
     """
 
     data_root: str = "data"

@@ -1,4 +1,4 @@
-"""From configuration to plain data: what every rank will do, checked before anything is started."""
+"""From configuration to plain data: what every rank is to do, checked before anything is started."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,14 +58,14 @@ class Plan:
     """A job that has been found possible, as plain data: the configuration ends here.
 
     Attributes:
-        devices: one entry per device.
-        notices: what the user should know about how the configuration was understood.
-        network: what is known of the network.
-        settings: how the job trains and evaluates.
-        labels: what results call its parts.
-        checkpoints: how it is saved, and from where it goes on.
-        selector: whether and how P and N are chosen.
-        faults: which devices may leave.
+        devices: jobs of the devices, in the order of their numbers.
+        notices: lines that tell the user how the configuration was understood.
+        network: summary of the network.
+        settings: settings of training and evaluation.
+        labels: names of the job's parts in results.
+        checkpoints: settings of saving the job and going on from a checkpoint.
+        selector: settings of the choice of P and N.
+        faults: settings of devices that leave.
     """
 
     devices: tuple[DeviceJob, ...]
@@ -83,7 +83,7 @@ class Plan:
         return [(job.split_point, job.num_micro_batches) for job in self.devices]
 
     def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
-        """The same job with other (P, N), one pair for each device."""
+        """Returns the same job with other (P, N), one pair for each device."""
         devices = [
             cut_job(job, *choice, self.network) for job, choice in zip(self.devices, choices, strict=True)
         ]
@@ -100,10 +100,10 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     """Checks a composed configuration against the models, the data and the ranks.
 
     Args:
-        raw: the composed configuration.
+        raw: composed configuration.
         world_size: number of ranks, the server included.
-        data_root: of this machine.
-        one_machine: whether all ranks have this command line, so that the devices see the same data root;
+        data_root: folder of the data sets on this machine.
+        one_machine: whether all ranks have this command line, so that all devices see the same data root;
             otherwise they check their own training data.
 
     Raises:
@@ -116,8 +116,8 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
     check_fault(config, num_devices)
     check_roots(config, num_devices, one_machine)
-    own = _device_configs(raw, config, num_devices)
-    data = _data_spec(config, own)
+    device_configs = _device_configs(raw, config, num_devices)
+    data = _data_spec(config, device_configs)
     source = open_source(data, data_root, config.node.download)
     classes = len(source.classes)
     if data.num_classes not in {None, classes}:
@@ -126,10 +126,10 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     network = check_model(config, data)
     check_selector(config, len(network.units))
     devices = []
-    largest_batch = max(device.batch_size for device in own)
-    for rank, own_config in enumerate(own, start=1):
+    largest_batch = max(device.batch_size for device in device_configs)
+    for rank, device_config in enumerate(device_configs, start=1):
         with _named(rank, config):
-            devices.append(device_job(own_config, rank, num_devices, data, network, largest_batch))
+            devices.append(device_job(device_config, rank, num_devices, data, network, largest_batch))
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
     if one_machine:
@@ -141,47 +141,47 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     config.num_devices = num_devices
     return Plan(
         devices=tuple(devices),
-        notices=_notices(config, own, devices),
+        notices=_notices(config, device_configs, devices),
         network=network,
         settings=settings_of(config),
         labels=labels_of(config),
-        checkpoints=_checkpointing(config, own, data),
+        checkpoints=_checkpointing(config, device_configs, data),
         selector=selector_of(config),
         faults=faults_of(config),
     )
 
 
-def _checkpointing(config: Config, own: Sequence[Config], data: DataSpec) -> Checkpointing:
-    saved, same = config.checkpoint, deciding_keys(config, own, data.partition.indices)
+def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataSpec) -> Checkpointing:
+    saved, same = config.checkpoint, deciding_keys(config, device_configs, data.partition.indices)
     return Checkpointing(saved.every, saved.keep, config.resume, same)
 
 
-def _notices(config: Config, own: Sequence[Config], devices: Sequence[DeviceJob]) -> tuple[str, ...]:
-    if config.selector.profile_iterations:  # what is chosen is told when it is chosen
+def _notices(config: Config, asked: Sequence[Config], devices: Sequence[DeviceJob]) -> tuple[str, ...]:
+    if config.selector.profile_iterations:  # P and N are told when they are chosen
         overridden = any("pipeline" in override for override in config.devices.overrides.values())
         ignored = "devices.overrides.*.pipeline does not count: the selector chooses P and N"
         return (ignored,) if overridden else ()
     pipelined = config.resolved_strategy.pipelined
     told = [
         notice
-        for job, asked in zip(devices, own, strict=True)
-        for notice in notices(job, asked.pipeline.num_micro_batches, config.strategy, pipelined)
+        for job, own in zip(devices, asked, strict=True)
+        for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined)
     ]
     return tuple(dict.fromkeys(told))
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
-    """The configuration as each device sees it."""
-    own = []
+    """Returns the configuration of each device."""
+    configs = []
     for rank in range(1, num_devices + 1):
         with _named(rank, config):
-            own.append(for_device(raw, rank))
-    return own
+            configs.append(for_device(raw, rank))
+    return configs
 
 
 @contextmanager
 def _named(rank: int, config: Config) -> Iterator[None]:
-    """Has an error about a device that has overrides say so."""
+    """Makes an error in the block name the device's overrides, if it has any."""
     prefix = f"devices.overrides.{rank}"
     try:
         yield
@@ -191,10 +191,10 @@ def _named(rank: int, config: Config) -> Iterator[None]:
         raise UserError(f"{prefix}.{error}") from error
 
 
-def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:
+def _data_spec(config: Config, device_configs: Sequence[Config]) -> DataSpec:
     data, partition = config.data, config.partition
-    common = None if partition.name == OWN else data.train_size_per_device  # of what is shared out
-    sizes = [device.data.train_size_per_device for device in own]
+    common = None if partition.name == OWN else data.train_size_per_device  # of samples that are shared out
+    sizes = [device.data.train_size_per_device for device in device_configs]
     return DataSpec(
         name=data.name,
         channels=data.channels,
@@ -213,7 +213,7 @@ def _data_spec(config: Config, own: Sequence[Config]) -> DataSpec:
             ratios=tuple(partition.ratios or ()),
             indices=read_indices(Path(partition.path or "")) if partition.name == "file" else (),
             limits=tuple(size if size != common else None for size in sizes),
-            smallest=max(device.batch_size for device in own),
+            smallest=max(device.batch_size for device in device_configs),
         ),
     )
 
@@ -222,7 +222,7 @@ def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: b
     held_out = source.labels("test")
     split_held_out(len(held_out), spec)
     _check_classes(held_out, spec)
-    if spec.partition.name == OWN:  # none of this machine's business
+    if spec.partition.name == OWN:  # the training samples are on the devices
         return None
     try:
         labels = source.labels("train")
@@ -235,6 +235,6 @@ def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: b
 
 
 def _check_classes(labels: Tensor, spec: DataSpec) -> None:
-    found = int(labels.max()) + 1
-    if spec.num_classes is not None and found > spec.num_classes:
-        raise ConfigError("data.num_classes", spec.num_classes, f"at least {found} for data={spec.name}")
+    least = int(labels.max()) + 1
+    if spec.num_classes is not None and least > spec.num_classes:
+        raise ConfigError("data.num_classes", spec.num_classes, f"at least {least} for data={spec.name}")

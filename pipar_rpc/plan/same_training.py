@@ -1,4 +1,4 @@
-"""Which configuration keys decide about weights, so that they must stay the same for a training to go on."""
+"""The configuration keys that decide about weights: they must stay the same for a training to go on."""
 
 import dataclasses
 import json
@@ -21,16 +21,16 @@ SAME = (
     "seed",
 )
 MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
-CONTENT = "partition.content"  # of the file of partition=file, which counts instead of its path
+CONTENT = "partition.content"  # content of the file of partition=file, which counts instead of its path
 OWN = ("batch_size", "data", "compression")  # of these, each device may have its own
 
 
 def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """What decides about weights, by configuration keys; but for P, N and the optimiser, which may change.
+    """Returns the values that decide about weights, by key; without P, N and optimiser, which may change.
 
     Args:
-        config: of the job.
-        own: the configuration as each device sees it.
+        config: configuration of the job.
+        own: configuration of each device.
         indices: content of the partition file; empty without one.
     """
     common = flat(dataclasses.asdict(config), SAME)
@@ -47,20 +47,20 @@ def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Seque
 
 
 def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Plain values by dotted keys, without those that may differ.
+    """Returns plain values by dotted keys, without those that may differ.
 
     Args:
-        config: a whole configuration.
-        keys: the sections that count.
+        config: whole configuration.
+        keys: names of the sections that count.
     """
 
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
-            return {k: v for name, own in value.items() for k, v in walk(f"{prefix}.{name}", own).items()}
+            return {k: v for name, part in value.items() for k, v in walk(f"{prefix}.{name}", part).items()}
         return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
 
     return {key: value for name in keys for key, value in walk(name, config[name]).items()}
 
 
 DEFAULTS = flat(dataclasses.asdict(Config()), SAME)
-"""Values of the keys where nothing is configured: what a key meant before it was known."""
+"""Default values of these keys: they stand in for keys that an old checkpoint does not know."""

@@ -1,4 +1,4 @@
-"""The configuration's keys, types and allowed values. The YAML files in conf/ hold the values.
+"""The configuration's keys, their types and allowed values. The YAML files in conf/ hold the values.
 
 Each class checks itself when it is made. Large groups of keys have a file of their own, `<group>_schema.py`.
 """
@@ -22,7 +22,7 @@ from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 
 @dataclass
 class PipelineConfig:
-    """Where the network is cut, and into how many micro-batches a mini-batch is."""
+    """Where the network is cut, and how many micro-batches a mini-batch is cut into."""
 
     split_point: int = 1
     num_micro_batches: int = 8
@@ -35,7 +35,7 @@ class PipelineConfig:
 
 @dataclass
 class OptimizerConfig:
-    """SGD, one instance on each half."""
+    """The arguments of SGD, of which each half has an instance."""
 
     lr: float = 0.01
     momentum: float = 0.9
@@ -48,7 +48,7 @@ class OptimizerConfig:
 
 
 class SflServer(StrEnum):
-    """The server's side of split federated learning."""
+    """The server halves of split federated learning."""
 
     replicated = "replicated"
     shared = "shared"
@@ -56,7 +56,7 @@ class SflServer(StrEnum):
 
 @dataclass
 class SflConfig:
-    """Split federated learning: a server half for each device, averaged, or one that all train in turn."""
+    """Split federated learning with a server half for each device, or with one that all devices train."""
 
     server: SflServer = SflServer.replicated
 
@@ -155,7 +155,7 @@ class Config:
 
     @property
     def resolved_strategy(self) -> Strategy:
-        """The strategy, with its options."""
+        """The strategy with its options."""
         shared = self.strategy == "sfl" and self.sfl.server is SflServer.shared
         strategy = STRATEGIES[self.strategy]
         return replace(strategy, shared_half=True) if shared else strategy

@@ -1,4 +1,4 @@
-"""A job's settings as plain data: what the rooms above need of the configuration once it has been checked."""
+"""A job's settings as plain data: what the rooms above need of the checked configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ class Settings:
     """How a job trains and evaluates.
 
     Attributes:
-        strategy: the way of training together.
-        epochs: their number.
+        strategy: way in which the devices train together.
+        epochs: number of epochs.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
-        aggregation_rule: how the devices' networks become the global one.
-        momentum: of both halves' optimisers.
-        seed: of every random choice.
+        aggregation_rule: rule by which the devices' networks become the global one.
+        momentum: momentum factor of both halves' optimisers.
+        seed: seed of every random choice.
         weights: file with the first weights; None for random ones.
         strict_weights: whether that file must have exactly the network's tensors.
         val, test: whether the global network is evaluated on validation and test images.
         device_val: whether each device's own network is evaluated on validation images.
-        time_scale: emulated seconds in a real one.
+        time_scale: number of emulated seconds in a real one.
         recorded_epochs: number of epochs that are recorded span by span.
-        drawn_iteration: iteration of the first epoch, from 1, of which a picture is drawn.
+        drawn_iteration: iteration of the first epoch, from 1, that is drawn as a picture.
     """
 
     strategy: Strategy
@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Labels:
-    """What results call the job's parts."""
+    """The names of the job's parts in results."""
 
     strategy: str
     model: str
@@ -64,9 +64,9 @@ class Checkpointing:
     """How a job is saved, and from where it goes on.
 
     Attributes:
-        every: rounds between two checkpoints; 0 for none.
+        every: number of rounds between two checkpoints; 0 for none.
         keep: number of checkpoints that are kept.
-        resume: "auto", a checkpoint or the folder of a run; None to begin anew.
+        resume: checkpoint or folder of a run from which to go on, or "auto"; None to begin anew.
         same: values of the keys that must be the same in the checkpoint from which a job goes on.
     """
 
@@ -81,10 +81,10 @@ class SelectorSettings:
     """Whether and how P and N are chosen.
 
     Attributes:
-        profile_iterations: runs that are measured for each batch size; 0 if nothing is chosen.
-        method: how N is found.
-        split_points: P from which to choose; None for all.
-        min_gain: share of the predicted time that must be saved for a change.
+        profile_iterations: number of runs that are measured for each batch size; 0 if nothing is chosen.
+        method: method by which N is found.
+        split_points: values of P from which to choose; None for all.
+        min_gain: share of the predicted time that a change must save.
     """
 
     profile_iterations: int
@@ -98,8 +98,8 @@ class FaultSettings:
     """Which devices may leave.
 
     Attributes:
-        min_devices: with fewer left, the job fails.
-        leave: rounds, from 1, before which devices leave on purpose, by their names.
+        min_devices: least number of devices; with fewer left, the job fails.
+        leave: round, from 1, before which a device leaves on purpose, by the device's name.
     """
 
     min_devices: int
@@ -107,7 +107,7 @@ class FaultSettings:
 
 
 def settings_of(config: Config) -> Settings:
-    """The settings that concern training and evaluation."""
+    """Returns the settings of training and evaluation."""
     return Settings(
         strategy=config.resolved_strategy,
         epochs=config.epochs,
@@ -127,7 +127,7 @@ def settings_of(config: Config) -> Settings:
 
 
 def labels_of(config: Config) -> Labels:
-    """The names that results show."""
+    """Returns the names that results show."""
     return Labels(
         strategy=config.strategy,
         model=config.model.name,
@@ -139,13 +139,13 @@ def labels_of(config: Config) -> Labels:
 
 
 def selector_of(config: Config) -> SelectorSettings:
-    """The settings of the selector."""
-    own = config.selector
-    points = None if own.split_points is None else tuple(own.split_points)
-    return SelectorSettings(own.profile_iterations, own.method, points, own.min_gain)
+    """Returns the settings of the selector."""
+    selector = config.selector
+    points = None if selector.split_points is None else tuple(selector.split_points)
+    return SelectorSettings(selector.profile_iterations, selector.method, points, selector.min_gain)
 
 
 def faults_of(config: Config) -> FaultSettings:
-    """The settings of devices that leave."""
+    """Returns the settings of devices that leave."""
     leave = {worker_name(int(number)): before for number, before in config.fault.leave.items()}
     return FaultSettings(config.fault.min_devices, leave)

@@ -1,4 +1,4 @@
-"""What distinguishes the ways of training together. One device loop and one server loop serve them all."""
+"""The strategies, as data: one device loop and one server loop serve them all."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,11 +9,11 @@ class Strategy:
     """A way of training one network on the data of many devices.
 
     Attributes:
-        whole_network: devices hold all layers (P = Q), and the server only averages.
-        pipelined: mini-batches are cut into N micro-batches; otherwise N = 1.
-        in_turn: devices train one after the other and hand the device half on through the server; otherwise
-            all train at the same time, and their networks are averaged.
-        shared_half: the server has one half for all devices; otherwise one for each device.
+        whole_network: whether devices hold all layers (P = Q), and the server only averages.
+        pipelined: whether mini-batches are cut into N micro-batches; otherwise N = 1.
+        in_turn: whether devices train one after the other and hand the device half on through the server;
+            otherwise all train at the same time, and their networks are averaged.
+        shared_half: whether the server has one half for all devices; otherwise one for each device.
     """
 
     whole_network: bool = False
@@ -23,7 +23,7 @@ class Strategy:
 
     @property
     def server_order(self) -> str:
-        """Who is served next; a key of `ORDERS` in `pipar_rpc.transport.server_order`."""
+        """The order in which devices are served: a key of `ORDERS` in `pipar_rpc.transport.server_order`."""
         return "rotation" if self.shared_half and not self.in_turn else "separate"
 
 

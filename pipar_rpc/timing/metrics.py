@@ -1,4 +1,4 @@
-"""What an epoch is measured by. One definition of each figure, used everywhere."""
+"""The figures of an epoch: one definition of each, used everywhere."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ class DeviceUsage:
     """What one device and its server half did in an epoch.
 
     Attributes:
-        seconds: wall time the device spent in training rounds.
-        iterations: iterations trained.
-        stages: busy time of its compute stages and uplink, and of its server half and downlink.
-        on_device: those of the stages that the device itself computed.
+        seconds: wall time that the device spent in training rounds.
+        iterations: number of iterations trained.
+        stages: busy time of the device's compute stages and uplink, and of its server half and downlink.
+        on_device: busy time of the stages that the device itself computed.
         uplink_bytes: payload from the device: activations, labels and models.
         downlink_bytes: payload to the device: gradients and models.
-        links_timed: whether the stages hold the links' times: with emulated links; real ones are not timed.
+        links_timed: whether the stages hold the links' times; emulated links are timed, real ones are not.
     """
 
     seconds: float
@@ -42,15 +42,15 @@ class EpochMetrics:
         server_idle_s: epoch time minus the union of the intervals in which any server half or the
             aggregation computes.
         device_idle_s: epoch time minus the device's compute time; mean over the devices that took part.
-        uplink_bytes: payload of all devices.
-        downlink_bytes: payload of all devices.
+        uplink_bytes: payload from all devices.
+        downlink_bytes: payload to all devices.
         uplink_mbps: uplink_bytes * 8 / epoch time, in Mbit/s (10^6 bit/s).
         downlink_mbps: downlink_bytes * 8 / epoch time, in Mbit/s.
-        device_uplink_mbps: the same for each device.
-        device_downlink_mbps: the same for each device.
-        bound_s: lower limit of an iteration's time by the stage recurrence over the measured
-            mean stage times; of the device with the highest. None where links are not timed.
-        efficiency: bound_s / that device's measured seconds per iteration. None like bound_s.
+        device_uplink_mbps: uplink rate of each device, in Mbit/s.
+        device_downlink_mbps: downlink rate of each device, in Mbit/s.
+        bound_s: lower limit of an iteration's time by the stage recurrence over the measured mean stage
+            times, on the device where it is highest. None where links are not timed.
+        efficiency: bound_s / that device's measured seconds per iteration. None where bound_s is.
     """
 
     epoch_time_s: float
@@ -67,7 +67,7 @@ class EpochMetrics:
     efficiency: float | None
 
     def scaled(self, factor: float) -> "EpochMetrics":
-        """The same with all times `factor` times as long: emulated time, if `testbed.time_scale` is."""
+        """Makes all times `factor` times as long: emulated times, if that is `testbed.time_scale`."""
         times = ("epoch_time_s", "iteration_time_s", "server_idle_s", "device_idle_s")
         rates = ("uplink_mbps", "downlink_mbps")
         return dataclasses.replace(
@@ -84,9 +84,9 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
     """Computes an epoch's figures.
 
     Args:
-        epoch_s: the epoch time.
-        server_busy_s: union of the server's compute intervals.
-        devices: one entry per device.
+        epoch_s: epoch time.
+        server_busy_s: length of the union of the server's compute intervals.
+        devices: usage of each device, also of those that have left.
     """
     active = [d for d in devices if d.iterations]  # the others have left
     busy = [sum(b.seconds for stage, b in d.on_device.items() if stage in COMPUTE) for d in active]

@@ -1,7 +1,7 @@
 """The cost model: how long one pipelined iteration takes, given how long its stages take.
 
 Pure arithmetic (PiPar, section III-C, equations 5-14). Every micro-batch n passes six stages; a stage
-starts when its resource is free and its input is there:
+starts when its resource is free and its input has arrived:
 
     T(r) = t(r) + max over the previous stages of T(previous)
 
@@ -14,8 +14,8 @@ starts when its resource is free and its input is there:
     b^c_n  after b^c_{n-1}, d_n
 
 A resource that serves its queue in order ends job n at C_n + max_{k<=n}(r_k - C_{k-1}): r_k is when job k
-is there, C_k the sum of the first k service times. So a whole iteration is a few running sums and maxima,
-for any number of cases at a time.
+arrives, C_k the sum of the first k service times. So a whole iteration is a few running sums and maxima, for
+any number of cases at a time.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class StageTimes:
 
 
 def schedule(times: StageTimes, num_micro_batches: int) -> Iterator[Span]:
-    """The spans of one iteration, starting at 0; of a single case."""
+    """Yields the spans of one iteration that starts at 0; for a single case."""
     spans = []
     for stage, (ends, seconds) in _stages(times, num_micro_batches).items():
         for n, (end, lasting) in enumerate(zip(ends.tolist(), seconds.tolist(), strict=True), start=1):
@@ -60,7 +60,7 @@ def schedule(times: StageTimes, num_micro_batches: int) -> Iterator[Span]:
 
 
 def iteration_seconds(times: StageTimes, num_micro_batches: int) -> Array:
-    """T(b^c_N): seconds from the first forward pass to the end of the last backward pass and the update.
+    """Computes T(b^c_N): seconds from the first forward pass to the end of the last backward pass and update.
 
     Returns:
         Shape [...], without dimensions for a single case.
@@ -70,14 +70,14 @@ def iteration_seconds(times: StageTimes, num_micro_batches: int) -> Array:
 
 
 def _stages(times: StageTimes, n: int) -> dict[Stage, tuple[Array, Array]]:
-    """Stage -> when it ends, how long it lasts; each of shape [..., N]."""
-    found: dict[Stage, tuple[Array, Array]] = {}
+    """Returns for each stage when it ends and how long it lasts, each of shape [..., N]."""
+    stages: dict[Stage, tuple[Array, Array]] = {}
 
     def queue(stage: Stage, ready: Seconds, seconds: Seconds) -> Array:
         lasting = np.broadcast_to(seconds, np.broadcast_shapes(np.shape(ready), np.shape(seconds), (n,)))
         total = np.cumsum(lasting, axis=-1)
         ends = total + np.maximum.accumulate(ready - (total - lasting), axis=-1)
-        found[stage] = ends, lasting
+        stages[stage] = ends, lasting
         return ends
 
     forward = queue(Stage.DEVICE_FORWARD, 0.0, times.device_forward)
@@ -85,8 +85,8 @@ def _stages(times: StageTimes, n: int) -> dict[Stage, tuple[Array, Array]]:
     # Forward and backward pass of a micro-batch follow each other on the server: one job of two parts.
     served = queue(Stage.SERVER_BACKWARD, arrived, times.server_forward + times.server_backward)
     backward = np.broadcast_to(times.server_backward, served.shape)
-    found[Stage.SERVER_FORWARD] = served - backward, np.broadcast_to(times.server_forward, served.shape)
-    found[Stage.SERVER_BACKWARD] = served, backward
+    stages[Stage.SERVER_FORWARD] = served - backward, np.broadcast_to(times.server_forward, served.shape)
+    stages[Stage.SERVER_BACKWARD] = served, backward
     returned = queue(Stage.DOWNLINK, served, times.downlink) + times.downlink_latency
     queue(Stage.DEVICE_BACKWARD, np.maximum(returned, forward[..., -1:]), times.device_backward)
-    return found
+    return stages

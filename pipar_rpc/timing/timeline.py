@@ -1,4 +1,4 @@
-"""Where the time goes: spans of work on resources, and the sums that all metrics are made of.
+"""Spans of time in which resources worked, and the sums from which all metrics are made.
 
 The training code is handed a Timeline and adds spans to it; it never computes a metric itself.
 Times are seconds of `time.monotonic()` of the process that measured them.
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 
 COMPUTE = frozenset(Stage) - {Stage.UPLINK, Stage.DOWNLINK, Stage.UPLOAD, Stage.DOWNLOAD}
-NO_ITERATION = -1  # of models that travel and their average
+NO_ITERATION = -1  # for models that travel, and their average
 _STAGES = tuple(Stage)
 
 
@@ -61,12 +61,12 @@ class Timeline:
         self._spans: list[Span] = []
 
     def add(self, span: Span) -> None:
-        """Records a span whose start and end are already known (links)."""
+        """Records a span whose start and end are already known, such as a transfer on an emulated link."""
         self._spans.append(span)
 
     @contextmanager
     def measure(self, stage: Stage, iteration: int, micro_batch: int = 0) -> Iterator[None]:
-        """Records the block as one span (computation)."""
+        """Records the block as one span of computation."""
         start = time.monotonic()
         yield
         self._spans.append(Span(stage, iteration, micro_batch, start, time.monotonic()))
@@ -78,13 +78,13 @@ class Timeline:
 
 
 def pack(spans: Sequence[Span]) -> Tensor:
-    """Spans as one float64 tensor of shape [n, 5], which travels fast."""
+    """Packs spans into one float64 tensor of shape [n, 5], which travels fast."""
     rows = [(_STAGES.index(span.stage), *span[1:]) for span in spans]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 5)
 
 
 def unpack(packed: Tensor, offset_s: float) -> list[Span]:
-    """The spans, their times minus `offset_s`: how much the clock of their process is ahead."""
+    """Unpacks spans; `offset_s`, by which the clock of their process is ahead, is taken off their times."""
     return [
         Span(_STAGES[int(stage)], int(iteration), int(micro_batch), start - offset_s, end - offset_s)
         for stage, iteration, micro_batch, start, end in packed.tolist()
@@ -93,14 +93,14 @@ def unpack(packed: Tensor, offset_s: float) -> list[Span]:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """How long a stage ran in all, and how many spans that was."""
+    """How long a stage ran in all, and in how many spans."""
 
     seconds: float
     count: int
 
 
 def sum_by_stage(spans: Iterable[Span]) -> dict[Stage, Busy]:
-    """Total seconds and number of spans of each stage that occurs."""
+    """Sums up seconds and number of spans of each stage that occurs."""
     seconds: dict[Stage, float] = defaultdict(float)
     counts: dict[Stage, int] = defaultdict(int)
     for span in spans:
@@ -110,7 +110,7 @@ def sum_by_stage(spans: Iterable[Span]) -> dict[Stage, Busy]:
 
 
 def union_seconds(spans: Iterable[Span]) -> float:
-    """Length of the union of the spans' intervals: time in which at least one of them ran."""
+    """Returns the length of the union of the spans' intervals: time in which at least one of them ran."""
     total, covered_until = 0.0, float("-inf")
     for start, end in sorted((span.start, span.end) for span in spans):
         total += max(0.0, end - max(start, covered_until))

@@ -1,4 +1,4 @@
-"""How fast a real line carries what crosses it anyway, from when messages left and when they arrived.
+"""The rate of a real line, from when the messages of the training left and when they arrived.
 
 Both ends note the times of the micro-batches; nothing further is sent but a few pings, for the clocks. An
 emulated link needs none of this: it knows its rate (`Link.recent_mbps`).
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-RECENT = 512  # messages that are remembered
-WINDOW_S = 1.0  # of the line's work that an estimate rests on, the latest
-ENOUGH_S = 0.05  # less does not tell a rate
+RECENT = 512  # number of messages that are remembered
+WINDOW_S = 1.0  # an estimate rests on the line's latest work, as long as this
+ENOUGH_S = 0.05  # a shorter time does not tell a rate
 # RPC adds about 1 KB to a message: with small ones, this is what would be measured.
 MESSAGE_BYTES = 1 << 15
 # So are the threads that wake up for it, 0.5 to 5 ms, if the line is busy for shorter times than this.
@@ -24,9 +24,9 @@ class NotedMessage(NamedTuple):
     """A message at one end of a line.
 
     Attributes:
-        number: the same at both ends.
-        num_bytes: of its tensors.
-        time_s: of this process's `time.monotonic()`.
+        number: number of the message, the same at both ends.
+        num_bytes: bytes of its tensors.
+        time_s: time at which it passed, by `time.monotonic()` of this process.
     """
 
     number: int
@@ -41,34 +41,34 @@ class TrafficLog:
         self._recent: deque[NotedMessage] = deque(maxlen=RECENT)
 
     def note(self, number: int, num_bytes: int = 0) -> None:
-        """Message `number` passes now."""
+        """Notes that message `number` passes now."""
         self._recent.append(NotedMessage(number, num_bytes, time.monotonic()))
 
     def drain(self) -> list[NotedMessage]:
-        """Hands over what has passed since the last call, the first one first, and starts empty."""
+        """Hands over the messages since the last call, the first one first, and starts empty."""
         recent, self._recent = self._recent, deque(maxlen=RECENT)
         return list(recent)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What passed one end of a device's two lines: leaves here, or arrives."""
+    """The messages that passed one end of a device's two lines, as they left or arrived there."""
 
     up: TrafficLog = field(default_factory=TrafficLog)
     down: TrafficLog = field(default_factory=TrafficLog)
 
     def drain_times(self) -> tuple[dict[int, float], dict[int, float]]:
-        """Up and down: number -> when it passed, since the last call."""
+        """Hands over when each message passed since the last call, by number: up, down."""
         return _times(self.up.drain()), _times(self.down.drain())
 
 
 class Ping(NamedTuple):
-    """What an empty message takes; the smallest is the best.
+    """The time that an empty message takes; the shortest is the most exact.
 
     Attributes:
-        round_trip_s: there and back.
-        down_s: from this process's clock to the device's; their difference is part of it.
-        up_s: from the device's clock to this process's.
+        round_trip_s: seconds there and back.
+        down_s: seconds from this process's clock to the device's, the clocks' difference included.
+        up_s: seconds from the device's clock to this process's, the clocks' difference included.
     """
 
     round_trip_s: float
@@ -77,20 +77,20 @@ class Ping(NamedTuple):
 
     @classmethod
     def of(cls, before: float, theirs: float, after: float) -> "Ping":
-        """From when it was sent and when the answer came, and the device's time, which is the answer."""
+        """Makes a ping from when it was sent, the device's time, which is the answer, and when that came."""
         return cls(after - before, theirs - before, after - theirs)
 
     @property
     def clock_offset_s(self) -> float:
-        """How much the device's clock is ahead, if both ways take the same time."""
+        """Seconds by which the device's clock is ahead, if both ways take the same time."""
         return (self.down_s - self.up_s) / 2
 
 
 def ping(clock: Callable[[], float]) -> Ping:
-    """The fastest of a few pings.
+    """Returns the fastest of a few pings.
 
     Args:
-        clock: asks the device for its `time.monotonic()` and waits for the answer.
+        clock: function that asks the device for its `time.monotonic()` and waits for the answer.
     """
 
     def once() -> Ping:
@@ -105,13 +105,13 @@ def carried(
     took: Ping,
     known_mbps: tuple[float, float],
 ) -> tuple[float | None, float | None]:
-    """What a device's uplink and downlink carried since the last call; see `carried_mbps`.
+    """Returns the rates of a device's uplink and downlink since the last call; see `carried_mbps`.
 
     Args:
-        here: what the server noted; starts empty then.
-        there: `Traffic.drain_times` of the device.
-        took: between the two.
-        known_mbps: their rates as they were known before.
+        here: messages that the server noted; they are handed over.
+        there: result of `Traffic.drain_times` on the device.
+        took: ping between the two.
+        known_mbps: rates of both lines as they were known before.
     """
     up, down = here.up.drain(), here.down.drain()
     return (
@@ -131,7 +131,7 @@ def carried_mbps(
     delay_s: float,
     known_mbps: float,
 ) -> float | None:
-    """Mbit/s (10^6 bit/s) at which a line carried its last messages.
+    """Returns the Mbit/s (10^6 bit/s) at which a line carried its last messages.
 
     The result is None if there were too few messages, or if they are too small. A line that was never busy
     for `RUN_S` at a time cannot be measured; its rate is then a lower limit: the rate at which its messages
@@ -146,22 +146,22 @@ def carried_mbps(
     message will be carried, not the line's nominal one.
 
     Args:
-        messages: with their bytes, from either end.
-        left: number -> when it left, in the sender's clock.
-        arrived: number -> when it arrived, in the receiver's clock.
-        delay_s: what an empty message takes from the one clock to the other.
-        known_mbps: the line's rate as it was known before.
+        messages: messages with their bytes, from either end.
+        left: times at which messages left, by number, in the sender's clock.
+        arrived: times at which they arrived, by number, in the receiver's clock.
+        delay_s: seconds that an empty message takes from the one clock to the other.
+        known_mbps: rate of the line as it was known before.
     """
-    known = [own for own in messages if own.number in left and own.number in arrived]
+    known = [message for message in messages if message.number in left and message.number in arrived]
     held, free_at = list[tuple[int, float, bool]](), float("-inf")
-    for own in sorted(known, key=lambda own: arrived[own.number]):
-        start, end = left[own.number] + delay_s, arrived[own.number]
-        held.append((own.num_bytes, max(0.0, end - max(start, free_at)), start >= free_at))
+    for message in sorted(known, key=lambda message: arrived[message.number]):
+        start, end = left[message.number] + delay_s, arrived[message.number]
+        held.append((message.num_bytes, max(0.0, end - max(start, free_at)), start >= free_at))
         free_at = end
     num_bytes, seconds, count, runs = 0, 0.0, 0, 0
     while held and seconds < WINDOW_S:
-        size, lasting, found_free = held.pop()
-        num_bytes, seconds, count, runs = num_bytes + size, seconds + lasting, count + 1, runs + found_free
+        size, lasting, was_free = held.pop()
+        num_bytes, seconds, count, runs = num_bytes + size, seconds + lasting, count + 1, runs + was_free
     runs = max(1, runs)
     if not count or num_bytes < count * MESSAGE_BYTES:
         return None

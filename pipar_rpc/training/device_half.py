@@ -1,4 +1,4 @@
-"""What a device holds, layers, optimiser and data, and what it can be asked besides training."""
+"""What a device holds (layers, optimiser and data), and what the server can ask of it besides training."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,13 +33,13 @@ class Cut:
     """Where the network and the mini-batches are cut, and what follows from it on the device.
 
     Attributes:
-        layers: 1..P, on the CPU.
-        exchange: the way to the server half.
-        coding: what activations and gradients are on that way.
+        layers: layers 1..P, on the CPU.
+        exchange: connection to the server half.
+        coding: codecs of activations and gradients.
         num_micro_batches: N.
-        dropout: generators of the layers' dropout.
+        dropout: random generators of the layers' dropout.
         speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
-        smallest: samples that a micro-batch has at least.
+        smallest: least number of samples in a micro-batch.
     """
 
     layers: nn.Sequential
@@ -51,7 +51,7 @@ class Cut:
     smallest: int = 1
 
     def split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
-        """The micro-batches of a mini-batch."""
+        """Cuts a mini-batch into micro-batches."""
         return split_batch(images, labels, self.num_micro_batches, epoch, iteration, self.smallest)
 
 
@@ -60,8 +60,8 @@ class LocalData:
     """The device's own data, which never leaves it.
 
     Attributes:
-        batches: mini-batches of it.
-        roots: folders that it is in, to be told; see `DataSummary`.
+        batches: mini-batches of the samples.
+        roots: folders that hold the samples; the server is told of them, see `DataSummary`.
     """
 
     batches: Batches
@@ -73,17 +73,17 @@ class DeviceHalf(Instrumented):
 
     Args:
         name: the device's name, for errors.
-        cut: the layers, and the way to the server half.
+        cut: the layers, and the connection to the server half.
         optimizer: arguments of `torch.optim.SGD`.
-        data: the device's own.
-        report: called with (iteration, mean loss) after each iteration.
-        device: hardware that computes.
-        instruments: what the device measures with; its uplink carries models, and the exchange uses the same.
-        make_cut: called by `recut`; gives a cut from what the device is to do, and the states of its layers.
-        model_codec: what models are on their way.
-        momentum: the momentum with which the layers' parameters begin.
-        on_deadline: called with the seconds of silence after which the server is lost.
-        stop: ends what runs, at the next micro-batch or in any sleep.
+        data: the device's own samples.
+        report: function called with (iteration, mean loss) after each iteration.
+        device: torch device that computes.
+        instruments: measuring instruments; the exchange uses the same ones, and models go up their uplink.
+        make_cut: function called by `recut`; makes a cut from the new job and the state of its layers.
+        model_codec: codec of models that travel; by default they travel as they are.
+        momentum: momentum buffers of the layers' parameters by name; None at the beginning of training.
+        on_deadline: function called with the seconds of silence after which the server counts as lost.
+        stop: request to end what runs, at the next micro-batch or in any sleep; never made by default.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class DeviceHalf(Instrumented):
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
 
     def recut(self, job: DeviceJob, state: State, momentum: State) -> State:
-        """Holds other layers from now on, or cuts mini-batches otherwise; to be called between rounds.
+        """Changes the layers that are held, or how mini-batches are cut; to be called between rounds.
 
         Args:
-            job: what the device is to do now.
+            job: the device's job from now on.
             state: parameters and buffers of the layers that are new here.
-            momentum: momentum of these layers' parameters.
+            momentum: momentum buffers of these layers' parameters by name.
 
         Returns:
-            Momentum of the layers that are no longer here; the emulated uplink has carried it.
+            Momentum buffers of the layers that are no longer here; the emulated uplink has carried them.
         """
         assert self._make_cut is not None
         momentum = momentum_of(self._layers, self._optimizer) | momentum
@@ -144,14 +144,14 @@ class DeviceHalf(Instrumented):
         return given_up
 
     def data_summary(self) -> DataSummary:
-        """All that is told of the device's data."""
+        """Tells the server what it may know of the device's data."""
         return DataSummary(tuple(self._data.batches.class_counts()), self._data.roots)
 
     def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.
 
         Args:
-            known: speeds by the machines' names.
+            known: speeds of machines that were measured, by name.
 
         Returns:
             This machine's name and speed.
@@ -162,15 +162,15 @@ class DeviceHalf(Instrumented):
         return host, machine
 
     def state(self) -> State:
-        """A copy of parameters and buffers, on the CPU."""
+        """Returns a copy of parameters and buffers, on the CPU."""
         return {key: tensor.to("cpu", copy=True) for key, tensor in self._layers.state_dict().items()}
 
     def momentum(self) -> State:
-        """Momentum of the parameters that are here, by name; a copy on the CPU."""
+        """Returns a copy of the momentum buffers of this half's parameters by name, on the CPU."""
         return momentum_of(self._layers, self._optimizer)
 
     def upload(self) -> State:
-        """The device half for aggregation, encoded; returns when the emulated uplink has carried it."""
+        """Returns the device half for aggregation, encoded, when the emulated uplink has carried it."""
         payload = self._models.encode(self.state(), self._given)
         self._pay(payload)
         return payload
@@ -192,12 +192,12 @@ class DeviceHalf(Instrumented):
         self._cut.exchange.close()
 
     def _load_batch(self, epoch: int, iteration: int) -> Future[tuple[Tensor, Tensor]]:
-        """Images and labels of a mini-batch, prepared by another thread."""
+        """Has another thread prepare the images and labels of a mini-batch."""
         return self._loader.submit(self._data.batches.get, epoch, iteration)
 
     @contextmanager
     def _measure(self, stage: Stage, part: Part, samples: int) -> Iterator[None]:
-        """A span of computation, as long as on the emulated device."""
+        """Measures the block, made as long as it would be on the emulated device."""
         with self._timeline.measure(stage, part.iteration, part.index), self._pace.stretch(stage, samples):
             yield
 
@@ -207,7 +207,7 @@ class DeviceHalf(Instrumented):
 
     @contextmanager
     def _measured_round(self) -> Iterator[RoundReport]:
-        """A report to be filled in the block, which says at the end of it what the round took."""
+        """Gives the block a report to fill, and adds at its end what the round took."""
         began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
         self._pace.emulated_s = self._pace.late_s = 0.0
         yield report

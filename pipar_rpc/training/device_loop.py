@@ -26,16 +26,16 @@ class _InFlight(NamedTuple):
 
 
 class Device(DeviceHalf):
-    """Trains layers 1..P on the device's own data; all else that it can be asked is in `DeviceHalf`."""
+    """Trains layers 1..P on the device's own data; everything else that a device does is in `DeviceHalf`."""
 
     def train(self, epoch: int, start: int, stop: int, deadline_s: float | None = None) -> RoundReport:
-        """Trains iterations start..stop-1 of an epoch and tells what they took.
+        """Trains iterations start..stop-1 of an epoch and reports what they took.
 
         Args:
-            epoch: from 1.
+            epoch: number of the epoch, from 1.
             start: first iteration, from 0.
-            stop: the one after the last.
-            deadline_s: seconds of silence after which the server is lost; None for what held before.
+            stop: iteration after the last one.
+            deadline_s: seconds of silence after which the server counts as lost; None for no change.
 
         Raises:
             PeerError: the server failed, or the device was stopped.
@@ -55,7 +55,7 @@ class Device(DeviceHalf):
         return report
 
     def _forward(self, micro_batches: list[MicroBatch]) -> list[_InFlight]:
-        """All N forward passes in a row; each activation leaves as soon as it is there."""
+        """Runs all N forward passes in a row; each activation leaves as soon as it is computed."""
         in_flight = []
         for part, images, labels in micro_batches:
             self._stop.check()
@@ -70,9 +70,9 @@ class Device(DeviceHalf):
         return in_flight
 
     def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
-        """All N backward passes in order, then one optimiser step; returns summed loss and correct count.
+        """Runs all N backward passes and one optimiser step; returns summed loss and correct count.
 
-        Where the device half has nothing to train, there is neither: the answers are only waited for.
+        A device half without trainable parameters runs neither: it only waits for the answers.
         """
         loss, correct = 0.0, 0
         for part, size, activation, sent, pending in in_flight:

@@ -23,14 +23,14 @@ def accuracy(
     device: torch.device,
     on_batch: Callable[[int], None] = _ignore,
 ) -> float:
-    """Share of the images classified correctly, 0..1, in evaluation mode.
+    """Returns the share of the images that are classified correctly, 0..1, in evaluation mode.
 
     Args:
         network: the uncut network, on `device`.
         data: the images and labels.
-        transform: its normalisation is applied, its augmentation is not.
-        device: where to compute.
-        on_batch: called with the number of samples after each batch, for displays.
+        transform: preprocessing, of which the normalisation is applied and the augmentation is not.
+        device: torch device that computes.
+        on_batch: function called with the number of samples after each batch, for displays.
     """
     network.eval()
     correct = 0
@@ -45,11 +45,11 @@ class Evaluator:
     """Measures networks on fixed sets of images.
 
     Args:
-        network: gives the architecture; its weights are overwritten.
+        network: network of the right architecture, whose weights are overwritten.
         sets: images by name, e.g. {"val": ..., "test": ...}.
-        transform: from stored images to network input.
-        device: where to compute.
-        on_batch: called with the number of samples after each batch, for displays.
+        transform: conversion of stored images to network input.
+        device: torch device that computes.
+        on_batch: function called with the number of samples after each batch, for displays.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Evaluator:
         self._sets, self._transform, self._device, self._on_batch = sets, transform, device, on_batch
 
     def num_samples(self, *names: str) -> int:
-        """Images in the sets of these names."""
+        """Counts the images in the sets of these names."""
         return sum(len(self._sets[name].labels) for name in names if name in self._sets)
 
     def measure(self, state: State, name: str) -> float | None:

@@ -1,6 +1,6 @@
-"""What the two halves need of each other: the device's way to the server half, and what comes back.
+"""What the two halves need of each other: how the device reaches the server half, and what comes back.
 
-Algorithms 1 and 2 meet here; `pipar_rpc.transport` carries it between processes.
+Algorithms 1 and 2 meet here; `pipar_rpc.transport` implements the exchange between processes.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class Result(NamedTuple):
     Attributes:
         gradient: gradient of the weighted loss with respect to the activation, as its codec encodes it: uint8
             of shape [activation.gradient_bytes], on the CPU. None if none is wanted.
-        loss: mean over the micro-batch, unweighted.
-        correct: samples whose largest logit is the label's.
+        loss: mean loss over the micro-batch, unweighted.
+        correct: number of samples whose largest logit is the label's.
     """
 
     gradient: Tensor | None
@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
 
 Process = Callable[[Part, Coded, Tensor, Callable[[Result], None]], None]
-"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is there."""
+"""A server half: `process(part, activation, labels, reply)` replies as soon as the gradient is computed."""
 
 
 class Exchange(Protocol):
@@ -41,7 +41,7 @@ class Exchange(Protocol):
         Args:
             part: place within the mini-batch.
             activation: the activation as its codec encodes it; not changed afterwards.
-            labels: int64 of shape [b].
+            labels: class numbers, int64 of shape [b].
         """
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Exchange(Protocol):
 
 
 class LocalExchange:
-    """A server half in the same process: split point Q, where only the loss is left, and tests."""
+    """A server half in the same process: for split point Q, where only the loss is left, and for tests."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -61,4 +61,4 @@ class LocalExchange:
         return future
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing, since nothing is held."""

@@ -1,4 +1,4 @@
-"""Whether a mini-batch has left finite numbers in a server half, and how it is undone if it has not."""
+"""Checks that a mini-batch leaves finite numbers in a server half, and undoes the mini-batch if not."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pipar_rpc.base.microbatch import Part
 
 
 class FiniteCheck:
-    """Looks after one mini-batch; to be made before its first micro-batch.
+    """Checks one mini-batch; to be made before its first micro-batch.
 
     Both methods raise a LostError if a number is not finite. The layers are then as they were before the
     mini-batch: other devices may go on with them.
@@ -26,13 +26,13 @@ class FiniteCheck:
         self._before = [buffer.clone() for buffer in layers.buffers()]
 
     def loss(self, part: Part, loss: float) -> None:
-        """Looks at the loss of a micro-batch."""
+        """Checks the loss of a micro-batch."""
         if not math.isfinite(loss):
             self._refuse(part, f"the loss is {loss}")
 
     def gradients(self, part: Part) -> None:
-        """Looks at gradients and running statistics: a loss may be finite when these (as of 1e30) are not."""
-        gradients = [own.grad for own in self._layers.parameters() if own.grad is not None]
+        """Checks gradients and running statistics, which may overflow while the loss is finite."""
+        gradients = [weight.grad for weight in self._layers.parameters() if weight.grad is not None]
         buffers = zip(self._layers.buffers(), self._before, strict=True)
         changed = [now for now, before in buffers if not torch.equal(now, before)]  # not masks of -inf
         if not _finite([*gradients, *changed]):
@@ -49,5 +49,5 @@ class FiniteCheck:
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all numbers are; told by their sum, which takes a tenth of looking at each."""
+    """Whether all numbers are finite; their sum tells, in a tenth of the time of a look at each."""
     return not tensors or math.isfinite(float(torch.stack([t.sum().double() for t in tensors]).sum()))

@@ -13,12 +13,12 @@ from pipar_rpc.timing.traffic import Traffic
 
 @dataclass(frozen=True)
 class Instruments:
-    """What a device measures with.
+    """Measuring instruments of a device.
 
     Attributes:
-        timeline: receives the spans of the computation.
+        timeline: record of the spans of the computation.
         uplink: the emulated uplink, which counts what it carries.
-        traffic: when micro-batches left on the uplink and gradients arrived on the downlink.
+        traffic: record of when micro-batches left on the uplink and gradients arrived on the downlink.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
@@ -35,30 +35,30 @@ class Instrumented(LinkTest):
         self._recording, self._recorded = False, list[Span]()
 
     def record(self, wanted: bool) -> None:
-        """Whether `spans` will be asked for."""
+        """Begins or ends keeping spans; `wanted` says whether `spans` will be asked for."""
         self._recorded.clear()
         self._recording = wanted
 
     def spans(self) -> Tensor:
-        """What was recorded since the last call; see `timeline.pack`."""
+        """Returns the spans that were recorded since the last call; see `timeline.pack`."""
         packed = pack(self._recorded + self._timeline.drain())
         self._recorded.clear()
         return packed
 
     def start_clock(self, elapsed_s: float) -> None:
-        """Makes now the time `elapsed_s` of the uplink's trace and traffic."""
+        """Sets the clock of the uplink's trace and traffic to `elapsed_s` seconds."""
         self._uplink.start(elapsed_s)
 
     def drain_traffic(self) -> list[float]:
-        """What the uplink carried; see `Link.drain_traffic`."""
+        """Returns what the uplink carried; see `Link.drain_traffic`."""
         return self._uplink.drain_traffic()
 
     def uplink_mbps(self) -> float | None:
-        """What the uplink carried lately; see `Link.recent_mbps`."""
+        """Returns the rate at which the uplink carried lately; see `Link.recent_mbps`."""
         return self._uplink.recent_mbps()
 
     def traffic_times(self) -> tuple[dict[int, float], dict[int, float]]:
-        """When micro-batches left and gradients arrived since the last call; see `Traffic.drain_times`."""
+        """Tells when micro-batches left and gradients arrived lately; see `Traffic.drain_times`."""
         return self._traffic.drain_times()
 
     def _keep(self, spans: Sequence[Span]) -> None:

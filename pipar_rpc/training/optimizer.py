@@ -14,7 +14,7 @@ BUFFER = "momentum_buffer"
 def make_sgd(
     layers: nn.Module, options: Mapping[str, Any], momentum: Mapping[str, Tensor]
 ) -> torch.optim.SGD | None:
-    """SGD on the trained parameters of `layers`, going on with the momentum of those that `momentum` names.
+    """Makes SGD on the trained parameters of `layers`; those that `momentum` names go on with theirs.
 
     Returns:
         None where there is nothing to train: no parameter requires a gradient.
@@ -40,17 +40,17 @@ def load_momentum(
 
 
 def momentum_of(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
-    """A copy on the CPU; parameters that were never updated have none."""
+    """Copies the momentum buffers to the CPU, by parameter name; before its first update there is none."""
     if optimizer is None:
         return {}
-    found = {}
+    buffers = {}
     for name, parameter in _trained(layers).items():
         buffer = optimizer.state.get(parameter, {}).get(BUFFER)
         if buffer is not None:
-            found[name] = buffer.to("cpu", copy=True)
-    return found
+            buffers[name] = buffer.to("cpu", copy=True)
+    return buffers
 
 
 def _trained(layers: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient; the others are frozen."""
-    return {name: own for name, own in layers.named_parameters() if own.requires_grad}
+    """Returns the parameters that require a gradient; the others are frozen."""
+    return {name: weight for name, weight in layers.named_parameters() if weight.requires_grad}

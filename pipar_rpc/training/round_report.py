@@ -11,13 +11,13 @@ class RoundReport:
 
     Attributes:
         iterations: number of iterations.
-        samples: samples processed.
+        samples: number of samples processed.
         losses: mean loss of each iteration.
         loss: sum of the loss over the samples.
-        correct: samples classified correctly while training.
+        correct: number of samples classified correctly while training.
         seconds: wall time of the round on the device.
         stages: busy time of the device's compute stages and of its uplink.
-        uplink_bytes: activations and labels sent.
+        uplink_bytes: bytes of the activations and labels that were sent.
         emulated_s: seconds of computing on the emulated device; 0 if its speed is not emulated.
         late_s: seconds by which real computing took longer than that.
         peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
@@ -41,7 +41,7 @@ class RoundReport:
         Args:
             samples: size of the mini-batch.
             loss: sum of the loss over these samples.
-            correct: those that were classified correctly.
+            correct: number of them that were classified correctly.
         """
         self.iterations += 1
         self.samples += samples

@@ -29,11 +29,11 @@ class ServerHalf:
     Args:
         layers: the server half, on the CPU; empty for split point Q.
         optimizer: arguments of `torch.optim.SGD`.
-        dropout: generators of the layers' dropout.
-        coding: what activations and gradients are on their way; equal to the device's.
-        device: where to compute.
-        timeline: receives the spans of the computation.
-        momentum: of the layers' parameters; None at the beginning.
+        dropout: random generators of the layers' dropout.
+        coding: codecs of activations and gradients, equal to the device's.
+        device: torch device that computes.
+        timeline: record of the spans of the computation.
+        momentum: momentum buffers of the layers' parameters by name; None at the beginning of training.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class ServerHalf:
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
 
     def process(self, part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
-        """Forward, backward and, after the last micro-batch, one optimiser step.
+        """Runs forward and backward pass and, after the last micro-batch, one optimiser step.
 
         Args:
             part: place within the mini-batch; parts come in order.
             activation: output of the device half, as its codec encodes it.
-            labels: int64 of shape [b].
-            reply: called with the result before the optimiser step, so that the device need not wait for it.
+            labels: class numbers, int64 of shape [b].
+            reply: function called with the result before the optimiser step, which no device waits for.
 
         Raises:
             LostError: the loss, a gradient or a buffer is not finite. The half is as it was before the
@@ -100,33 +100,33 @@ class ServerHalf:
         return self._timeline.measure(stage, part.iteration, part.index)
 
     def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
-        """Holds these layers from now on; to be called between rounds.
+        """Replaces the layers that are held; to be called between rounds.
 
         Args:
-            layers: P+1..Q, on the CPU; empty for split point Q.
-            dropout: generators of their dropout.
-            momentum: of those of their parameters that are new here.
+            layers: layers P+1..Q, on the CPU; empty for split point Q.
+            dropout: random generators of their dropout.
+            momentum: momentum buffers by name of those of their parameters that are new here.
         """
         self._hold(layers, dropout, self.momentum() | momentum)
 
     def momentum(self) -> State:
-        """Of the parameters that are here, by name; a copy on the CPU."""
+        """Returns a copy of the momentum buffers of this half's parameters by name, on the CPU."""
         return momentum_of(self._layers, self._optimizer)
 
     def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> "ServerHalf":
-        """The same layers and optimiser for another device; calls for several devices must not overlap.
+        """Shares layers and optimiser with another device; calls for several devices must not overlap.
 
         Args:
-            dropout: generators of that device.
+            dropout: random generators of that device.
             coding: codecs of that device.
-            timeline: receives the spans of the computation for that device.
+            timeline: record of the spans of the computation for that device.
         """
         other = copy.copy(self)
         other._dropout, other._coding, other._timeline = dropout, coding, timeline
         return other
 
     def snapshot(self) -> tuple[State, State]:
-        """Copies of state and momentum, for `restore`."""
+        """Copies state and momentum, for `restore`."""
         return {key: tensor.clone() for key, tensor in self.state().items()}, self.momentum()
 
     def restore(self, snapshot: tuple[State, State]) -> None:
@@ -137,7 +137,7 @@ class ServerHalf:
         load_momentum(self._layers, self._optimizer, momentum)
 
     def state(self) -> State:
-        """Parameters and buffers, on the CPU; may share memory with the live ones."""
+        """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
         return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def load(self, state: State) -> None:

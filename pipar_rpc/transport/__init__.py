@@ -1,10 +1,10 @@
-"""All of torch.distributed: the RPC group, remote objects, the way between the two halves.
+"""All of torch.distributed: the RPC group, remote objects, the exchange between the two halves.
 
 How a call crosses: `remote.call(Device.train, epoch, start, stop)` names a method of the object's class, so
 the type checker compares arguments and result with the method itself (`remote_object.py`).
 
-- What travels is the object's reference, a number, the method's name and the arguments; then the result. They
-  are pickled, but for the tensors in them.
+- What travels is the object's reference, a number, the method's name and the arguments; then the result. All
+  this is pickled, except for the tensors in it.
 - A placed object is an actor: its methods run one after the other on a thread of its own. The RPC handler
   queues the call and returns a future. A handler that blocks can leave the process without a thread to answer
   with.

@@ -1,4 +1,4 @@
-"""What torch's distributed autograd keeps of a device on the server; it is to be released with the device."""
+"""The contexts that torch's distributed autograd keeps for a device on the server, and their release."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,12 +16,12 @@ class Contexts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, int]] = {}  # of the iteration that came last, and which that is
+        self._known: dict[int, tuple[int, int]] = {}  # context -> epoch and iteration; of the last iteration
         self._in_use: set[int] = set()
         self._left = False
 
     def note(self, context_id: int, part: Part) -> None:
-        """A micro-batch has come. With the first of an iteration, the device has released the one before."""
+        """Notes a micro-batch; an iteration's first shows that the device has released earlier contexts."""
         now = part.epoch, part.iteration
         if part.index == 1:
             for earlier, when in self._known.copy().items():
@@ -31,7 +31,7 @@ class Contexts:
 
     @contextmanager
     def using(self, context_id: int) -> Iterator[None]:
-        """The context is not released within the block."""
+        """Keeps the context from being released within the block."""
         self._in_use.add(context_id)
         try:
             yield
@@ -41,7 +41,7 @@ class Contexts:
                 self._release(context_id)
 
     def leave(self) -> None:
-        """The device has left: releases its contexts, those that are in use when they no longer are."""
+        """Releases the contexts of a device that has left; those in use follow when they no longer are."""
         self._left = True
         for context_id in self._known.keys() - self._in_use:
             self._release(context_id)

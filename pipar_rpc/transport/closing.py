@@ -1,4 +1,4 @@
-"""The end of objects on other ranks: busy is not lost, and silent is."""
+"""Closing objects on other ranks: a worker that is busy is not lost, one that is silent is."""
 
 import logging
 import time
@@ -11,17 +11,17 @@ from pipar_rpc.transport.remote_object import Remote, Target
 
 log = logging.getLogger(__name__)
 
-ASK_EVERY_S = 5.0  # whether a worker that was asked to close still lives, and what it does
+ASK_EVERY_S = 5.0  # time between two questions to a worker that closes: what it does, if it is alive
 
 
 def close_all(remotes: Mapping[Remote[Target], Deadlines]) -> list[tuple[str, BaseException]]:
-    """Closes objects at the same time and waits for it; returns the workers where that failed, and why.
+    """Closes objects at the same time and waits until they are; returns the workers that failed, and why.
 
     A worker that is busy is waited for as long as it answers, up to the longest that it may take for
     anything. Those that are lost are left alone.
 
     Args:
-        remotes: with how long to wait for each.
+        remotes: objects to close, each with the deadlines of its worker.
     """
     began, failed = time.monotonic(), list[tuple[str, BaseException]]()
     closing = {remote: remote.close() for remote in remotes if not remote.lost}
@@ -46,7 +46,7 @@ def close_all(remotes: Mapping[Remote[Target], Deadlines]) -> list[tuple[str, Ba
 def _given_up(
     remote: Remote[Target], doing: Future[str], waited_s: float, longest_s: float
 ) -> BaseException | None:
-    """Why a worker that has been closing for `waited_s` is not waited for any longer, if it is not."""
+    """Returns why nobody waits any longer for a worker that has been closing for `waited_s`, or None."""
     if error := doing.exception():
         return error
     if waited_s > longest_s:

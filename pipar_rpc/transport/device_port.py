@@ -44,7 +44,7 @@ from pipar_rpc.transport.server_port import PortReference, deliver, report
 
 
 class Reporter:
-    """Tells the server that an iteration is done; does not wait for an answer."""
+    """Tells the server that an iteration is done, without waiting for an answer."""
 
     def __init__(self, port: PortReference) -> None:
         self._port = port
@@ -57,17 +57,17 @@ class Reporter:
 class RpcExchange:
     """The device's end of the exchange with a `Port` on the server.
 
-    An answer takes as long as the server computes, which may have other devices' micro-batches before it. So
-    it has no deadline of its own: that the server lives is what `Session.serve` asks, all the time.
+    An answer takes as long as the server computes, and other devices' micro-batches may come before it. So
+    it has no deadline of its own: `Session.serve` asks all the time whether the server is alive.
 
     Args:
-        port: where to send to.
-        uplink: the device's emulated uplink; its sleeps end with `stop`.
-        timeline: receives the uplink's spans.
+        port: reference to the device's port on the server.
+        uplink: emulated uplink of the device; its sleeps end with `stop`.
+        timeline: record of the uplink's spans.
         max_in_flight: largest number of micro-batches of one iteration; a thread each.
-        stop: ends all waiting.
-        numbers: of the micro-batches that the port receives, from 0.
-        traffic: notes when activations leave and gradients arrive.
+        stop: request to end all waiting.
+        numbers: running numbers of the micro-batches that the port receives, from 0.
+        traffic: record of when activations leave and gradients arrive.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RpcExchange:
         self._pool: ThreadPoolExecutor = self._stack.enter_context(open_pool("exchange", max_in_flight))
 
     def submit(self, part: Part, activation: Coded, labels: Tensor) -> Future[Result]:
-        """Reserves the uplink now, so that micro-batches leave in order; sends from a pool thread."""
+        """Reserves the uplink at once, so that micro-batches leave in order; sends from a pool thread."""
         number = next(self._numbers)
         activation, labels = activation._replace(payload=_compact(activation.payload)), _compact(labels)
         slot = self._uplink.reserve(activation.payload.nbytes + labels.nbytes)
@@ -142,5 +142,5 @@ class RpcExchange:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """The same numbers in a storage of their own: a view may drag its whole storage over the wire."""
+    """Returns the tensor in a storage of its own: a view would take its whole storage over the wire."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

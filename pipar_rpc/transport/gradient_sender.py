@@ -1,4 +1,4 @@
-"""The way of a gradient back to its device: over the emulated downlink, then by distributed autograd."""
+"""Sends gradients back to their device: over the emulated downlink, then by distributed autograd."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -24,15 +24,15 @@ MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 
 
 class Delivered(NamedTuple):
-    """A micro-batch as it has come from a device.
+    """A micro-batch that has come from a device.
 
     Attributes:
         number: place among all that the device sends, from 0.
         part: place within the mini-batch.
         context_id: the device's autograd context.
         activation: output of the device half, as its codec encodes it.
-        labels: int64 of shape [b].
-        ticket: carries the gradient back; None if none is wanted.
+        labels: class numbers, int64 of shape [b].
+        ticket: carrier of the gradient on its way back; None if none is wanted.
         answer: future of (loss, correct), or of a Failure.
     """
 
@@ -51,11 +51,11 @@ class GradientSender:
     Args:
         name: the device's name.
         downlink: the device's emulated downlink.
-        timeline: receives the downlink's spans.
-        leaving: notes when gradients leave.
+        timeline: record of the downlink's spans.
+        leaving: record of when gradients leave.
         contexts: the device's autograd contexts.
-        answer: called with the future of a micro-batch and its value when the gradient has been delivered, or
-            cannot be.
+        answer: function called with the future of a micro-batch and its value when the gradient has been
+            delivered, or cannot be.
     """
 
     def __init__(

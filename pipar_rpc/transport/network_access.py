@@ -1,4 +1,4 @@
-"""Which network interface the RPC sockets of this process listen on, and whether they do."""
+"""Chooses the network interface on which this process's RPC sockets listen, and checks that they do."""
 
 import ipaddress
 import os
@@ -15,7 +15,7 @@ NO_AUTHENTICATION = "torch RPC has no authentication and runs code for whoever c
 
 @dataclass(frozen=True)
 class Binding:
-    """Where RPC listens: the name of an interface, and its address there.
+    """Where RPC listens: the name of an interface, and its address.
 
     Of an interface with several addresses TensorPipe and Gloo take the first that getifaddrs lists (on Linux
     an IPv4 address if there is one), and psutil keeps that order. So this is the only address that could be
@@ -35,7 +35,7 @@ class Binding:
 
 
 def bind(interface: str, one_machine: bool, trusted_network: bool, allow_public: bool) -> Binding:
-    """Makes torch RPC listen on one interface only; returns where that is.
+    """Makes torch RPC listen on one interface only; returns that interface and its address.
 
     torch RPC has no authentication, and whoever reaches its port can run code in the process. So it listens
     on the loopback interface if all ranks are on one machine, and otherwise on the interface that leads to
@@ -65,18 +65,18 @@ def bind(interface: str, one_machine: bool, trusted_network: bool, allow_public:
 
 def _require_allowed(binding: Binding, trusted_network: bool, allow_public: bool) -> None:
     what = f"{KEY}={binding.interface}: {binding.address}, on which torch RPC would listen,"
-    found = ipaddress.ip_address(binding.address)
-    if not found.is_loopback and not trusted_network:
+    address = ipaddress.ip_address(binding.address)
+    if not address.is_loopback and not trusted_network:
         raise UserError(
             f"{what} can be reached from other machines, and {NO_AUTHENTICATION}; "
             "set node.trusted_network=true if you trust all of them (docs/security.md)"
         )
-    if found.version == 6 and found.is_link_local:  # tried: torch sends the number of its own interface along
+    if address.version == 6 and address.is_link_local:  # tried: torch sends its own interface's number along
         raise UserError(
             f"{what} is an IPv6 link-local address, which other machines cannot connect to: "
             "give the interface another address"
         )
-    if found.is_global and not allow_public:
+    if address.is_global and not allow_public:
         raise UserError(
             f"{what} is a public address, and {NO_AUTHENTICATION}; "
             "use a VPN or a private network, or set node.allow_public=true"
@@ -84,9 +84,9 @@ def _require_allowed(binding: Binding, trusted_network: bool, allow_public: bool
 
 
 def verify(binding: Binding) -> None:
-    """Looks at this process's listening sockets, once it has joined the others.
+    """Checks this process's listening sockets, once it has joined the others.
 
-    Only loopback and the address that was allowed may be among them; and, on all addresses, the store in
+    They may listen on loopback and on the address that was allowed; and, on all addresses, the store in
     which the ranks meet, if it is this process's and not torchrun's.
 
     Raises:
@@ -96,17 +96,17 @@ def verify(binding: Binding) -> None:
     for connection in psutil.Process().net_connections("tcp"):
         if connection.status != psutil.CONN_LISTEN:
             continue
-        found = ipaddress.ip_address(connection.laddr.ip)
-        is_store = found.is_unspecified and connection.laddr.port == store
-        if not (found.is_loopback or found == allowed or is_store):
+        address = ipaddress.ip_address(connection.laddr.ip)
+        is_store = address.is_unspecified and connection.laddr.port == store
+        if not (address.is_loopback or address == allowed or is_store):
             raise UserError(
-                f"{KEY}={binding.interface}: this process listens on {found}, port {connection.laddr.port}, "
-                f"instead of {allowed}, and {NO_AUTHENTICATION}; name an interface with one address"
+                f"{KEY}={binding.interface}: this process listens on {address}, port {connection.laddr.port},"
+                f" instead of {allowed}, and {NO_AUTHENTICATION}; name an interface with one address"
             )
 
 
 def who_can_connect(binding: Binding) -> str:
-    """A line for the log of rank 0."""
+    """Says who can reach the open ports, as a line for the log of rank 0."""
     who = "every user of this machine" if binding.is_loopback else "every machine and user that reaches it"
     return (
         f"RPC listens on {binding}, torchrun's store on all addresses, port {os.environ['MASTER_PORT']}: "
@@ -115,13 +115,13 @@ def who_can_connect(binding: Binding) -> str:
 
 
 def _addresses() -> dict[str, list[str]]:
-    """The IP addresses of each interface that has any, in the order of getifaddrs, without zones."""
+    """Lists the IP addresses of each interface that has any, in the order of getifaddrs, without zones."""
     families = (socket.AF_INET, socket.AF_INET6)
-    found = {
+    by_interface = {
         name: [entry.address.partition("%")[0] for entry in entries if entry.family in families]
         for name, entries in psutil.net_if_addrs().items()
     }
-    return {name: addresses for name, addresses in found.items() if addresses}
+    return {name: addresses for name, addresses in by_interface.items() if addresses}
 
 
 def _loopback(addresses: dict[str, list[str]]) -> str:
@@ -132,20 +132,20 @@ def _loopback(addresses: dict[str, list[str]]) -> str:
 
 
 def _towards_server(addresses: dict[str, list[str]]) -> str:
-    """The interface whose address the kernel would send from to reach MASTER_ADDR."""
+    """Finds the interface from whose address the kernel would send to MASTER_ADDR."""
     server = os.environ["MASTER_ADDR"]
     try:
-        own = _sending_address(server)
+        sending = _sending_address(server)
     except OSError as error:
         raise UserError(f"{KEY}=auto: no route to the master address {server}: {error}") from error
     for name, of_interface in addresses.items():
-        if own in of_interface:
+        if sending in of_interface:
             return name
-    raise UserError(f"{KEY}=auto: no interface has the address {own} that leads to {server}; name one")
+    raise UserError(f"{KEY}=auto: no interface has the address {sending} that leads to {server}; name one")
 
 
 def _sending_address(server: str) -> str:
-    """This machine's address towards a host, over IPv4 if there is a way; nothing is sent."""
+    """Finds this machine's address towards a host, over IPv4 if there is a route; sends nothing."""
     problem = OSError("it has no address")
     for family, kind, _, _, where in sorted(socket.getaddrinfo(server, 9, type=socket.SOCK_DGRAM)):
         try:

@@ -1,6 +1,6 @@
 """Objects on other ranks: placed by reference, called in order, failures returned as values.
 
-How a call crosses is told in `pipar_rpc.transport`.
+`pipar_rpc.transport` explains how a call crosses.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from pipar_rpc.transport.server_order import InOrder
 
 
 class Closable(Protocol):
-    """What an object needs in order to be placed."""
+    """What an object must have to be placed on another rank."""
 
     def close(self) -> None:
         """Releases what the object holds."""
@@ -31,7 +31,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 Target = TypeVar("Target", bound=Closable)
-Reply: TypeAlias = "torch.futures.Future[Any]"  # of a method that is known by its name only
+Reply: TypeAlias = "torch.futures.Future[Any]"  # Any: the method is known by its name only
 
 
 @dataclass
@@ -40,8 +40,8 @@ class _Process:
 
     Attributes:
         local: this machine, handed to the factories of objects that are placed here.
-        lost: why workers are lost: they failed or kept silent. This is the one list of them, as long as the
-            group lasts; nobody waits for them again, in no job.
+        lost: reasons why workers are lost, by name: they failed or kept silent. This is the only list of them
+            while the group lasts; nobody waits for them again, in any job.
     """
 
     local: Node | None = None
@@ -63,7 +63,7 @@ def is_lost(name: str) -> bool:
 
 
 def name_of(method: Callable[..., object]) -> str:
-    """The name by which a method crosses, and by which errors and deadlines know it."""
+    """Returns the name that stands for a method in calls, errors and deadlines."""
     return method.__name__
 
 
@@ -71,7 +71,7 @@ class _Actor(Generic[Target]):
     """An object placed on this rank, with the one thread that runs its methods.
 
     Attributes:
-        doing: the method that runs or has run last; at first, the factory.
+        doing: name of the method that runs or has run last; at first, of the factory.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class _Actor(Generic[Target]):
         return reply
 
     def close(self, number: int) -> Reply:
-        """Stops what runs, and what was to run; then closes the object and ends the thread."""
+        """Stops what runs or waits to run; then closes the object and ends the thread."""
         self._stop.set("stopped by the server")
         reply: Reply = torch.futures.Future()
 
@@ -151,16 +151,16 @@ class Remote(Generic[Target]):
     def call(
         self, method: Callable[Concatenate[Target, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        """Runs a method of the object after those called before; returns at once.
+        """Has a method of the object run after those called before; returns at once.
 
         Args:
             method: the method, as an attribute of the object's class.
-            args: its arguments.
-            kwargs: its arguments that are given by name.
+            args: arguments of the method.
+            kwargs: arguments that are given by name.
 
         Returns:
             A future with the method's result; it has no time limit. It fails with PeerError if the method
-            failed, LostError if the connection did, and with UserError if the user can mend it.
+            failed, LostError if the connection did, and UserError if the user can mend it.
         """
         crossing = (self._actor, next(self._numbers), name_of(method), args, kwargs)
         return request(self.name, _call, crossing, timeout_s=0)
@@ -179,7 +179,7 @@ class Remote(Generic[Target]):
         return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s=0)
 
     def doing(self, timeout_s: float) -> Future[str]:
-        """What the object does; answered at once, however busy it is, so that silence means a lost worker."""
+        """Asks what the object does. The answer comes however busy it is: silence means a lost worker."""
         return request(self.name, _doing, (self._actor,), timeout_s)
 
 
@@ -205,7 +205,7 @@ def create_remote(
 
 
 def request(to: str, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], timeout_s: float) -> Future[T]:
-    """As `send`; after an RPC that failed, nobody waits for the worker again."""
+    """Sends an RPC, as `send`; if it fails, nobody waits for the worker again."""
     if to in _process.lost:
         result: Future[T] = Future()
         result.set_exception(LostError(f"lost {to} before"))

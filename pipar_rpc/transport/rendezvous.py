@@ -34,10 +34,10 @@ class Meeting:
     All methods raise PeerError if the store is gone.
 
     Args:
-        store: of torchrun's agents.
-        run_id: of this torchrun.
-        rank: of this process.
-        timeout_s: longest wait for a sign of life of the server; may be changed.
+        store: store of torchrun's agents.
+        run_id: name that torchrun gave its run.
+        rank: rank of this process.
+        timeout_s: longest wait for a sign of life of the server, in seconds; may be changed.
     """
 
     def __init__(self, store: Store, run_id: str, rank: int, timeout_s: float) -> None:
@@ -64,7 +64,7 @@ class Meeting:
         return cls(store, os.environ["TORCHELASTIC_RUN_ID"], rank, timeout_s)
 
     def gather(self) -> None:
-        """Opens a generation and waits until all ranks are in it; for the server.
+        """Opens a generation and waits until all ranks are in it; called on the server.
 
         Raises:
             PeerError: somebody has not come in time.
@@ -82,10 +82,10 @@ class Meeting:
         self._ask(self._store.set, f"{self._generation}/formed", "")
 
     def attend(self) -> bool:
-        """Waits until all ranks, this one included, are in a generation; for devices.
+        """Waits until all ranks, this one included, are in a generation; called on devices.
 
         Returns:
-            Whether they are; otherwise the training has ended without this one.
+            True when they are; False if the training has ended without this rank.
 
         Raises:
             PeerError: nothing was heard of the server in time.
@@ -116,7 +116,7 @@ class Meeting:
         return f"{self._generation}/rank{rank}"
 
     def beat(self) -> None:
-        """A sign of life of the server, for those who wait for the next generation."""
+        """Gives a sign of life of the server to those who wait for the next generation."""
         self._beats += 1
         self._ask(self._store.set, f"{self._generation}/beat", str(self._beats))
 
@@ -125,11 +125,11 @@ class Meeting:
         return self._ask(self._store.check, [f"{self._generation}/returned{rank}"])
 
     def end(self, lost_hosts: int) -> None:
-        """Lets go of whoever waits; for the server at the end of all training.
+        """Lets go of whoever waits; called on the server at the end of all training.
 
         Args:
-            lost_hosts: hosts without a living rank. torchrun's agents wait up to 300 s for each other before
-                they end, so somebody must stand in for agents that are gone.
+            lost_hosts: number of hosts without a living rank. torchrun's agents wait up to 300 s for each
+                other before they end, so somebody must stand in for agents that are gone.
         """
         self._ask(self._store.set, f"{self._generation}/ended", "")
         hosts = int(os.environ["GROUP_WORLD_SIZE"])
@@ -141,11 +141,11 @@ class Meeting:
         self._ask(self._store.set, f"memory/{name}", value)
 
     def recall(self, name: str) -> str | None:
-        """A text that an earlier server has left."""
+        """Returns a text that an earlier server has left."""
         return self._get(f"memory/{name}")
 
     def expect(self, name: str) -> str:
-        """Waits for a text that the server keeps; for devices.
+        """Waits for a text that the server keeps; called on devices.
 
         Raises:
             PeerError: it has not come in time.
@@ -158,11 +158,10 @@ class Meeting:
         return value
 
     def init_method(self) -> str:
-        """What `torch.distributed.rpc` is told, so that it meets in this generation."""
+        """Returns the URL by which `torch.distributed.rpc` meets in this generation."""
 
         def meet(url: str, **_: Any) -> Iterator[tuple[Store, int, int]]:
-            own = PrefixStore(f"{self._generation}/rpc", self._store)
-            yield own, self._rank, _world_size()
+            yield PrefixStore(f"{self._generation}/rpc", self._store), self._rank, _world_size()
 
         register_rendezvous_handler(SCHEME, meet)
         return f"{SCHEME}://"
@@ -171,7 +170,7 @@ class Meeting:
         return str(self._ask(self._store.get, key).decode()) if self._ask(self._store.check, [key]) else None
 
     def _ask(self, operation: Callable[..., T], *args: Any) -> T:
-        """The answer of the store, which ends with torchrun's agent on the first machine."""
+        """Returns the answer of the store, which lives in torchrun's agent on the first machine."""
         try:
             return operation(*args)
         except RuntimeError as error:

@@ -15,14 +15,14 @@ Ts = TypeVarTuple("Ts")
 
 
 def handler(function: "Callable[P, torch.futures.Future[T]]") -> Callable[P, T]:
-    """An RPC handler that returns a future; its result is what the caller gets."""
+    """Marks an RPC handler that returns a future; the caller gets the future's result."""
     return rpc.functions.async_execution(function)  # type: ignore[no-any-return]
 
 
 def here(reference: "rpc.RRef[T]") -> T:
-    """The object that a reference names, on the rank that holds it."""
-    found: T = reference.local_value()
-    return found
+    """Returns the object that a reference names, on the rank that holds it."""
+    value: T = reference.local_value()
+    return value
 
 
 def send(
@@ -32,14 +32,14 @@ def send(
     timeout_s: float,
     on_lost: Callable[[str], object] = lambda reason: None,
 ) -> Future[T]:
-    """An RPC as a concurrent future, for which one can wait with a deadline or a `Stop`, unlike torch's.
+    """Sends an RPC; unlike torch's, its future can be waited for with a deadline or a `Stop`.
 
     Args:
-        to: the worker.
-        function: what to run there.
-        args: its arguments.
+        to: name of the worker.
+        function: function to run there.
+        args: arguments of the function.
         timeout_s: seconds after which the RPC fails; 0 for never.
-        on_lost: called with the reason if it fails.
+        on_lost: function called with the reason if the RPC fails.
     """
     result: Future[T] = Future()
 

@@ -1,4 +1,4 @@
-"""The RPC group: joining and leaving. No knowledge of training.
+"""The RPC group: joining and leaving it, without knowledge of training.
 
 Rank 0 (worker "server") drives. Every other rank (worker "device<rank>") lets rank 0 place objects on it and
 waits in `Session.serve` until it is dismissed.
@@ -67,9 +67,9 @@ class _Member:
     """What a rank says of itself.
 
     Attributes:
-        versions: of what must be the same everywhere.
-        restarts: how often torchrun would still start it again.
-        host: number of its torchrun.
+        versions: versions of the software that must be the same everywhere.
+        restarts: number of times that torchrun would still start it again.
+        host: number of its torchrun, one for each machine.
     """
 
     versions: dict[str, str]
@@ -105,7 +105,7 @@ class Session:
         self._members = [_introduce()]
 
     def meet(self) -> None:
-        """Gets to know the devices; raises UserError if one runs another version than the server."""
+        """Gets to know the devices; raises UserError if one runs another version than the server does."""
         own = self._members[0].versions
         for rank in range(1, self.world_size):
             member = remote_object.request(worker_name(rank), _introduce, (), self._timeout_s).result()
@@ -130,7 +130,7 @@ class Session:
         return all(member.restarts > 0 for member in self._members)
 
     def serve(self) -> int:
-        """Waits on a device until the server dismisses it; returns the exit code that the server told.
+        """Waits on a device until the server dismisses it; returns the exit code that the server gave.
 
         Raises:
             PeerError: the server is gone, or has given this device up.
@@ -200,13 +200,13 @@ def join(
     Transport is plain TCP: torch's default shared-memory channels bypass emulated networks and poll.
 
     Args:
-        rank: 0 for the server.
+        rank: rank of this process; 0 is the server.
         world_size: number of ranks.
         local: this machine, handed to the factories of objects that are placed here.
-        timeout_s: longest wait for the other ranks at the start, and for any sign of life of the server
-            later. A ping queues behind bulk data on the same line, so it must exceed the longest transfer.
-        meeting: where the ranks find each other; None for the address in the environment.
-        listening: the address that this process may listen on.
+        timeout_s: longest wait, in seconds, for the other ranks at the start, and for a sign of life of the
+            server later. A ping queues behind bulk data on the line, so it must exceed the longest transfer.
+        meeting: place where the ranks find each other; None for the address in the environment.
+        listening: address that this process may listen on.
 
     Raises:
         PeerError: the group did not come together.

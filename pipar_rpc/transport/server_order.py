@@ -1,4 +1,4 @@
-"""Whose micro-batch the server computes next.
+"""The order in which the server computes the micro-batches of several devices.
 
 A further order is a class with the methods of `ServerOrder` and an entry of `ORDERS`; the strategy names it.
 """
@@ -20,7 +20,7 @@ class Lane(Protocol):
         """Queues `call` to run after those with smaller numbers."""
 
     def leave(self) -> None:
-        """No further calls come."""
+        """Says that no further calls come."""
 
     def settle(self, timeout_s: float) -> None:
         """Waits until the calls that could run have run; raises TimeoutError."""
@@ -37,12 +37,12 @@ class ServerOrder(Protocol):
         """Says what is to come, before the first call.
 
         Args:
-            lengths: iterations of each device in an epoch.
-            iteration: at which training begins, from 0 within the epoch.
+            lengths: number of iterations of each device in an epoch.
+            iteration: iteration at which training begins, from 0 within the epoch.
         """
 
     def lane(self, index: int) -> Lane:
-        """Where device `index` (from 0) puts its calls, numbered 0, 1, 2, ... through all epochs."""
+        """Returns the lane of device `index` (from 0) for calls numbered 0, 1, 2, ... through all epochs."""
         ...
 
 
@@ -67,7 +67,7 @@ class InOrder:
         self._pool.submit(self._run_ready)
 
     def leave(self) -> None:
-        """No further calls come; nothing to do, since nobody else waits for them."""
+        """Says that no further calls come; does nothing, since nobody else waits for them."""
 
     def settle(self, timeout_s: float) -> None:
         """Waits until the calls that could run have run; raises TimeoutError."""
@@ -95,7 +95,7 @@ class Separate:
         """Does nothing: nobody waits for another device."""
 
     def lane(self, index: int) -> Lane:
-        """The order of the device's own calls."""
+        """Returns the lane of device `index`, which nobody else waits in."""
         return self._lanes[index]
 
 
@@ -120,11 +120,11 @@ class Rotation:
         self._lengths: Sequence[int] = [1] * num_devices
 
     def begin(self, lengths: Sequence[int], iteration: int) -> None:
-        """As `ServerOrder.begin`."""
+        """Begins as `ServerOrder.begin` says."""
         self._lengths, self._iteration = lengths, iteration
 
     def lane(self, index: int) -> Lane:
-        """Where device `index` puts its calls."""
+        """Returns the lane of device `index`."""
         return _Lane(self, index)
 
     def submit(self, index: int, number: int, call: Callable[[], None]) -> None:
@@ -138,7 +138,7 @@ class Rotation:
         self._pool.submit(self._run_ready)
 
     def settle(self, timeout_s: float) -> None:
-        """As `InOrder.settle`, for the calls of all devices."""
+        """Waits as `InOrder.settle` does, for the calls of all devices."""
         self._pool.submit(lambda: None).result(timeout_s)
 
     def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
@@ -178,6 +178,6 @@ ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {"separate": Separ
 
 @contextmanager
 def open_order(name: str, num_devices: int) -> Iterator[ServerOrder]:
-    """The order of that name in `ORDERS`, with its threads, which are closed at the end."""
+    """Opens the order of that name in `ORDERS`; its threads are closed at the end."""
     with ExitStack() as stack:
         yield ORDERS[name](num_devices, lambda thread: stack.enter_context(open_pool(thread)))

@@ -30,7 +30,7 @@ from pipar_rpc.transport.server_order import InOrder, Lane
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-REMIND_S = 10.0  # between two lines about a server half that computes for long
+REMIND_S = 10.0  # time between two lines about a server half that computes for long
 
 PortReference: TypeAlias = "rpc.RRef[Port]"
 
@@ -39,18 +39,18 @@ class Port:
     """Puts one device's micro-batches in order, has them computed and answers them.
 
     Args:
-        name: of the device, for errors.
-        process: the server half.
-        downlink: the device's emulated downlink.
-        timeline: receives the downlink's spans.
-        order: runs the server half's work; by default a thread of this port's own.
-        stop: ends the downlink's sleeps.
+        name: name of the device, for errors.
+        process: server half of the device.
+        downlink: emulated downlink of the device.
+        timeline: record of the downlink's spans.
+        order: lane that runs the server half's work; by default a thread of this port's own.
+        stop: request to end the downlink's sleeps.
 
     Attributes:
-        iteration: iterations of the epoch that the device has reported as done.
+        iteration: number of iterations of the epoch that the device has reported as done.
         loss: mean loss of the last of them.
-        slowest_s: longest time of an iteration so far; None before the first one.
-        traffic: when activations arrived and gradients left.
+        slowest_s: longest time of an iteration so far, in seconds; None before the first one.
+        traffic: record of when activations arrived and gradients left.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Port:
         return rpc.RRef(self)
 
     def listen(self) -> None:
-        """Begins to expect signs of life: the device has just been asked to train."""
+        """Begins to expect signs of life, as the device has just been asked to train."""
         self._last_heard = self._iteration_began = time.monotonic()
 
     def heard(self) -> None:
@@ -114,7 +114,7 @@ class Port:
         """Queues micro-batch `number` (from 0, as submitted).
 
         Returns:
-            What the device waits for; a Failure if the server half has failed.
+            Future of the answer that the device waits for; a Failure if the server half has failed.
         """
         self.heard()
         self.traffic.up.note(number, activation.payload.nbytes + labels.nbytes)
@@ -129,7 +129,7 @@ class Port:
         return answer
 
     def check(self) -> None:
-        """Raises the first error of the server half, if there was one."""
+        """Raises the first error of the server half, if there was any."""
         if self._failure is not None:
             raise self._failure.to_error(f"server half of {self.name}")
 
@@ -139,10 +139,10 @@ class Port:
         The last gradient leaves before the optimiser step, so the device may be done before the server is.
 
         Args:
-            look_s: seconds after which `remind` is called, each time.
+            look_s: seconds between two calls of `remind`.
 
         Raises:
-            PeerError: the first error of the server half.
+            PeerError: the server half has failed; this is its first error.
         """
         self.become_idle(look_s)
         self.check()
@@ -208,7 +208,7 @@ class Port:
         self.heard()  # the silence begins now that it is the device's turn
         self._to_compute.discard(batch.answer)
         if not replied:
-            with self._contexts.using(batch.context_id):  # not any longer
+            with self._contexts.using(batch.context_id):  # releases it if the device has left meanwhile
                 self._answer(batch.answer, self._failure or undelivered(PeerError("there is none")))
 
 
@@ -227,5 +227,5 @@ def deliver(
 
 
 def report(port: PortReference, iteration: int, loss: float) -> None:
-    """RPC handler: the device has finished `iteration`."""
+    """RPC handler: notes that the device has finished `iteration`."""
     here(port).trained(iteration, loss)

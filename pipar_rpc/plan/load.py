@@ -4,6 +4,7 @@ Hydra composes, `load` turns the result into a `Config`. Such objects stay in th
 `make_plan` turns them into plain data.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
+from pipar_rpc.plan.compression_schema import CodecConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.schema import Config
 
@@ -53,12 +55,23 @@ def for_device(raw: DictConfig, device: int) -> Config:
     if not isinstance(overrides, DictConfig):
         raise ConfigError(prefix, overrides, f"settings of {', '.join(DEVICE_KEYS)}")
     _check_device_keys(overrides, prefix)
+    base = _without_other_arguments(raw, overrides)
     try:
-        merged = OmegaConf.merge(raw, overrides)
+        merged = OmegaConf.merge(base, overrides)
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}.{one_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return load(merged)
+
+
+def _without_other_arguments(raw: DictConfig, overrides: DictConfig) -> DictConfig:
+    """A copy in which a codec that a device does not share takes its arguments from the device's override."""
+    base = copy.deepcopy(raw)
+    OmegaConf.set_struct(base, False)  # arguments may be added; what is no key at all is refused all the same
+    for what, codec in (overrides.get("compression") or {}).items():
+        if isinstance(codec, DictConfig) and "name" in codec and codec.name != base.compression[what].name:
+            base.compression[what] = OmegaConf.structured(CodecConfig)
+    return base
 
 
 def _check_device_keys(overrides: DictConfig, prefix: str) -> None:

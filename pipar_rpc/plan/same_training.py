@@ -36,13 +36,11 @@ def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Seque
     common = flat(dataclasses.asdict(config), SAME)
     if config.partition.name == "file":
         common[CONTENT] = digest(indices)
+    shared = flat(dataclasses.asdict(config), OWN)
     for number, device in enumerate(own, start=1):
         single = flat(dataclasses.asdict(device), OWN)
-        common |= {
-            f"devices.overrides.{number}.{key}": value
-            for key, value in single.items()
-            if value != common[key]
-        }
+        differing = {key for key in single.keys() | shared.keys() if single.get(key) != shared.get(key)}
+        common |= {f"devices.overrides.{number}.{key}": single.get(key) for key in sorted(differing)}
     return common
 
 

@@ -1,16 +1,19 @@
 """Strategies as plain loops over whole networks: what training over RPC must equal."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.base.microbatch import split_batch
+from pipar_rpc.base.microbatch import Part, split_batch
 from pipar_rpc.base.states import State
+from pipar_rpc.compression.coding import Coding
+from pipar_rpc.compression.models import ExactModels, ModelCodec
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
 
@@ -18,11 +21,30 @@ SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on dev
 SAMPLES = 20
 
 
+@dataclass
+class Codecs:
+    """The quantisers of what crosses: of activations and gradients for each device, and of models."""
+
+    codings: Sequence[Coding | None] = (None, None)
+    models: ModelCodec = field(default_factory=ExactModels)
+
+    def crossed(self, half: State, base: State | None) -> State:
+        """A device half as the other side decodes it."""
+        return self.models.decode(self.models.encode(half, base), base)
+
+
 class Reference:
     """A network in two halves with an optimiser each, as one device and its server half see it."""
 
-    def __init__(self, network: nn.Sequential, split_point: int = SPLIT, num_micro_batches: int = 1) -> None:
+    def __init__(
+        self,
+        network: nn.Sequential,
+        split_point: int = SPLIT,
+        num_micro_batches: int = 1,
+        coding: Coding | None = None,
+    ) -> None:
         self.network, self.num_micro_batches = network, num_micro_batches
+        self.split_point, self.coding = split_point, coding
         self.optimizers = [self.sgd(network[:split_point]), self.sgd(network[split_point:])]
 
     @staticmethod
@@ -34,12 +56,30 @@ class Reference:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         for part, x, y in split_batch(images, labels, self.num_micro_batches, epoch, iteration):
-            (F.cross_entropy(self.network(x), y) * part.weight).backward()
+            if self.coding is None:
+                (F.cross_entropy(self.network(x), y) * part.weight).backward()
+            else:
+                self.quantised(self.coding, part, x, y)
         for optimizer in self.optimizers:
             optimizer.step()
 
+    def quantised(self, coding: Coding, part: Part, x: Tensor, y: Tensor) -> None:
+        """Both passes, with what the codecs make of the values at the cut."""
+        activation = self.network[: self.split_point](x)
+        sent = coding.encode_activation(part, activation)
+        leaf = coding.decode_activation(sent, x.device).clone().requires_grad_()
+        (F.cross_entropy(self.network[self.split_point :](leaf), y) * part.weight).backward()
+        assert leaf.grad is not None
+        payload = coding.encode_gradient(part, sent, leaf.grad)
+        activation.backward(coding.decode_gradient(sent, payload, x.device))
+
     def state(self) -> State:
         return {key: value.clone() for key, value in self.network.state_dict().items()}
+
+    def half(self, state: State | None = None) -> State:
+        """What a state has of the device half; by default the present one."""
+        state = state or self.state()
+        return {name: state[name] for name in self.network[: self.split_point].state_dict()}
 
 
 def initial_network() -> nn.Sequential:
@@ -56,6 +96,7 @@ def all_batches() -> list[Batches]:
     ]
 
 
+NO_CODECS = Codecs()
 Make = Callable[[], nn.Sequential]
 Aggregate = Callable[[list[State], list[int]], State]
 Rule = Callable[[nn.Module], Aggregate]  # from the network with its first weights
@@ -86,50 +127,72 @@ def server_momentum(beta: float, lr: float) -> Rule:
 
 
 def federated(
-    epochs: int = EPOCHS, make: Make = initial_network, num_micro_batches: int = 1, rule: Rule = fedavg
+    epochs: int = EPOCHS,
+    make: Make = initial_network,
+    num_micro_batches: int = 1,
+    rule: Rule = fedavg,
+    split_point: int = SPLIT,
+    codecs: Codecs = NO_CODECS,
 ) -> State:
     """Whole networks, each on its device; averaged after every epoch."""
     network, batches = make(), all_batches()
-    devices = [Reference(copy.deepcopy(network), SPLIT, num_micro_batches) for _ in batches]
-    average, aggregate = State(), rule(network)
+    devices = [
+        Reference(copy.deepcopy(network), split_point, num_micro_batches, coding) for coding in codecs.codings
+    ]
+    average, aggregate = devices[0].state(), rule(network)
     for epoch in range(1, epochs + 1):
         for device, own in zip(devices, batches, strict=True):
             for iteration in range(len(own)):
                 device.step(own, epoch, iteration)
-        average = aggregate([device.state() for device in devices], [SAMPLES] * 2)
-        for device in devices:
-            device.network.load_state_dict(average)
+        average = averaged(devices, average, aggregate, codecs)
     return average
 
 
-def split(make: Make = initial_network, split_point: int = SPLIT) -> State:
+def averaged(devices: list[Reference], before: State, aggregate: Aggregate, codecs: Codecs) -> State:
+    """The next global network, which all devices hold then: device halves cross on the way up and down."""
+    states = [device.state() | codecs.crossed(device.half(), before) for device in devices]
+    average = aggregate(states, [SAMPLES] * 2)
+    average |= codecs.crossed(devices[0].half(average), before)
+    for device in devices:
+        device.network.load_state_dict(average)
+    return average
+
+
+def split(make: Make = initial_network, split_point: int = SPLIT, codecs: Codecs = NO_CODECS) -> State:
     """One network; each device in turn trains it with an optimiser of its own for its half."""
     whole, batches = Reference(make(), split_point), all_batches()
-    optimizers = [Reference.sgd(whole.network[:split_point]) for _ in batches]
+    optimizers, held = [Reference.sgd(whole.network[:split_point]) for _ in batches], whole.state()
     for epoch in range(1, EPOCHS + 1):
-        for optimizer, own in zip(optimizers, batches, strict=True):
-            whole.optimizers[0] = optimizer
+        for optimizer, coding, own in zip(optimizers, codecs.codings, batches, strict=True):
+            whole.optimizers[0], whole.coding = optimizer, coding
             for iteration in range(len(own)):
                 whole.step(own, epoch, iteration)
+            held = codecs.crossed(codecs.crossed(whole.half(), held), None)  # up, and down whole
+            whole.network.load_state_dict(whole.state() | held)
     return whole.state()
 
 
 def split_federated_with_one_server_half(
-    make: Make = initial_network, split_point: int = SPLIT, epochs: int = EPOCHS, rule: Rule = fedavg
+    make: Make = initial_network,
+    split_point: int = SPLIT,
+    epochs: int = EPOCHS,
+    rule: Rule = fedavg,
+    codecs: Codecs = NO_CODECS,
 ) -> State:
     """A device half on each device, averaged; one server half that sees iteration 1 of both, then 2, ..."""
     network, batches = make(), all_batches()
     server, halves = network[split_point:], [copy.deepcopy(network[:split_point]) for _ in batches]
-    devices = [Reference(nn.Sequential(*half, *server), split_point) for half in halves]
+    devices = [
+        Reference(nn.Sequential(*half, *server), split_point, 1, coding)
+        for half, coding in zip(halves, codecs.codings, strict=True)
+    ]
     for device in devices:
         device.optimizers[1] = devices[0].optimizers[1]
-    average, aggregate = State(), rule(devices[0].network)
+    average, aggregate = devices[0].state(), rule(devices[0].network)
     for epoch in range(1, epochs + 1):
         for iteration in range(max(map(len, batches))):
             for device, own in zip(devices, batches, strict=True):
                 if iteration < len(own):
                     device.step(own, epoch, iteration)
-        average = aggregate([device.state() for device in devices], [SAMPLES] * 2)
-        for device in devices:
-            device.network.load_state_dict(average)
+        average = averaged(devices, average, aggregate, codecs)
     return dict(zip(network.state_dict(), average.values(), strict=True))  # under the units' own names

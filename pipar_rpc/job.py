@@ -17,7 +17,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
 from pipar_rpc.checkpoints.saving import Saver
-from pipar_rpc.compression.registry import build_model_codec
+from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.deployment import deployed
@@ -129,7 +129,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     membership.round = start.round
     reselector = Reselector(selection, membership, network, outputs.selected_again) if selection else None
     in_turn, aggregator = settings.strategy.in_turn, _aggregator(plan, network, checkpoint)
-    model_codec = build_model_codec(plan.devices[0].model_codec)
+    model_codec = build_model_codec(plan.devices[0].model_codec, "compression.models")
     coordinator = Coordinator(
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec)
     )

@@ -193,7 +193,7 @@ def test_a_network_of_your_own(monkeypatch):
 
 def test_a_codec_of_your_own(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    coding = Coding(CodingSpec(CodecSpec(CUSTOM_CODEC, "own_codec.Signs")))
+    coding = Coding(CodingSpec(CodecSpec(CUSTOM_CODEC, "own_codec.SignAndMean")))
     values = torch.randn(3, 5, 7)
     sent = coding.encode_activation(Part(1, 0, 1, 1, 1.0), values)
     assert sent.payload.numel() == 3 * (4 + 5)  # 35 signs in 5 bytes, and a float

@@ -1,28 +1,29 @@
-"""A codec of your own: of each sample the signs, eight in a byte, and the mean magnitude.
+"""A codec of your own: of each value its sign, and of each sample the mean magnitude; one bit per value.
 
-compression.activations.name=custom compression.activations._target_=own_codec.Signs
+compression.activations.name=custom compression.activations._target_=own_codec.SignAndMean
 """
 
-from math import prod
+from math import ceil, prod
 
 import torch
+from torch.nn.functional import pad
 
-BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128])
 
-
-class Signs:
+class SignAndMean:
     def num_bytes(self, shape, dtype):
-        return shape[0] * (4 + -(-prod(shape[1:]) // 8))
+        return shape[0] * (4 + ceil(prod(shape[1:]) / 8))
 
     def encode(self, values, noise):
-        rows = values.reshape(len(values), -1)
-        means = rows.abs().mean(dim=1).float()
-        padded = torch.nn.functional.pad(rows > 0, (0, -rows.shape[1] % 8))
-        codes = (padded.view(len(rows), -1, 8) * BITS).sum(dim=2)
-        return torch.cat([means.view(torch.uint8), codes.to(torch.uint8).flatten()])
+        num_samples, length = len(values), prod(values.shape[1:])
+        flat = values.reshape(num_samples, length).float()
+        means = flat.abs().sum(1) / length
+        bits = pad(flat > 0, (0, -length % 8)).view(num_samples, ceil(length / 8), 8)
+        signs = (bits * 2 ** torch.arange(8, device=values.device)).sum(2).to(torch.uint8)
+        return torch.cat([means.view(torch.uint8), signs.view(-1)])
 
     def decode(self, payload, shape, dtype):
-        means = payload[: 4 * shape[0]].view(torch.float32).to(dtype)
-        codes = payload[4 * shape[0] :].view(shape[0], -1, 1)
-        positive = (codes & BITS.to(torch.uint8)).bool().view(shape[0], -1)[:, : prod(shape[1:])]
-        return torch.where(positive, means[:, None], -means[:, None]).view(tuple(shape))
+        num_samples, length = shape[0], prod(shape[1:])
+        means = payload[: 4 * num_samples].view(torch.float32).view(num_samples, 1)
+        signs = payload[4 * num_samples :].view(num_samples, ceil(length / 8), 1)
+        bits = (signs >> torch.arange(8, device=payload.device)) & 1
+        return (means * (2.0 * bits.flatten(1)[:, :length] - 1)).view(shape).to(dtype)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base import dotted
-from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.base.errors import ConfigError, UserError, as_number, first_line, require
 from pipar_rpc.base.states import State
 
 CUSTOM = "custom"
@@ -89,8 +89,8 @@ class FedAvgM:
 
     def __init__(self, parameters: Sequence[str], beta: float = 0.9, lr: float = 1.0) -> None:
         self._parameters = tuple(parameters)
-        self._beta = _number("beta", beta, 0 <= _value(beta) < 1, "0 or more and below 1")
-        self._lr = _number("lr", lr, 0 < _value(lr) < float("inf"), "> 0")
+        self._beta = _number("beta", beta, 0 <= as_number(beta) < 1, "0 or more and below 1")
+        self._lr = _number("lr", lr, 0 < as_number(lr) < float("inf"), "> 0")
         self._momentum: State = {}
 
     def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
@@ -164,11 +164,7 @@ def build_rule(spec: RuleSpec, network: nn.Module) -> AggregationRule:
             what = f"a rule, with the methods aggregate, state and load, not {type(rule).__name__}"
             raise ConfigError(f"{KEY}._target_", spec.target, f"a function that returns {what}")
         return OwnRule(rule, spec.target)
-    return dotted.build(KEY, spec.name, RULES[spec.name], offered, spec.args)
-
-
-def _value(given: Any) -> float:
-    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else float("nan")
+    return dotted.call_named(KEY, spec.name, RULES[spec.name], offered, spec.args)
 
 
 def _number(name: str, given: Any, accepted: bool, allowed: str) -> float:

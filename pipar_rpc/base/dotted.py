@@ -37,7 +37,7 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
         raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
-def build(
+def call_named(
     key: str, name: str, make: Callable[..., Made], offered: Mapping[str, Any], args: Mapping[str, Any]
 ) -> Made:
     """Calls a function or class of the package's own with what the configuration gives it.

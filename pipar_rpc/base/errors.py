@@ -29,6 +29,11 @@ def require(accepted: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(key, value, allowed)
 
 
+def as_number(given: object) -> float:
+    """A value that ought to be a number; NaN, which is in no range, if it is none."""
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else float("nan")
+
+
 class PeerError(RuntimeError):
     """Another process failed, or kept this one waiting beyond the deadline; exit code 1."""
 

@@ -18,6 +18,11 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
         seed: the experiment's seed, >= 0.
         stream: what it is for, e.g. `generator(seed, "shuffle", device, epoch)`; integers must be >= 0.
     """
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
+    state = sequence(seed, *stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def sequence(seed: int, *stream: str | int) -> np.random.SeedSequence:
+    """The same for generators of NumPy; arguments as for `generator`."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
+    return np.random.SeedSequence([seed, *words])

@@ -1,55 +1,57 @@
-"""What a codec is: values to bytes and back, for each sample by itself."""
+"""What a codec is: values of a micro-batch to bytes, and bytes to values."""
 
 from collections.abc import Sequence
-from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pipar_rpc.compression.noise import Noise
 
+Role = Literal["activations", "gradients"]
+"""What a codec is for: activations are rounded to nearest, gradients at random without bias."""
+
 
 @runtime_checkable
 class Codec(Protocol):
-    """Turns the values of b samples into a payload and back.
+    """Turns the values of a micro-batch into a payload and back.
 
-    Samples are coded independently of each other, so that the number of micro-batches does not matter.
+    Samples are coded independently of each other: what comes back for a batch is what comes back for its
+    parts, whatever parts it is cut into. Nothing may be remembered from call to call, and equal input gives
+    equal bits. Values are detached from autograd.
     """
 
     def num_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
-        """Size of the payload of values of this shape, samples first, and element type."""
+        """Size of the payload, from shapes alone.
+
+        Args:
+            shape: shape of the values, [b, *sample]; b may be 0.
+            dtype: type of the values.
+        """
         ...
 
     def encode(self, values: Tensor, noise: Noise) -> Tensor:
-        """The payload.
+        """The payload of some samples.
 
         Args:
-            values: shape [b, ...], without a gradient; must not be changed. Values that are not finite must
-                be decoded as such in their sample, so that a device that diverges is noticed.
-            noise: random numbers for each of these samples.
+            values: floating-point numbers of shape [b, *sample], on any device; they may not be changed.
+            noise: random numbers for these samples, for codecs that round or choose at random.
 
         Returns:
-            uint8 of shape [num_bytes], on the values' device; may share their memory.
+            Contiguous uint8 tensor of shape [num_bytes], on the device of the values; it may share their
+            memory.
         """
         ...
 
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Values of this shape and element type, on the payload's device; may share its memory."""
+        """The values that a payload stands for.
+
+        Args:
+            payload: what `encode` returned, on any device; it may not be changed.
+            shape: shape of the values that were encoded.
+            dtype: their type.
+
+        Returns:
+            Tensor of this shape and type, on the payload's device; it may share the payload's memory.
+        """
         ...
-
-
-def flat(values: Tensor) -> Tensor:
-    """Values of shape [b, ...] as shape [b, n]."""
-    return values.reshape(len(values), prod(values.shape[1:]))
-
-
-def to_bytes(values: Tensor) -> Tensor:
-    """The bytes of a tensor, uint8 of one dimension; they share its memory if it is contiguous."""
-    return values.contiguous().view(-1).view(torch.uint8)
-
-
-def from_bytes(payload: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes as elements of a type, one dimension; they share memory if they are aligned."""
-    aligned = payload.storage_offset() % dtype.itemsize == 0
-    return (payload if aligned else payload.clone()).view(dtype)

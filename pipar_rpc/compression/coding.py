@@ -16,8 +16,8 @@ from pipar_rpc.base.errors import UserError, require
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.codec import Codec
 from pipar_rpc.compression.noise import Noise
-from pipar_rpc.compression.registry import ACTIVATIONS, AS_IT_IS, EXACT, GRADIENTS, CodecSpec, build_codec
-from pipar_rpc.compression.topk import TopK, gradient_bytes, gradient_codec
+from pipar_rpc.compression.registry import ACTIVATIONS, AS_IT_IS, GRADIENTS, NONE, CodecSpec, build_codec
+from pipar_rpc.compression.topk import TopK, gradient_codec, gradient_num_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CodingSpec:
     @property
     def exact(self) -> bool:
         """Whether both cross as they are."""
-        return self.activations.name == self.gradients.name == EXACT
+        return self.activations.name == self.gradients.name == NONE
 
 
 NO_CODECS = CodingSpec()
@@ -74,8 +74,8 @@ class Coding:
 
     def __init__(self, spec: CodingSpec, seed: int = 0, rank: int = 0) -> None:
         self.exact, self._seed, self._rank = spec.exact, seed, rank
-        self._activations = build_codec(spec.activations, ACTIVATIONS)
-        self._gradients = build_codec(spec.gradients, GRADIENTS)
+        self._activations = build_codec(spec.activations, f"compression.{ACTIVATIONS}", ACTIVATIONS)
+        self._gradients = build_codec(spec.gradients, f"compression.{GRADIENTS}", GRADIENTS)
         up, down = self._activations, self._gradients
         if isinstance(up, TopK) and isinstance(down, TopK):
             same = f"{up.ratio} as of activations: gradients come back at the same places"
@@ -123,10 +123,10 @@ class Coding:
 
     def gradient_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """Size of the payload of an activation's gradient."""
-        return gradient_bytes(self._gradients, self._activations, shape, dtype)
+        return gradient_num_bytes(self._gradients, self._activations, shape, dtype)
 
     def _gradient_codec(self, sent: Coded) -> Codec:
-        return gradient_codec(self._gradients, self._activations, sent.payload, sent.shape, sent.dtype)
+        return gradient_codec(self._gradients, self._activations, sent.payload, sent.shape)
 
     def _noise(self, what: str, part: Part) -> Noise:
         return Noise(self._seed, what, self._rank, part.epoch, part.iteration).at(part.first)

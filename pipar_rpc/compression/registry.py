@@ -1,4 +1,7 @@
-"""The codecs by name, and how they are made from plain data."""
+"""Codecs by the names that the configuration has for them, and those of the user's own.
+
+A further codec is a class with the methods of `Codec` and an entry of `CODECS`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,21 +10,24 @@ from typing import Any
 import torch
 
 from pipar_rpc.base import dotted
-from pipar_rpc.base.errors import ConfigError, UserError, first_line
-from pipar_rpc.compression.codec import Codec
-from pipar_rpc.compression.floats import BFloat16, Exact
-from pipar_rpc.compression.integers import Int4, Int8
-from pipar_rpc.compression.models import BFloat16Models, ExactModels, Int8Changes, ModelCodec
+from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.compression.bf16 import BF16
+from pipar_rpc.compression.codec import Codec, Role
+from pipar_rpc.compression.exact import Exact
+from pipar_rpc.compression.int4 import Int4
+from pipar_rpc.compression.int8 import Int8
 from pipar_rpc.compression.noise import Noise
 from pipar_rpc.compression.topk import TopK
 
-EXACT, CUSTOM = "none", "custom"
-ACTIVATIONS, GRADIENTS, MODELS = "activations", "gradients", "models"  # the keys below `compression`
+CUSTOM = "custom"
+NONE = "none"
+ACTIVATIONS: Role = "activations"
+GRADIENTS: Role = "gradients"
 
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """All that is needed to make a codec; plain data.
+    """All that is needed to build a codec; plain data.
 
     Attributes:
         name: a key of `CODECS` or `MODEL_CODECS`, or "custom".
@@ -29,76 +35,94 @@ class CodecSpec:
         args: keyword arguments.
     """
 
-    name: str = EXACT
+    name: str = NONE
     target: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
 
 
 AS_IT_IS = CodecSpec()
-CODECS: Mapping[str, Callable[..., Codec]] = {
-    EXACT: Exact,
-    "bf16": BFloat16,
+CODECS: dict[str, Callable[..., Codec]] = {
+    NONE: Exact,
+    "bf16": BF16,
     "int8": Int8,
     "int4": Int4,
     "topk": TopK,
 }
-MODEL_CODECS: Mapping[str, Callable[..., ModelCodec]] = {
-    EXACT: ExactModels,
-    "bf16": BFloat16Models,
-    "int8": Int8Changes,
-}
 
 
-def build_codec(spec: CodecSpec, what: str) -> Codec:
-    """The codec of activations or gradients.
+def build_codec(spec: CodecSpec, key: str, role: Role) -> Codec:
+    """The codec for activations or for their gradients.
 
-    A class or function of the user's gets what `args` holds, and, if it has a parameter `stochastic`, whether
-    it should round stochastically.
+    A function or class of the user's gets what `args` holds, and, if it has a parameter `role`, that. What
+    it returns is tried on a few random numbers.
 
     Args:
-        spec: the codec.
-        what: `ACTIVATIONS` or `GRADIENTS`. Gradients are rounded stochastically: their sum stays unbiased.
+        spec: which codec.
+        key: configuration key of the codec, e.g. "compression.activations", for errors.
+        role: what is coded; it decides the rounding.
 
     Raises:
-        UserError: arguments that the codec does not have or that are out of range; no such function, it
-            failed, or what it returned is no codec.
+        UserError: unknown name; arguments that the codec does not have or that are out of range; no such
+            function, it failed, or what it returned is no codec.
     """
-    key = f"compression.{what}"
-    offered = {"key": key, "stochastic": what == GRADIENTS}
-    if spec.target is None:
-        return dotted.build(key, spec.name, CODECS[spec.name], offered, spec.args)
-    codec = dotted.call(f"{key}._target_", spec.target, offered, spec.args)
-    if not isinstance(codec, Codec):
-        what = f"a codec, with the methods num_bytes, encode and decode, not {type(codec).__name__}"
-        raise ConfigError(f"{key}._target_", spec.target, f"a function that returns {what}")
-    _try(codec, f"{key}._target_={spec.target}")
-    return codec
+    codec = make(spec, key, CODECS, {"role": role})
+    if spec.target is not None:
+        if not isinstance(codec, Codec):
+            raise no_codec(
+                spec, key, f"with the methods num_bytes, encode and decode, not {type(codec).__name__}"
+            )
+        try:
+            wrong = _mistake(codec)
+        except Exception as error:
+            raise failed(spec, key, error) from error
+        if wrong:
+            raise no_codec(spec, key, wrong)
+    return codec  # type: ignore[no-any-return]
 
 
-def build_model_codec(spec: CodecSpec) -> ModelCodec:
-    """The codec of models; errors as `build_codec`."""
-    key = f"compression.{MODELS}"
-    if spec.target is None:
-        return dotted.build(key, spec.name, MODEL_CODECS[spec.name], {}, spec.args)
-    codec = dotted.call(f"{key}._target_", spec.target, {}, spec.args)
-    if not isinstance(codec, ModelCodec):
-        what = f"needs_base and the methods encode, decode and num_bytes, not {type(codec).__name__}"
-        raise ConfigError(f"{key}._target_", spec.target, f"a function that returns a codec, with {what}")
-    return codec
+def make(
+    spec: CodecSpec, key: str, codecs: Mapping[str, Callable[..., Any]], offered: Mapping[str, Any]
+) -> Any:
+    """What the spec stands for, without a look at it; see `build_codec`.
 
-
-def _try(codec: Codec, name: str) -> None:
-    """Has a codec of the user's encode and decode a few numbers, so that mistakes show before training."""
-    values = torch.linspace(-1, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    Args:
+        spec: which codec.
+        key: configuration key of the codec, for errors.
+        codecs: those that have a name.
+        offered: keyword arguments that codecs get if they have parameters for them.
+    """
+    if spec.target is not None:
+        return dotted.call(f"{key}._target_", spec.target, offered, spec.args)
+    require(spec.name in codecs, f"{key}.name", spec.name, f"one of {', '.join(codecs)}")
     try:
-        size = codec.num_bytes(values.shape, values.dtype)
-        payload = codec.encode(values, Noise(0, "try"))
-        decoded = codec.decode(payload, values.shape, values.dtype)
-    except Exception as error:
-        raise UserError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
-    if payload.dtype != torch.uint8 or payload.shape != (size,):
-        made = f"{payload.dtype} of shape {list(payload.shape)}"
-        raise UserError(f"{name}: encode must return uint8 of shape [{size}], as num_bytes says, not {made}")
-    if decoded.dtype != values.dtype or decoded.shape != values.shape:
-        made = f"{decoded.dtype} of shape {list(decoded.shape)}"
-        raise UserError(f"{name}: decode must return float32 of shape {list(values.shape)}, not {made}")
+        return dotted.call_named(key, spec.name, codecs[spec.name], offered, spec.args)
+    except ConfigError as error:  # a codec knows its arguments' names, not where they stand
+        raise UserError(f"{key}.args.{error}") from error
+
+
+def no_codec(spec: CodecSpec, key: str, wrong: str) -> ConfigError:
+    """The error for an object of the user's that is no codec; `wrong` says why, after "a codec"."""
+    return ConfigError(f"{key}._target_", spec.target, f"a function that returns a codec, {wrong}")
+
+
+def failed(spec: CodecSpec, key: str, error: Exception) -> UserError:
+    """The error for a codec of the user's that raised one."""
+    return UserError(f"{key}._target_={spec.target} failed: {type(error).__name__}: {first_line(error)}")
+
+
+def _mistake(codec: Codec) -> str | None:
+    """What a codec of the user's does wrong on a few random numbers."""
+    values = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(0))
+    noise, decoded = Noise(0, "check"), []
+    for first, part in ((0, values), (0, values[:1]), (1, values[1:])):
+        payload, size = codec.encode(part.clone(), noise.at(first)), codec.num_bytes(part.shape, part.dtype)
+        if payload.dtype != torch.uint8 or payload.shape != (size,):
+            found = f"{payload.dtype} of shape {list(payload.shape)}"
+            return f"whose payload is uint8 of shape [num_bytes] = [{size}], not {found}"
+        decoded.append(codec.decode(payload, part.shape, part.dtype))
+        if (decoded[-1].shape, decoded[-1].dtype) != (part.shape, part.dtype):
+            found = f"{decoded[-1].dtype} of shape {list(decoded[-1].shape)}"
+            return f"that decodes to {part.dtype} of shape {list(part.shape)}, not {found}"
+    if not torch.equal(decoded[0], torch.cat(decoded[1:])):
+        return "that codes each sample independently of the others"
+    return None

@@ -11,7 +11,7 @@ from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import NO_CODECS, Coding
-from pipar_rpc.compression.registry import build_model_codec
+from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
@@ -75,7 +75,7 @@ def build_device(
         device=node.device,
         instruments=instruments,
         make_cut=make_cut,
-        model_codec=build_model_codec(job.model_codec),
+        model_codec=build_model_codec(job.model_codec, "compression.models"),
         momentum=momentum,
         on_deadline=expect,
         stop=stop,

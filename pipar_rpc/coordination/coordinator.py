@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipar_rpc.aggregation.rules import FedAvg
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
-from pipar_rpc.compression.models import ExactModels, ModelCodec
+from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.coordination.aggregation import Aggregator, average, join
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
@@ -59,7 +59,7 @@ class Coordinator:
     ) -> None:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
-        self._transfer = ModelTransfer(model_codec or ExactModels())
+        self._transfer = ModelTransfer(model_codec or ExactModel())
         for handle in membership.everyone:
             handle.holds = self._aggregator.network
         self._handed_on: State | None = None

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipar_rpc.base.errors import nearest, require
-from pipar_rpc.compression.registry import CODECS, CUSTOM, EXACT, MODEL_CODECS, CodecSpec
+from pipar_rpc.compression.models import MODEL_CODECS
+from pipar_rpc.compression.registry import CODECS, CUSTOM, NONE, CodecSpec
 
 
 @dataclass
 class CodecConfig:
     """One codec; `pipar_rpc.compression.registry` checks its arguments."""
 
-    name: str = EXACT
+    name: str = NONE
     _target_: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.compression.registry import build_model_codec
+from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import (
     CUSTOM,
@@ -148,7 +148,7 @@ def _coding(config: Config) -> CodingSpec:
     own = config.compression
     spec = CodingSpec(own.activations.spec, own.gradients.spec)
     Coding(spec)
-    build_model_codec(own.models.spec)
+    build_model_codec(own.models.spec, "compression.models")
     return spec
 
 

@@ -16,7 +16,7 @@ from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coding
-from pipar_rpc.compression.models import ExactModels, ModelCodec
+from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSummary
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
@@ -109,7 +109,7 @@ class DeviceHalf(Instrumented):
         self._stop = stop or Stop()
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
-        self._models = model_codec or ExactModels()
+        self._models = model_codec or ExactModel()
         self._hold(cut, momentum or {})
         self._given = self._base()
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.compression.registry import AS_IT_IS, CodecSpec, build_model_codec
+from pipar_rpc.compression.models import build_model_codec
+from pipar_rpc.compression.registry import AS_IT_IS, CodecSpec
 from tests.support import references
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL, sweep_of
@@ -60,7 +61,9 @@ def jobs(module_processes):
 def test_each_strategy_equals_its_plain_loop_with_the_same_quantisers(jobs, job):
     strategy, server, point, count, first, second, models = JOBS[job]
     codings = [Coding(CodingSpec(*own), 0, rank) for rank, own in enumerate((first, second), start=1)]
-    codecs = Codecs((None, None) if strategy == "fl" else codings, build_model_codec(models))
+    codecs = Codecs(
+        (None, None) if strategy == "fl" else codings, build_model_codec(models, "compression.models")
+    )
     match strategy, server:
         case "sl", _:
             reference = references.split(split_point=point, codecs=codecs)

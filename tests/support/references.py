@@ -13,7 +13,7 @@ from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.base.microbatch import Part, split_batch
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coding
-from pipar_rpc.compression.models import ExactModels, ModelCodec
+from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
 
@@ -26,7 +26,7 @@ class Codecs:
     """The quantisers of what crosses: of activations and gradients for each device, and of models."""
 
     codings: Sequence[Coding | None] = (None, None)
-    models: ModelCodec = field(default_factory=ExactModels)
+    models: ModelCodec = field(default_factory=ExactModel)
 
     def crossed(self, half: State, base: State | None) -> State:
         """A device half as the other side decodes it."""

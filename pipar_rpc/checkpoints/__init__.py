@@ -1,1 +1,1 @@
-"""Training as a file: saving it, and going on from it."""
+"""Checkpoints: saving a training as a file, and going on from it."""

@@ -1,6 +1,6 @@
-"""Training as a file: everything from which it goes on as if nothing had happened.
+"""A training as a file, with all that it needs to go on as if nothing had happened.
 
-Random numbers are not in it: every random choice has a generator named after what it decides (`seeds`).
+Random states are not in it: every random choice has a generator named after what it decides (`seeds`).
 """
 
 import logging
@@ -31,17 +31,17 @@ class Checkpoint:
     """A job at the end of a round.
 
     Attributes:
-        round: rounds trained.
-        epoch: in which to go on, from 1; larger than the job's epochs at the end of the training.
-        iteration: at which to go on, from 0.
-        networks: the global network; or each device's own, if they are never averaged.
-        momentum: of each device's network, by the names of parameters; shared tensors for a shared half.
+        round: number of rounds that were trained.
+        epoch: epoch in which to go on, from 1; larger than the job's epochs at the end of the training.
+        iteration: iteration at which to go on, from 0.
+        networks: global network; or the network of each device, if they are never averaged.
+        momentum: momentum buffers of each device's network by parameter name; a shared half shares tensors.
         cuts: P and N of each device.
-        settings: what must be the same for training to go on, by configuration keys.
-        rows: of the epochs that have ended; see `pipar_rpc.results.columns`.
+        settings: values of the configuration keys that must be the same for training to go on.
+        rows: rows of the epochs that have ended; see `pipar_rpc.results.columns`.
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
-        num_iterations: trained, on the device with the most.
-        rule: what the aggregation rule remembers, by names of its own.
+        num_iterations: number of iterations trained, on the device with the most.
+        rule: state of the aggregation rule, by names of its own.
     """
 
     round: int
@@ -58,22 +58,22 @@ class Checkpoint:
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:
-        """Weights and momentum of each device's network."""
+        """Returns weights and momentum buffers of each device's network."""
         shared = len(self.networks) == 1
-        return [(self.networks[0 if shared else k], own) for k, own in enumerate(self.momentum)]
+        return [(self.networks[0 if shared else k], buffers) for k, buffers in enumerate(self.momentum)]
 
     def start(self, time_scale: float) -> Start:
-        """Where the training goes on.
+        """Returns where the training goes on.
 
         Args:
-            time_scale: emulated seconds in a real one.
+            time_scale: number of emulated seconds in a real one.
         """
         position = Position(self.epoch, self.iteration)
         return Start(position, self.round, self.num_iterations, self.elapsed_s / time_scale)
 
     @property
     def ends(self) -> dict[str, int]:
-        """The first step of each kind that is written, maybe once more, after it; by what is counted."""
+        """Returns the first step of each kind that will be written after this checkpoint, maybe once more."""
         return {
             "epoch": self.rows[-1]["epoch"] if self.rows else 0,  # rows are shown after it was written
             "iteration": self.num_iterations + 1,
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def where(self) -> str:
-        """In words."""
+        """Says in words where the training goes on."""
         inside = f", iteration {self.iteration}" if self.iteration else ""
         return f"the end of round {self.round} (next: epoch {self.epoch}{inside})"
 
@@ -99,22 +99,22 @@ def read(path: Path) -> Checkpoint:
     """Reads a checkpoint; nothing in it can run code. Raises UserError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch's readers fail in every way on what is damaged or not theirs
+    except Exception as error:  # torch's readers fail in many ways on damaged or foreign files
         raise UserError(f"{path}: not a whole checkpoint: {first_line(error)}") from error
     foreign = UserError(f"{path}: not a checkpoint of this version of pipar_rpc{_other_version(content)}")
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise foreign
-    own = {key: value for key, value in content.items() if key not in {"format", "version", "digest"}}
-    if _digest(own) != content.get("digest"):
+    fields = {key: value for key, value in content.items() if key not in {"format", "version", "digest"}}
+    if _digest(fields) != content.get("digest"):
         raise UserError(f"{path}: not a whole checkpoint: its content has changed")
     try:
-        return Checkpoint(**own)
-    except TypeError as error:  # of a later version
+        return Checkpoint(**fields)
+    except TypeError as error:  # a later version wrote it
         raise foreign from error
 
 
 def _other_version(content: Any) -> str:
-    """Which version has written a checkpoint that this one cannot read, if it is one at all."""
+    """Names the version that has written a checkpoint which this one cannot read, if it is one at all."""
     if not isinstance(content, Mapping) or not str(content.get("format")).startswith(KIND):
         return ""
     version = content.get("version")
@@ -123,18 +123,18 @@ def _other_version(content: Any) -> str:
 
 
 def _digest(value: Any, before: int = 0) -> int:
-    """A CRC-32 of everything in a checkpoint: files may be damaged where torch does not notice it."""
+    """Computes a CRC-32 of everything in a checkpoint: torch does not notice all damage to a file."""
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
         numbers: Any = flat.view(torch.uint8).numpy()
         return zlib.crc32(numbers, before)
     if isinstance(value, Mapping):
-        for key, own in value.items():
-            before = _digest(own, zlib.crc32(repr(key).encode(), before))
+        for key, item in value.items():
+            before = _digest(item, zlib.crc32(repr(key).encode(), before))
         return before
     if isinstance(value, list | tuple):
-        for own in value:
-            before = _digest(own, before)
+        for item in value:
+            before = _digest(item, before)
         return before
     return zlib.crc32(repr(value).encode(), before)
 
@@ -143,10 +143,10 @@ class CheckpointFolder:
     """The last checkpoints of a job.
 
     Args:
-        output_dir: of the job.
-        keep: how many.
-        in_place: whether those that are there are of this job; otherwise its first one replaces them.
-        on_saved: called whenever one of a round that was trained is complete.
+        output_dir: folder of the job.
+        keep: number of checkpoints that are kept.
+        in_place: whether the checkpoints there are this job's; otherwise its first one replaces them.
+        on_saved: function called whenever the checkpoint of a trained round is complete.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class CheckpointFolder:
         self._on_saved = on_saved
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Adds one and removes those that are too old; raises OSError."""
+        """Adds a checkpoint and removes those that are too old; raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f"round_{checkpoint.round:06}.pt"
         write(checkpoint, path)
@@ -173,14 +173,14 @@ class CheckpointFolder:
         return path
 
     def files(self) -> list[Path]:
-        """From the newest to the oldest; raises UserError if the folder cannot be read."""
+        """Lists the checkpoints, the newest first; raises UserError if the folder cannot be read."""
         return checkpoints_of(self.path.parent)
 
     def latest(self) -> Checkpoint | None:
-        """The newest that can be read, and says which cannot; None if there is none.
+        """Returns the newest checkpoint that can be read and logs which cannot; None if there is none.
 
         Raises:
-            UserError: there are some, but none can be read.
+            UserError: there are checkpoints, but none can be read.
         """
         unread: list[UserError] = []
         for path in self.files():

@@ -1,8 +1,8 @@
-"""Folders that hold a run or a sweep: nobody begins there, unless to replace it; and then nothing is lost.
+"""Folders that hold a run or a sweep: nobody begins there except to replace it, and then nothing is lost.
 
 With `overwrite=true` the files of an older run, or of all jobs of an older sweep, are moved into `replaced/`
-before anything is written; those of a job go when the first checkpoint of what replaces it is complete. While
-they are moved, it is called `replaced.partial/`: nothing has begun since, and the next start moves the rest.
+before anything is written; a job's files go when the first checkpoint of what replaces it is complete. While
+they are moved, it is called `replaced.partial/`: nothing has begun yet, and the next start moves the rest.
 """
 
 import os
@@ -27,18 +27,18 @@ from pipar_rpc.results.run_files import (
     sign_of,
 )
 
-FIRST = "round_000000"  # as it was before anything had been trained
+FIRST = "round_000000"  # the checkpoint before anything was trained
 
 
 def refuse(root: Path, sweep: bool, overwrite: bool, resume: bool) -> None:
     """Raises UserError if a run or a sweep must not begin in a folder, because of what it holds.
 
     Args:
-        root: of the run or the sweep.
-        sweep: which of the two it is.
-        overwrite: whether what is there may be replaced.
-        resume: whether it was to go on with what is there, but found no checkpoint: what has nothing to show
-            begins anew.
+        root: folder of the run or the sweep.
+        sweep: whether it is a sweep.
+        overwrite: whether the older run or sweep may be replaced.
+        resume: whether the new run was to go on with the older one, but found no checkpoint: without
+            results, the older one begins anew.
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     _refuse_foreign(key, root)
@@ -58,7 +58,7 @@ def refuse(root: Path, sweep: bool, overwrite: bool, resume: bool) -> None:
 
 
 def refuse_job(run: Path, resume: bool) -> None:
-    """The same for one job, whose folder Hydra has made: that of a sweep is not known before."""
+    """Does the same for one job in the folder that Hydra has made; a sweep does not know it earlier."""
     sign = sign_of(run, trained=resume)
     if sign is not None:
         raise _held("hydra.run.dir", run, sign, resume)
@@ -88,14 +88,14 @@ def is_moving(root: Path) -> bool:
 
 
 def set_aside(root: Path, sweep: bool) -> None:
-    """Moves what a folder holds into `replaced/`; whatever is killed meanwhile, the next call goes on.
+    """Moves what a folder holds into `replaced/`; if it is killed meanwhile, the next call goes on.
 
-    If something is in `replaced/`, what lies beside it was begun to replace it: where that has got to a
-    checkpoint, or a model, it takes the place of the older, otherwise it is dropped.
+    If something is in `replaced/` already, a run was begun to replace it: where it has a checkpoint or a
+    model, it takes the older one's place, otherwise it is dropped.
 
     Args:
-        root: of the run or the sweep that begins; the caller is alone in it.
-        sweep: which of the two it is.
+        root: folder of the run or the sweep that begins; the caller is alone in it.
+        sweep: whether it is a sweep.
 
     Raises:
         UserError: another process is writing into the folder of a job.
@@ -130,8 +130,8 @@ def release(root: Path, run: Path) -> None:
     """Removes what a run, or a job of a sweep, has replaced.
 
     Args:
-        root: of the run or the sweep.
-        run: the folder of the run or the job.
+        root: folder of the run or the sweep.
+        run: folder of the run or the job.
     """
     aside = root / ASIDE
     if not (aside / MARK).exists():
@@ -143,7 +143,7 @@ def release(root: Path, run: Path) -> None:
 
 
 def places(path: Path) -> Iterator[Path]:
-    """Where a file or a folder of a run may be: there, or where it has been moved to."""
+    """Yields the places where a file or a folder of a run may be: its own, and where it was moved to."""
     yield path
     for folder in (path, *path.parents):
         for name in (ASIDE, MOVING):
@@ -151,14 +151,14 @@ def places(path: Path) -> Iterator[Path]:
 
 
 def _runs(root: Path, sweep: bool) -> list[Path]:
-    """What a new run, or sweep, would replace: with a run, what lies below it is not in its way."""
+    """Lists what a new run or sweep would replace; a run does not replace what is in folders below it."""
     if sweep or (root / SWEEP).exists():
         return runs_in(root)
     return [root] if sign_of(root) is not None else []
 
 
 def _trained(run: Path) -> bool:
-    """Whether what a run has replaced may go."""
+    """Whether a run has trained, so that what it has replaced may go."""
     return any(path.stem != FIRST for path in checkpoints_of(run)) or (run / MODEL).exists()
 
 
@@ -183,7 +183,7 @@ def _remove(run: Path, root: Path) -> None:
 
 
 def _prune(folder: Path, root: Path) -> None:
-    """Removes folders that are empty but for a lock that nobody holds."""
+    """Removes folders that are empty except for a lock that nobody holds."""
     with suppress(OSError):  # not empty
         while folder != root:
             if os.listdir(folder) == [LOCK]:

@@ -1,4 +1,4 @@
-"""From which checkpoint a job goes on, and whether it may."""
+"""Finds the checkpoint from which a job goes on, and checks that it may."""
 
 import logging
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from pipar_rpc.results.run_files import CHECKPOINTS, CONFIG, runs_in
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-UNIMPORTANT = (  # to what is trained
+UNIMPORTANT = (  # keys that do not change what is trained
     *("node", "resume", "overwrite", "fault", "checkpoint", "epochs", "experiment_name", "objective"),
 )
 
 
 def identified(config: DictConfig) -> DictConfig:
-    """The whole configuration of a job as config.yaml has it: with the contents that its files have now."""
+    """Returns a job's configuration as config.yaml has it: with the contents that its files have now."""
     if config.partition.name == "file" and config.partition.path:
         content = digest(read_indices(Path(config.partition.path)))
         OmegaConf.update(config, CONTENT, content, force_add=True)  # it is no key of the user's
@@ -34,33 +34,33 @@ def identified(config: DictConfig) -> DictConfig:
 
 
 def find(plan: Plan, output_dir: Path, goes_on: bool) -> tuple[Checkpoint | None, bool]:
-    """The checkpoint from which a job goes on.
+    """Finds the checkpoint from which a job goes on.
 
     Args:
-        plan: the job.
-        output_dir: of the job.
+        plan: plan of the job.
+        output_dir: folder of the job.
         goes_on: whether the job was begun in this folder by a process that has ended.
 
     Returns:
-        The checkpoint, None to begin anew; and whether it is from this folder.
+        The checkpoint, or None to begin anew; and whether it is from this folder.
 
     Raises:
-        UserError: there is none where `resume` says, it is of another job, or none can be read.
+        UserError: there is no checkpoint where `resume` says, it is another job's, or it cannot be read.
     """
     resume, own = plan.checkpoints.resume, CheckpointFolder(output_dir)
-    # A checkpoint of this folder that was named is there until the first one after it is complete.
+    # A checkpoint of this folder that `resume` names stays until the first one after it is complete.
     begins = resume is not None and _path(resume).is_file() and _same(_path(resume).parent, own.path)
     if goes_on and not begins:
         checkpoint = own.latest()
         if checkpoint is not None:
             _check(checkpoint, plan, own.path)
             return checkpoint, True
-    found = named(plan)
-    return (None, False) if found is None else (found[0], _same(found[1], own.path))
+    source = named(plan)
+    return (None, False) if source is None else (source[0], _same(source[1], own.path))
 
 
 def named(plan: Plan) -> tuple[Checkpoint, Path] | None:
-    """The checkpoint at the path that `resume` names, and its folder, if it names one; errors as `find`."""
+    """Reads the checkpoint that `resume` names by a path, if any; returns it and its folder, as `find`."""
     resume = plan.checkpoints.resume
     if resume is None or resume == AUTO:
         return None
@@ -74,7 +74,7 @@ def named(plan: Plan) -> tuple[Checkpoint, Path] | None:
 
 
 def names(resume: str | None, run: Path) -> bool:
-    """Whether `resume` names a run that has checkpoints in this folder, or one of them."""
+    """Whether `resume` names a run that has checkpoints in this folder, or one of the checkpoints."""
     if resume is None or resume == AUTO or not CheckpointFolder(run).files():
         return False
     path = _path(resume)
@@ -84,13 +84,13 @@ def names(resume: str | None, run: Path) -> bool:
 def earlier_run(
     new: Path, config: DictConfig, sweep: bool, chosen: bool, overwrite: bool = False
 ) -> Path | None:
-    """The folder of the newest run, or sweep, that was begun with the same configuration.
+    """Finds the folder of the newest run, or sweep, that was begun with the same configuration.
 
     Args:
-        new: the folder that would be begun now; others are looked for beside it.
-        config: of the job, or of the sweep's first job.
+        new: folder that would be begun now; others are looked for beside it.
+        config: configuration of the job, or of the sweep's first job.
         sweep: whether it is a sweep.
-        chosen: whether the user has named the folder: then it is this one or none.
+        chosen: whether the user has named the folder: then no other one is looked for.
         overwrite: whether another training in that folder may be replaced.
 
     Raises:
@@ -108,7 +108,7 @@ def earlier_run(
 
 
 def difference(config: DictConfig, folder: Path) -> str | None:
-    """The first key in which a job differs from the one that was begun in a folder; None if there is none."""
+    """Returns the first key in which a job differs from the one begun in a folder; None if there is none."""
     new: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     try:
         old: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
@@ -123,7 +123,7 @@ def difference(config: DictConfig, folder: Path) -> str | None:
 
 
 def _different(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
-    """The first key whose values differ; one that was not yet known then had its default."""
+    """Returns the first key whose values differ; a key that was not yet known then had its default."""
     keys = sorted(now.keys() | then.keys())
     return next((key for key in keys if now.get(key) != then.get(key, DEFAULTS.get(key))), None)
 
@@ -146,9 +146,9 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
-    own, theirs = plan.checkpoints.same, checkpoint.settings
-    if (key := _different(own, theirs)) is not None:
-        raise ConfigError(key, own.get(key), f"{theirs.get(key)} as in the checkpoint to resume ({path})")
+    wanted, saved = plan.checkpoints.same, checkpoint.settings
+    if (key := _different(wanted, saved)) is not None:
+        raise ConfigError(key, wanted.get(key), f"{saved.get(key)} as in the checkpoint to resume ({path})")
     split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]
     if plan.settings.strategy.shared_half and split_point != old:
         shared = f"{old} as in the checkpoint to resume: the devices share one server half"

@@ -19,24 +19,24 @@ log = logging.getLogger(__name__)
 
 
 def needed_bytes(plan: Plan) -> int:
-    """Bytes of the checkpoints and the model that a job keeps."""
+    """Computes the bytes of the checkpoints and the model that a job keeps."""
     settings, num_devices = plan.settings, len(plan.devices)
     if not plan.checkpoints.every:
         return plan.network.num_bytes
     networks = num_devices if settings.aggregation_every == 0 else 1
     momenta = num_devices if settings.momentum else 0
-    remembered = int(settings.aggregation_rule.name != FEDAVG)  # one network is what FedAvgM keeps
+    remembered = int(settings.aggregation_rule.name != FEDAVG)  # FedAvgM keeps one more network
     return plan.network.num_bytes * (1 + (networks + momenta + remembered) * (plan.checkpoints.keep + 1))
 
 
 class Saver:
-    """Writes a checkpoint at the end of every so many rounds. What it takes is in no measured time.
+    """Writes a checkpoint at the end of every so many rounds. The time that this takes is not measured.
 
     Args:
-        folder: where to.
-        coordinator: of the job.
-        group: tells which lost devices have come back.
-        elapsed_s: real seconds that were trained before.
+        folder: folder of the checkpoints.
+        coordinator: coordinator of the job.
+        group: RPC group, which knows the lost devices that have come back.
+        elapsed_s: real seconds of training before this process began.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Saver:
         self._began = time.monotonic() - elapsed_s
 
     def after_round(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> None:
-        """Writes one if it is due, which it is at the end of the training; arguments as of `save`.
+        """Writes a checkpoint if one is due, as at the end of the training; arguments as of `save`.
 
         Raises:
             RegroupError: a lost device has come back, which only a new group can admit.
@@ -62,7 +62,7 @@ class Saver:
                 raise RegroupError(f"{' and '.join(returned)} came back: {again}")
 
     def _can_regroup(self, names: list[str], saved: bool) -> bool:
-        """Whether it can be done; says once why not."""
+        """Whether a new group can admit these devices; logs once why not."""
         able = saved and self._group.can_regroup
         if not able and not self._told:
             self._told = True
@@ -71,13 +71,13 @@ class Saver:
         return able
 
     def save(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> bool:
-        """Writes one; if that fails, the log says so, and the result is false.
+        """Writes a checkpoint; if that fails, the log says so, and the result is false.
 
         Args:
-            position: where to go on.
-            network: the global network; None if it was not averaged.
-            plan: of the job, with the present P and N.
-            rows: of the epochs that have ended.
+            position: iteration at which to go on.
+            network: global network; None if it was not averaged.
+            plan: plan of the job, with the present P and N.
+            rows: rows of the epochs that have ended.
         """
         if not plan.checkpoints.every:
             return False
@@ -93,7 +93,7 @@ class Saver:
         everyone = self._membership.everyone
         momentum = self._coordinator.momentum() if self._membership.round else {}
         networks = [network] if network is not None else self._own_networks()
-        shared = plan.settings.strategy.shared_half  # it is also the half of those that have left
+        shared = plan.settings.strategy.shared_half  # devices that have left have the same half
         return Checkpoint(
             round=self._membership.round,
             epoch=position.epoch,
@@ -112,9 +112,9 @@ class Saver:
         )
 
     def _own_networks(self) -> list[State]:
-        """Of every device; those that have left get the average of the others."""
-        own = self._coordinator.networks()
-        if len(own) < len(self._membership.everyone):
-            mean = average(list(own.values()), [1] * len(own), Timeline())
-            return [own.get(handle, mean) for handle in self._membership.everyone]
-        return list(own.values())
+        """Returns every device's network; for a device that has left, the average of the others."""
+        networks = self._coordinator.networks()
+        if len(networks) < len(self._membership.everyone):
+            mean = average(list(networks.values()), [1] * len(networks), Timeline())
+            return [networks.get(handle, mean) for handle in self._membership.everyone]
+        return list(networks.values())

@@ -25,11 +25,11 @@ class Column:
         devices: relation to single devices: sum, mean or maximum over them, or one value for each, which is
             a tuple; empty for a value that is not about devices.
         heading: short heading in the tables of the terminal and of the report.
-        summary: whether the terminal's table has it.
+        summary: whether the terminal's table has the column.
         digits: digits after the point in that table.
-        hparam: part in the line that a job has under HPARAMS in TensorBoard: a setting, or a figure, which is
+        hparam: role in the line that a job has under HPARAMS in TensorBoard: a setting, or a figure, which is
             the mean over the epochs or the last epoch's value.
-        figure: whether it is a number that a sweep can have as its objective.
+        figure: whether the value is a number that can be the objective of a sweep.
     """
 
     name: str
@@ -213,13 +213,13 @@ COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  #
 
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The mean of a column over the epochs that have a figure; None if none has."""
+    """Returns the mean of a column over the epochs that have a figure; None if none has."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return sum(values) / len(values) if values else None
 
 
 def markdown() -> list[str]:
-    """The columns as the lines of a table."""
+    """Returns the columns as the lines of a Markdown table."""
     lines = ["| column | unit | devices | meaning | TensorBoard |", "|---|---|---|---|---|"]
     for column in COLUMNS.values():
         tag = f"`{column.tag}`" if column.tag else ""

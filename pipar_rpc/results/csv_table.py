@@ -11,11 +11,11 @@ from pipar_rpc.results.columns import COLUMNS, Row
 
 
 class CsvTable:
-    """A line for each epoch; every row is on disk when `add` returns.
+    """The table with a line for each epoch; a line is on disk when `add` returns.
 
     Args:
         path: place of the file.
-        rows: earlier epochs.
+        rows: rows of earlier epochs.
     """
 
     def __init__(self, path: Path, rows: Sequence[Row]) -> None:
@@ -38,7 +38,7 @@ class CsvTable:
 
 
 def cell(value: Any) -> Any:
-    """A value as the file has it: six digits; single devices joined by `;`; nothing for None."""
+    """Formats a value for the file: six digits; single devices joined by `;`; nothing for None."""
     if isinstance(value, tuple):
         return ";".join("" if part is None else str(cell(part)) for part in value)
     if isinstance(value, float):

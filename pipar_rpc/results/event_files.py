@@ -1,6 +1,6 @@
-"""TensorBoard's event files of a training that goes on: without what lies after its checkpoint.
+"""Removes from TensorBoard's event files what lies after the checkpoint from which a training goes on.
 
-TensorBoard's own `purge_step` is one for all curves; but these count epochs, iterations, seconds and rounds.
+TensorBoard's own `purge_step` is one for all curves, but ours count epochs, iterations, seconds or rounds.
 """
 
 import time
@@ -16,15 +16,15 @@ from pipar_rpc.results.tags import REPEATED, STEPS
 
 
 def rewind(directory: Path, ends: Mapping[str, int]) -> None:
-    """Takes what will be written once more, or never happened, out of the event files of a killed run.
+    """Takes out of a killed run's event files what will be written once more, or no longer holds.
 
     The rest is copied into a new file that begins with a restart, for a TensorBoard that has read the others
     already; those stay, without content, because it would wait for them for ever.
 
     Args:
-        directory: of the event files; there may be none.
-        ends: for each kind of step ("epoch", "iteration", "second", "round") the first one that goes; without
-            one, all go.
+        directory: folder of the event files; there may be none.
+        ends: first step that goes, for each kind of step ("epoch", "iteration", "second", "round"); of a
+            kind that is missing, all go.
     """
     old = sorted(directory.glob("events.out.tfevents.*"))
     if not old:
@@ -38,7 +38,7 @@ def rewind(directory: Path, ends: Mapping[str, int]) -> None:
             elif event.summary.value and all(_stays(v.tag, event.step, ends) for v in event.summary.value):
                 kept.append(record)
     start = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
-    restart = [start.SerializeToString()] * 2  # to a reader that has seen none before, the second one is it
+    restart = [start.SerializeToString()] * 2  # a reader that is new takes the second one for a restart
     _write(old[-1].with_name(f"{old[-1].name}.resumed"), [*restart, *kept])
     for path in old:
         _write(path, [])

@@ -1,18 +1,18 @@
-"""Pictures of results that are not curves."""
+"""Pictures of results other than curves."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-MAX_ANNOTATED = 200  # cells; more numbers would not be legible
+MAX_ANNOTATED = 200  # largest number of cells with a number in each: more would not be legible
 
 
 def class_counts_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Any:
-    """How many training samples of each class each device has: one column per device, one row per class.
+    """Draws how many training samples of each class each device has: a column per device, a row per class.
 
     Args:
-        counts: per device, samples of each class.
+        counts: number of samples of each class, for each device.
         classes: names of the classes.
     """
     devices, shown = len(counts), len(classes)
@@ -28,9 +28,9 @@ def class_counts_figure(counts: Sequence[Sequence[int]], classes: Sequence[str])
     step = max(1, shown // 40)
     axes.set_yticks(range(0, shown, step), [classes[index][:20] for index in range(0, shown, step)])
     if devices * shown <= MAX_ANNOTATED:
-        dark = max(max(own) for own in counts) / 2
-        for device, own in enumerate(counts):
-            for label, count in enumerate(own):
+        dark = max(max(by_class) for by_class in counts) / 2
+        for device, by_class in enumerate(counts):
+            for label, count in enumerate(by_class):
                 colour = "white" if count > dark else "black"
                 axes.text(device, label, str(count), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=axes)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipar_rpc.timing.timeline import Span, Stage
 
-MAX_DEVICES = 8  # in one figure
+MAX_DEVICES = 8  # most devices in one figure
 LANES = ("device", "uplink", "server", "downlink")
 STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette, safe for the colour-blind)
     Stage.DEVICE_FORWARD: ("device", "#0072B2"),
@@ -26,10 +26,10 @@ def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
     Args:
         axes: matplotlib axes.
         spans: spans of the six stages; others are left out.
-        title: shown above.
+        title: title of the picture.
     """
     shown = [span for span in spans if span.stage in STYLE]
-    narrow = max((span.end for span in shown), default=0.0) / 50  # no room for a number
+    narrow = max((span.end for span in shown), default=0.0) / 50  # seconds of a bar too narrow for a number
     for span in shown:
         lane, colour = STYLE[span.stage]
         width = span.end - span.start
@@ -46,11 +46,11 @@ def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
 
 
 def iteration_figure(devices: Sequence[Sequence[Span]], title: str, scale: float) -> Any:
-    """One iteration of every device, below each other on one axis; of many devices, the first ones.
+    """Draws one iteration of every device, below each other on one time axis; the first ones if many.
 
     Args:
         devices: spans of the iteration, in one clock.
-        title: of the figure.
+        title: title of the figure.
         scale: factor on all times.
     """
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def iteration_figure(devices: Sequence[Sequence[Span]], title: str, scale: float
 
 
 def legend() -> list[Any]:
-    """Handles for a figure's legend: one per stage, in the order of the pipeline."""
+    """Returns handles for a figure's legend: one per stage, in the order of the pipeline."""
     from matplotlib.patches import Patch
 
     return [Patch(color=colour, label=stage.replace("_", " ")) for stage, (_, colour) in STYLE.items()]

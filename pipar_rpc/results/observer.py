@@ -1,4 +1,4 @@
-"""What is shown of a job beside its rows: curves, the timeline of the first epochs, warnings."""
+"""What is shown of a job besides its rows: curves, the timeline of the first epochs, warnings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ TRACE_FILE = "trace.json"
 
 
 class Observer:
-    """Looks at a job epoch by epoch and hands what it sees to the outputs.
+    """Looks at a job epoch by epoch and writes what it sees to the outputs.
 
     Args:
-        membership: the devices.
-        outputs: receive curves and pictures.
-        settings: which epochs are recorded, and which iteration is drawn (the last one if there are fewer).
-        trace: receives recorded epochs; None if none is.
-        start: where the training begins.
+        membership: devices that take part.
+        outputs: files that receive curves and pictures.
+        settings: settings that say which epochs are recorded, and which iteration is drawn (or the last one).
+        trace: file that receives recorded epochs; None if none is recorded.
+        start: iteration at which the training begins, and what came before.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Observer:
         self._num_iterations = start.num_iterations
 
     def begin(self, epoch: int) -> None:
-        """To be called before an epoch (from 1)."""
+        """Prepares for an epoch (from 1); to be called before it."""
         self._recorder.begin(epoch)
 
     def observe(self, epoch: int, result: EpochResult) -> dict[str, Any]:
-        """Shows the epoch that has just ended; returns the columns that come of its recording."""
+        """Shows the epoch that has just ended; returns the columns that follow from its recording."""
         self._outputs.curve(tags.LOSS, result.losses, start=self._num_iterations + 1)
         start, self._num_iterations = self._num_iterations, self._num_iterations + len(result.losses)
         self._throughput.report()
@@ -77,7 +77,7 @@ class Observer:
 def observing(
     membership: Membership, outputs: Outputs, output_dir: Path, settings: Settings, start: Start
 ) -> Iterator[Observer]:
-    """An `Observer` that writes trace.json if epochs are recorded from `start` on."""
+    """Opens an `Observer`, which writes trace.json if epochs are recorded from `start` on."""
     recorded = start.position.epoch <= settings.recorded_epochs
     trace = TraceFile(output_dir / TRACE_FILE, settings.time_scale) if recorded else None
     try:

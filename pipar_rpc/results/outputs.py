@@ -19,8 +19,8 @@ class Outputs:
 
     Args:
         output_dir: folder of the job.
-        rows: epochs that were trained before.
-        ends: first step of each kind that will be written, if they were trained in this folder; see
+        rows: rows of epochs that were trained before.
+        ends: first step of each kind that will be written, if those epochs were trained in this folder; see
             `pipar_rpc.results.event_files`.
     """
 

@@ -24,8 +24,8 @@ class TraceFile:
     """Writes one file for all recorded epochs; it is complete when it is closed.
 
     Args:
-        path: of the file.
-        time_scale: emulated seconds in a real one; times in the file are emulated.
+        path: place of the file.
+        time_scale: number of emulated seconds in a real one; times in the file are emulated.
     """
 
     def __init__(self, path: Path, time_scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Figures that were published for PiPar, measured on other hardware: what published.yaml says."""
+"""The figures that were published for PiPar, measured on other hardware; they are in published.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class PublishedEpoch:
         uplink_mbps: rate of each device's uplink in Mbit/s.
         downlink_mbps: rate of each device's downlink in Mbit/s.
         num_micro_batches: N.
-        epoch_s: seconds.
-        over_fl: federated learning's seconds / epoch_s.
+        epoch_s: seconds of the epoch.
+        over_fl: federated learning's seconds divided by `epoch_s`.
     """
 
     uplink_mbps: float
@@ -31,11 +31,11 @@ class Published:
     """All figures, as texts where they are shown only.
 
     Attributes:
-        speedup_over_fl: by model.
-        speedup_over_sfl: by model.
-        idle_and_throughput: by what is compared.
-        accuracy: per cent on CIFAR-10, by model and strategy.
-        epochs: by model.
+        speedup_over_fl: speed-up over federated learning, by model.
+        speedup_over_sfl: speed-up over split federated learning, by model.
+        idle_and_throughput: idle times and throughput, by what is compared.
+        accuracy: accuracy on CIFAR-10 in per cent, by model and strategy.
+        epochs: epoch times of PiPar and federated learning, by model.
     """
 
     speedup_over_fl: Mapping[str, str]
@@ -46,7 +46,7 @@ class Published:
 
 
 def read_published() -> Published:
-    """Reads the file beside this one."""
+    """Reads published.yaml, which lies beside this file."""
     content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
     epochs = {model: PublishedEpoch(**figures) for model, figures in content.pop("epochs").items()}
     return Published(**content, epochs=epochs)

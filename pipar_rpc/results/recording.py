@@ -13,11 +13,11 @@ class Recording:
     """All spans of an epoch; times are seconds of rank 0's `time.monotonic()`.
 
     Attributes:
-        epoch: from 1.
-        began: when the epoch began.
-        devices: for each device, what it computed and what its uplink carried.
-        servers: for each device, what its server half computed and what its downlink carried.
-        aggregation: averages of the networks.
+        epoch: number of the epoch, from 1.
+        began: time at which the epoch began.
+        devices: spans of each device's computation and uplink.
+        servers: spans of each device's server half and downlink.
+        aggregation: spans of the averages of the networks.
     """
 
     epoch: int
@@ -27,7 +27,7 @@ class Recording:
     aggregation: list[Span]
 
     def iteration(self, number: int) -> list[list[Span]]:
-        """For each device, the spans of its iteration `number` (from 0) on both sides and both links."""
+        """Returns each device's spans of iteration `number` (from 0) on both sides and both links."""
         pairs = zip(self.devices, self.servers, strict=True)
         return [
             [span for span in (*device, *server) if span.iteration == number and span.micro_batch]
@@ -35,9 +35,9 @@ class Recording:
         ]
 
     def overlap(self) -> float:
-        """How many of a device, its two links and its server half work at a time while any does.
+        """Returns how many of a device, its two links and its server half work at a time while any does.
 
-        Between 1 (one after the other) and 4; mean over the devices.
+        The result is between 1 (one after the other) and 4; it is the mean over the devices.
         """
         means = []
         for device, server in zip(self.devices, self.servers, strict=True):
@@ -52,8 +52,8 @@ class Recorder:
     """Records the first epochs of a job.
 
     Args:
-        membership: the devices.
-        epochs: how many epochs.
+        membership: devices that take part.
+        epochs: number of epochs to record.
     """
 
     def __init__(self, membership: Membership, epochs: int) -> None:
@@ -61,14 +61,14 @@ class Recorder:
         self._recording = False
 
     def begin(self, epoch: int) -> None:
-        """To be called before an epoch (from 1)."""
+        """Has the devices record an epoch (from 1), if it is one of the first; to be called before it."""
         wanted = epoch <= self._epochs
         if wanted != self._recording:
             self._recording = wanted
             self._membership.ask(Device.record, wanted)
 
     def finish(self, epoch: int, result: EpochResult) -> Recording | None:
-        """The spans of the epoch that has just ended, if it was recorded."""
+        """Returns the spans of the epoch that has just ended, if it was recorded."""
         if not self._recording:
             return None
         packed = self._membership.ask(Device.spans)

@@ -14,8 +14,8 @@ WIDTH, PANELS_IN_A_ROW = 11.0, 2
 
 
 def bars(cases: Cases, up: Callable[[Run], float], title: str, unit: str) -> Figure:
-    """A panel for each setting, a group for each network, a bar for each strategy."""
-    return _panels(cases, title, lambda axes, own: _groups(axes, own, up, unit))
+    """Draws a panel for each setting, a group for each network, a bar for each strategy."""
+    return _panels(cases, title, lambda axes, networks: _groups(axes, networks, up, unit))
 
 
 def up_down_bars(
@@ -25,11 +25,11 @@ def up_down_bars(
     title: str,
     labels: tuple[str, str],
 ) -> Figure:
-    """The same, with a second figure below the axis; `labels` name what is above and below."""
+    """Draws the same with a second figure below the axis; `labels` name what is above and below."""
 
-    def draw(axes: Axes, own: Mapping[str, Mapping[str, Run]]) -> None:
-        _groups(axes, own, up, labels[0])
-        _groups(axes, own, lambda run: -down(run), "")
+    def draw(axes: Axes, networks: Mapping[str, Mapping[str, Run]]) -> None:
+        _groups(axes, networks, up, labels[0])
+        _groups(axes, networks, lambda run: -down(run), "")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.set_ylabel(f"below: {labels[1]}\nabove: {labels[0]}")
@@ -38,7 +38,7 @@ def up_down_bars(
 
 
 def curves(runs: Sequence[Run], column: str, title: str, by_time: bool) -> Figure | None:
-    """A column of every epoch, over epochs or over time; None without a run of several epochs."""
+    """Draws a column of every epoch, over epochs or over time; None without a run of several epochs."""
     shown = [run for run in runs if len(run.curve(column)) > 1]
     if not shown:
         return None
@@ -75,7 +75,7 @@ def _panels(
         axes.remove()
     panels = panels[: len(settings)]
     for axes, setting in zip(panels, settings, strict=True):
-        draw(axes, {case.network: own for case, own in cases.items() if case.setting == setting})
+        draw(axes, {case.network: runs for case, runs in cases.items() if case.setting == setting})
         axes.set_title(setting, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
@@ -88,18 +88,18 @@ def _panels(
 
 
 def _groups(
-    axes: Axes, own: Mapping[str, Mapping[str, Run]], figure_of: Callable[[Run], float], unit: str
+    axes: Axes, networks: Mapping[str, Mapping[str, Run]], figure_of: Callable[[Run], float], unit: str
 ) -> None:
-    strategies = [name for name in ORDER if any(name in runs for runs in own.values())]
+    strategies = [name for name in ORDER if any(name in runs for runs in networks.values())]
     width = 0.8 / len(strategies)
     for offset, strategy in enumerate(strategies):
-        places = [index for index, runs in enumerate(own.values()) if strategy in runs]
-        heights = [figure_of(runs[strategy]) for runs in own.values() if strategy in runs]
+        places = [index for index, runs in enumerate(networks.values()) if strategy in runs]
+        heights = [figure_of(runs[strategy]) for runs in networks.values() if strategy in runs]
         left = [place - 0.4 + (offset + 0.5) * width for place in places]
         label = strategy if unit else None
         drawn = axes.bar(left, heights, width * 0.95, color=COLOURS[strategy], label=label)
         axes.bar_label(drawn, [shown(abs(height)) for height in heights], fontsize=6, padding=1)
-    axes.set_xticks(range(len(own)), list(own))
+    axes.set_xticks(range(len(networks)), list(networks))
     if unit:
         axes.set_ylabel(unit)
     axes.margins(y=0.12)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 @dataclass
 class Picture:
-    """A PNG.
+    """A PNG picture.
 
     Attributes:
-        name: what it shows.
-        data: its bytes in base64.
+        name: name that says what the picture shows.
+        data: bytes of the picture in base64.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Section:
 
     Attributes:
         title: heading.
-        note: sentence below it.
-        headings: of the table's columns.
-        rows: cells.
-        pictures: above the table.
+        note: sentence below the heading.
+        headings: headings of the table's columns.
+        rows: cells of the table, row by row.
+        pictures: pictures above the table.
         folded: whether table and pictures are shown only when the reader asks for them.
     """
 
@@ -53,12 +53,12 @@ def picture(figure: Figure, name: str, folder: Path) -> Picture:
 
 
 def existing_picture(path: Path, name: str) -> Picture:
-    """A PNG file for the page."""
+    """Returns a PNG file for the page."""
     return Picture(name, base64.b64encode(path.read_bytes()).decode())
 
 
 def render(intro: str, sections: Sequence[Section], folders: Sequence[Path]) -> str:
-    """The page as HTML; `folders` are named as where its numbers come from."""
+    """Returns the page as HTML; it names `folders` as the source of its numbers."""
     loader = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True)
     )

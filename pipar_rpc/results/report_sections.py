@@ -1,4 +1,4 @@
-"""What a report says: tables and pictures that compare strategies, beside what was published."""
+"""The sections of a report: tables and pictures that compare strategies, beside the published figures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ CASE = ("model", "network", "K", "testbed")
 
 
 def ratio(above: float, below: float) -> str:
-    """How many times `below` fits into `above`; nothing where it cannot be said."""
+    """Says how many times `below` fits into `above`; nothing where that is not known."""
     return f"{above / below:.2f}x" if below and math.isfinite(above / below) else ""
 
 
 def time_section(cases: Cases, known: Published, iterations: int) -> Section:
-    """Epoch times, and how many times as long as PiPar the others take."""
+    """Makes the section with epoch times, and how many times as long as PiPar the others take."""
     headings = [*CASE, "fl s", "sl s", "sfl s", "pipar s", "best sfl", "best pipar"]
     headings += ["fl / pipar", PUBLISHED, "sfl / pipar", PUBLISHED]
     section = Section("Training time per epoch", headings=headings)
@@ -38,7 +38,7 @@ def time_section(cases: Cases, known: Published, iterations: int) -> Section:
 
 
 def figures_section(cases: Cases, known: Mapping[str, str], iterations: int) -> Section:
-    """Idle times and throughput, and how the strategies compare in them."""
+    """Makes the section with idle times and throughput, and how the strategies compare in them."""
     comparisons: dict[str, tuple[str, str, Callable[[Run], float]]] = {
         "server idle, fl / pipar": ("fl", "pipar", lambda run: run.idle_s("server", iterations)),
         "server idle, sfl / pipar": ("sfl", "pipar", lambda run: run.idle_s("server", iterations)),
@@ -58,12 +58,12 @@ def figures_section(cases: Cases, known: Mapping[str, str], iterations: int) -> 
 
 
 def total_mbps(run: Run, iterations: int) -> float:
-    """Both ways, all devices together."""
+    """Returns the Mbit/s of both links, all devices together."""
     return run.mbps("uplink", iterations) + run.mbps("downlink", iterations)
 
 
 def runs_section(runs: Sequence[Run], iterations: int) -> Section:
-    """The figures of every run, compared or not."""
+    """Makes the section with the figures of every run, compared or not."""
     others = ("server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps", "overlap", "efficiency")
     headings = [*CASE, "strategy", "iterations run", COLUMNS["iteration_time_s"].heading, "epoch s"]
     headings += [COLUMNS[name].heading for name in others]
@@ -79,7 +79,7 @@ def runs_section(runs: Sequence[Run], iterations: int) -> Section:
 
 
 def accuracy_section(runs: Sequence[Run], known: Mapping[str, Mapping[str, str | float]]) -> Section:
-    """Loss and accuracy after the last epoch."""
+    """Makes the section with loss and accuracy after the last epoch."""
     headings = [*CASE, "strategy", "data", "epochs", COLUMNS["train_loss"].heading, "test %"]
     headings.append(f"CIFAR-10 %, {PUBLISHED}")
     note = "The published accuracies were reached after 50 epochs, with other schedules."
@@ -100,12 +100,12 @@ def accuracy_section(runs: Sequence[Run], known: Mapping[str, Mapping[str, str |
 
 
 def make_sections(runs: Sequence[Run], iterations: int, folder: Path) -> list[Section]:
-    """All sections that have something in them; writes their pictures into the folder.
+    """Makes all sections that have something in them; writes their pictures into the folder.
 
     Args:
-        runs: as loaded.
-        iterations: of an epoch.
-        folder: where the PNG files go.
+        runs: runs, as `load` returns them.
+        iterations: number of iterations of an epoch.
+        folder: folder of the PNG files.
     """
     known = read_published()
     cases = best(runs, iterations)
@@ -137,7 +137,7 @@ def make_sections(runs: Sequence[Run], iterations: int, folder: Path) -> list[Se
 
 
 def iterations_section(cases: Cases) -> Section:
-    """What each compared run did in one iteration, as far as it was recorded."""
+    """Makes the section that shows one iteration of each compared run, as far as it was recorded."""
     note = (
         "Each run that is compared above, as its devices, links and server halves were busy in one iteration."
     )

@@ -1,4 +1,4 @@
-"""What is reported about an epoch: a row for results.csv and TensorBoard, a line for the log."""
+"""The report of an epoch: a row for results.csv and TensorBoard, a line for the log."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pipar_rpc.results.columns import Row
 
 
 def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
-    """The columns that an epoch's result has; the others are measured on held-out images or asked for."""
+    """Makes the columns that follow from an epoch's result; evaluations and recordings give the others."""
     labels, devices, scale = plan.labels, plan.devices, plan.settings.time_scale
     return {
         "job": job,
@@ -47,15 +47,15 @@ def _joined(values: Sequence[Any]) -> Any:
 
 
 def epoch_line(row: Row, epochs: int) -> str:
-    """A row as one line for the log."""
+    """Formats a row as one line for the log."""
     accuracies = ", ".join(
         f"{name} {row[f'{name}_accuracy']:.4f}"
         for name in ("train", "val", "test")
         if row[f"{name}_accuracy"] is not None
     )
     if row["device_val_accuracy"] is not None:
-        own = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
-        accuracies += f", devices' own val {' '.join(own)}"
+        by_device = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
+        accuracies += f", devices' own val {' '.join(by_device)}"
     predicted = row.get("predicted_iteration_s")
     iterations = (
         ""

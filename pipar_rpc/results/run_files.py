@@ -1,4 +1,4 @@
-"""The files that a run leaves in its folder, and where runs are."""
+"""The files that a run leaves in its folder, and how to find the folders of runs."""
 
 import os
 import re
@@ -18,23 +18,23 @@ PARTS = (".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOIN
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder and those below it in which a run has begun, but for those that are being replaced."""
-    found = []
+    """Lists the folders, this one and below, in which a run has begun; without those being replaced."""
+    runs = []
     for place, folders, _ in os.walk(folder):
         folders[:] = sorted({*folders} - {ASIDE, MOVING, *PARTS})
         if sign_of(Path(place)) is not None:
-            found.append(Path(place))
-    return found
+            runs.append(Path(place))
+    return runs
 
 
 def is_config(path: Path) -> bool:
-    """Whether a config.yaml is that of a run, told by keys that every run has."""
+    """Whether a config.yaml is that of a run, which has keys that every run has."""
     text = path.read_text(errors="replace")
     return all(re.search(rf"^{key}:", text, flags=re.MULTILINE) for key in ("strategy", "pipeline", "seed"))
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first; raises UserError if the folder cannot be read."""
+    """Lists the checkpoints of a run, the newest first; raises UserError if the folder cannot be read."""
     folder = run / CHECKPOINTS
     try:
         names = os.listdir(folder)
@@ -46,7 +46,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def sign_of(run: Path, trained: bool = False) -> Path | None:
-    """A file by which one sees that a run has begun in a folder, or that it has trained."""
+    """Returns a file that shows that a run has begun in a folder, or that it has trained, or None."""
     for path in (*checkpoints_of(run), run / MODEL, run / ROWS, run / CONFIG):
         if path.is_file() and not (trained and (path.name == CONFIG or _is_empty_table(path))):
             return path

@@ -1,4 +1,4 @@
-"""Results files as runs that can be compared. Every number of a report comes from here."""
+"""Reads results files as runs that can be compared. Every number of a report comes from here."""
 
 import csv
 import math
@@ -16,14 +16,14 @@ NETWORKS = ("4g", "4g_plus", "wifi", "none")
 
 
 def shown(value: float) -> str:
-    """A figure with three digits, or all before the point; nothing for nan."""
+    """Formats a figure with three digits, or with all before the point; nothing for NaN."""
     if math.isnan(value):
         return ""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 class Case(NamedTuple):
-    """What is the same for all strategies that are compared with each other."""
+    """The settings that are the same for all strategies compared with each other."""
 
     model: str
     network: str
@@ -32,12 +32,12 @@ class Case(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """All but the network."""
+        """The settings without the network, as text."""
         return f"{self.model}, K = {self.num_devices}, {self.testbed}"
 
     @property
     def place(self) -> tuple[str, str, int, tuple[int, str]]:
-        """In the order of a report."""
+        """The key that sorts cases as a report does."""
         known = NETWORKS.index(self.network) if self.network in NETWORKS else len(NETWORKS)
         return self.testbed, self.model, -int(self.num_devices), (known, self.network)
 
@@ -54,66 +54,66 @@ class Run:
     rows: tuple[dict[str, str], ...]
 
     def text(self, column: str) -> str:
-        """The last epoch's cell."""
+        """Returns the last epoch's cell."""
         return self.rows[-1][column]
 
     def curve(self, column: str) -> list[float]:
-        """The figures of all epochs that have one."""
+        """Returns the figures of all epochs that have one."""
         return [float(row[column]) for row in self.rows if row[column]]
 
     def median(self, column: str) -> float:
-        """The median over epochs; nan without a figure."""
+        """Returns the median over epochs; NaN without a figure."""
         values = self.curve(column)
         return statistics.median(values) if values else float("nan")
 
     @property
     def case(self) -> Case:
-        """What this run has in common with those that it is compared with."""
+        """The settings that this run shares with those that it is compared with."""
         return Case(*map(self.text, Case._fields))
 
     @property
     def strategy(self) -> str:
-        """`fl`, `sl`, `sfl` or `pipar`."""
+        """The name of the strategy: `fl`, `sl`, `sfl` or `pipar`."""
         return self.text("strategy")
 
     @property
     def label(self) -> str:
-        """The strategy with what was chosen for it."""
+        """The strategy with its P and N."""
         split_point, parts = self.text("split_point"), self.text("num_micro_batches")
         chosen = {"fl": "", "pipar": f" P={split_point} N={parts}"}
         return self.strategy + chosen.get(self.strategy, f" P={split_point}")
 
     @property
     def iterations(self) -> int:
-        """Iterations of the last epoch, as they were run."""
+        """The number of iterations that were run in the last epoch."""
         return int(self.text("iterations"))
 
     def epoch_s(self, iterations: int) -> float:
-        """Seconds of an epoch of `iterations`."""
+        """Returns the seconds of an epoch of `iterations`."""
         training = self.median("training_time_s")
         moving = self.median("epoch_time_s") - training
         return moving + training * iterations / self.iterations
 
     def idle_s(self, who: str, iterations: int) -> float:
-        """Idle seconds of the `server` or the `device` in an epoch of `iterations`."""
+        """Returns the idle seconds of the `server` or the `device` in an epoch of `iterations`."""
         busy = self.median("epoch_time_s") - self.median(f"{who}_idle_s")
         return self.epoch_s(iterations) - busy * iterations / self.iterations
 
     def mbps(self, link: str, iterations: int) -> float:
-        """Mbit/s of the `uplink` or the `downlink`, all devices together, over an epoch of `iterations`."""
+        """Returns the Mbit/s of `uplink` or `downlink`, all devices together, in an epoch of `iterations`."""
         models = self.median("model_bytes")
         other = (self.median(f"{link}_bytes") - models) * iterations / self.iterations
         return (models + other) * 8e-6 / self.epoch_s(iterations)
 
 
 def load(folders: Sequence[Path]) -> list[Run]:
-    """All runs below the folders, in the order of a report.
+    """Reads all runs below the folders, in the order of a report.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run.
     """
     runs = []
-    tables = {run / ROWS for folder in folders for run in runs_in(folder)}  # not what is replaced
+    tables = {run / ROWS for folder in folders for run in runs_in(folder)}  # none that is being replaced
     for path in sorted(table for table in tables if table.exists()):
         with path.open(newline="") as file:
             rows = tuple(csv.DictReader(file))
@@ -125,11 +125,11 @@ def load(folders: Sequence[Path]) -> list[Run]:
 
 
 def best(runs: Sequence[Run], iterations: int) -> dict[Case, dict[str, Run]]:
-    """For each case the fastest run of each strategy; `runs` as loaded."""
+    """Finds for each case the fastest run of each strategy; `runs` are as `load` returns them."""
     cases: dict[Case, dict[str, Run]] = {}
     for run in runs:
-        own = cases.setdefault(run.case, {})
-        known = own.get(run.strategy)
+        by_strategy = cases.setdefault(run.case, {})
+        known = by_strategy.get(run.strategy)
         if known is None or run.epoch_s(iterations) < known.epoch_s(iterations):
-            own[run.strategy] = run
+            by_strategy[run.strategy] = run
     return cases

@@ -10,15 +10,15 @@ from pipar_rpc.results.event_files import rewind
 
 
 class TensorBoard:
-    """A scalar for each column and epoch, a curve for each device where a column has a value for each.
+    """Writes a scalar for each column and epoch, and a curve for each device where it has its own value.
 
-    What is handed over is in the event file when a call returns, so that a checkpoint never knows more.
+    All is in the event file when a call returns, so that a checkpoint never knows more than TensorBoard.
 
     Args:
         directory: folder of the event files.
-        rows: earlier epochs.
-        ends: first steps after the part of these epochs that is there, see `event_files.rewind`; None if it
-            is elsewhere.
+        rows: rows of earlier epochs.
+        ends: first steps after those of earlier epochs in this folder, see `event_files.rewind`; None if they
+            are elsewhere.
     """
 
     def __init__(self, directory: Path, rows: Sequence[Row], ends: Mapping[str, int] | None) -> None:
@@ -38,7 +38,7 @@ class TensorBoard:
             value = row.get(column.name) if column.tag else None
             if isinstance(value, tuple):
                 for device, part in enumerate(value, start=1):
-                    if part is not None:  # of one that has left
+                    if part is not None:  # a device that has left has none
                         self._scalar(f"{column.tag}/device{device}", part, row["epoch"])
             elif value is not None:
                 self._scalar(column.tag, value, row["epoch"])

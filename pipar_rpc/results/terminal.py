@@ -1,4 +1,4 @@
-"""What rank 0 shows on the terminal: a progress bar while training, a table at the end."""
+"""What rank 0 shows on the terminal: a progress bar during the training, a table at the end."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ MAX_ROWS_SHOWN = 20
 
 
 class Progress:
-    """A bar per epoch: iterations of the slowest device, their rate, the loss, and where each device is.
+    """Shows a bar per epoch: iterations of the slowest device, their rate, the loss, each device's place.
 
-    Only on a terminal; elsewhere the log has one line per epoch.
+    It is shown on a terminal only; elsewhere the log has one line per epoch.
     """
 
     def __init__(self, handles: Sequence[DeviceHandle], num_epochs: int) -> None:
@@ -66,7 +66,7 @@ class Progress:
 
 
 def device_states(handles: Sequence[DeviceHandle]) -> str:
-    """Iterations done by each device, or their range if there are many devices."""
+    """Says how many iterations each device has done, or their range if there are many devices."""
     if len(handles) > MAX_DEVICES_SHOWN:
         done = [handle.port.iteration for handle in handles]
         return f"{len(handles)} devices at {min(done)}..{max(done)}"
@@ -83,9 +83,9 @@ SUMMARY = tuple(column for column in COLUMNS.values() if column.summary)
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a job as text, with a line of means over the epochs; long jobs show their last epochs.
+    """Formats the rows of a job, with a line of means over the epochs; long jobs show their last epochs.
 
-    Throughput is summed over the devices; idle time of devices is a mean.
+    Throughput is the sum over the devices; idle time of devices is the mean.
     """
     shown = [[_cell(row.get(column.name), column) for column in SUMMARY] for row in rows]
     means = ["mean", *(_mean(rows, column) for column in SUMMARY[1:])]
@@ -100,7 +100,7 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The last epoch of each job of a sweep, by the name of its folder."""
+    """Formats the last epoch of each job of a sweep, by the name of the job's folder."""
     columns = SUMMARY[1:]  # all but the epoch
     lines = [
         [name, *(_cell(row.get(column.name), column) for column in columns)] for name, row in jobs.items()
@@ -109,7 +109,7 @@ def sweep_table(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Right-aligned lines under headings."""
+    """Formats right-aligned lines under headings."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     rule = "  ".join("-" * width for width in widths)
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -121,5 +121,5 @@ def _cell(value: Any, column: Column) -> str:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], column: Column) -> str:
-    """Nothing for what is learned: there the last epoch counts."""
+    """Formats the mean of a column; nothing for accuracies and losses, of which the last epoch's count."""
     return "" if column.hparam == "last" else _cell(mean(rows, column.name), column)

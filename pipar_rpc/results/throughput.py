@@ -1,4 +1,4 @@
-"""Rank 0's part of the emulated testbed: calibration, what the links carried, whether times are true."""
+"""What rank 0 shows of the emulated testbed: what the links carried, and whether the times are true."""
 
 import logging
 from collections import defaultdict
@@ -13,16 +13,16 @@ from pipar_rpc.training.device_loop import Device
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 0.05  # share of the time that may be wrong before the user is told
+TOLERANCE = 0.05  # share of the time that may be wrong before the user is warned
 
 
 class Throughput:
     """Curves of what each link carried in every emulated second of the training.
 
     Args:
-        membership: the devices.
-        outputs: receive the curves.
-        elapsed_s: of the training, before; real seconds.
+        membership: devices that take part.
+        outputs: files that receive the curves.
+        elapsed_s: real seconds of training before this process began.
         time_scale: emulated seconds in a real one.
     """
 
@@ -34,7 +34,7 @@ class Throughput:
         membership.ask(Device.start_clock, elapsed_s)
 
     def report(self) -> None:
-        """Hands over the seconds that have ended since the last call."""
+        """Writes the curves for the seconds that have ended since the last call."""
         for handle, uplink in self._membership.ask(Device.drain_traffic).items():
             self._add(f"uplink_mbps/{handle.name}", uplink)
             self._add(f"downlink_mbps/{handle.name}", handle.port.downlink.drain_traffic())
@@ -47,7 +47,7 @@ class Throughput:
 
 
 class Watch:
-    """Warns, once for each reason, when an emulated testbed's times are not what they should be.
+    """Warns, once for each reason, when the times of an emulated testbed are not what they should be.
 
     Args:
         time_scale: emulated seconds in a real one.
@@ -58,7 +58,7 @@ class Watch:
         self._warned: set[str] = set()
 
     def check(self, result: EpochResult, row: Row) -> None:
-        """Looks at an epoch; `row` is its row of results.csv."""
+        """Checks an epoch; `row` is its row of results.csv."""
         scale = self._time_scale
         share, number = max((share, number) for number, share in enumerate(result.late, start=1))
         if share > TOLERANCE:

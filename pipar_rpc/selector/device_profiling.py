@@ -17,7 +17,7 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.link_rates import LinkTest
-from pipar_rpc.testbed.unit_timer import time_units
+from pipar_rpc.testbed.unit_timer import Coder, time_units
 from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
@@ -51,7 +51,12 @@ class DeviceProfiler(LinkTest):
     def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
         """Wall times of the first `num_units` units on this machine."""
         spec, device = self._job.model, self._node.device
-        return time_units(spec, [batch_size], runs, device, on_run=self._stop.check, num_units=num_units)
+        return time_units(
+            *(spec, [batch_size], runs, device),
+            on_run=self._stop.check,
+            num_units=num_units,
+            coder=Coder.of(self._job.coding),
+        )
 
     def free_bytes(self) -> float:
         """Memory that is left for training; infinite without `node.memory_limit`."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -20,12 +20,35 @@ class UnitSizes:
         state_bytes: of its parameters and buffers.
         held_bytes: kept for the backward pass of one sample.
         trained: whether it has anything to train.
+        sent_bytes: bytes of its state when models are averaged, as their codec sends it; None if as it is.
     """
 
     activation_bytes: int
     state_bytes: int
     held_bytes: int
     trained: bool = True
+    sent_bytes: int | None = None
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of its state when models are averaged."""
+        return self.state_bytes if self.sent_bytes is None else self.sent_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """What is known of a device's micro-batches on their way, for each unit after which the cut may be.
+
+    Attributes:
+        uplink_bytes: bytes of the activations of 0..B samples, shape [Q, B+1].
+        downlink_bytes: bytes of their gradients, shape [Q, B+1].
+        server: times of the server's codecs, `decode` of activations and `encode` of gradients; empty where
+            everything crosses as it is.
+    """
+
+    uplink_bytes: Array
+    downlink_bytes: Array
+    server: Sequence[UnitTimes] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,8 @@ class DeviceFacts:
         smallest: samples that a micro-batch has at least.
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
+        crossing: bytes of micro-batches on their way, and times of the server's codecs; None where all
+            crosses as it is.
         num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
     """
 
@@ -53,6 +78,7 @@ class DeviceFacts:
     iterations: float
     memory_bytes: float = math.inf
     num_samples: float = math.inf
+    crossing: Crossing | None = None
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,28 @@ class Predictor:
         handling = max(server.message_s, halves * server.shared_message_s)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
         self._update = np.cumsum([unit.update for unit in device.units]) * self._trained
-        crossing = np.array([unit.activation_bytes for unit in sizes], dtype=float)
-        labels = np.full(len(sizes), float(LABEL_BYTES))
-        crossing[-1] = labels[-1] = 0.0  # P = Q: the loss is computed on the device
-        self._uplink = (crossing + labels) * 8e-6 / device.uplink_mbps  # seconds for one sample
-        self._downlink = crossing * self._trained * 8e-6 / device.downlink_mbps
-        models = np.cumsum([float(unit.state_bytes) for unit in sizes]) * 8e-6
+        self._add_coding(slowdown)
+        up, down = _bytes(device, sizes)
+        self._uplink = up * 8e-6 / device.uplink_mbps
+        self._downlink = down * self._trained[:, None] * 8e-6 / device.downlink_mbps
+        models = np.cumsum([float(unit.model_bytes) for unit in sizes]) * 8e-6
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
         self.fits = fitting(sizes, device.batch_size, device.memory_bytes)
         self.most_micro_batches = most_micro_batches(device.batch_size, device.smallest)
+
+    def _add_coding(self, slowdown: Array) -> None:
+        """Adds what codecs take to the pass before or after; at P = Q nothing crosses that they code."""
+        device, crossing = self.device, self.device.crossing
+        if crossing is None or not crossing.server:
+            return
+        here = [_table(device.units, direction, device.batch_size) for direction in ("encode", "decode")]
+        there = [_table(crossing.server, direction, device.batch_size) for direction in ("decode", "encode")]
+        trained = self._trained[:-1, None]
+        self._forward[:-1] += here[0][:-1]
+        self._backward[:-1] += here[1][:-1] * trained
+        self._server_forward[:-1] += there[0][:-1] * slowdown
+        self._server_backward[:-1] += there[1][:-1] * slowdown * trained
 
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""
@@ -107,10 +119,10 @@ class Predictor:
         samples = np.array([each + 1] * larger + [each] * (num_micro_batches - larger))
         return StageTimes(
             device_forward=self._forward[:, samples],
-            uplink=self._uplink[:, None] * samples,
+            uplink=self._uplink[:, samples],
             server_forward=self._server_forward[:, samples],
             server_backward=self._server_backward[:, samples],
-            downlink=self._downlink[:, None] * samples,
+            downlink=self._downlink[:, samples],
             device_backward=self._backward[:, samples],
             uplink_latency=self.device.uplink_latency_s,
             downlink_latency=self.device.downlink_latency_s,
@@ -166,11 +178,25 @@ class Predictor:
         return [int(min(count, self.most_micro_batches)) for count in counts]
 
 
+def _bytes(device: DeviceFacts, sizes: Sequence[UnitSizes]) -> tuple[Array, Array]:
+    """Bytes up, with the labels, and down for each split point and 0..B samples: shape [Q, B+1]."""
+    samples = np.arange(device.batch_size + 1, dtype=float)
+    if device.crossing is None:
+        up = np.array([unit.activation_bytes for unit in sizes], dtype=float)[:, None] * samples
+        down = up.copy()
+    else:
+        up = device.crossing.uplink_bytes[:, : len(samples)].copy()
+        down = device.crossing.downlink_bytes[:, : len(samples)].copy()
+    up += LABEL_BYTES * samples
+    up[-1] = down[-1] = 0.0  # P = Q: the loss is computed on the device
+    return up, down
+
+
 def _table(units: Sequence[UnitTimes], direction: str, batch_size: int) -> Array:
     """Seconds of each unit for 0..B samples: shape [Q, B+1]."""
     rows = []
     for unit in units:
-        times: dict[int, float] = getattr(unit, direction)
+        times: dict[int, float] = getattr(unit, direction) or {1: 0.0}
         sizes = [0, *sorted(times), max(times) * batch_size]
         seconds = [0.0, *(times[size] for size in sizes[1:-1]), interpolate(times, sizes[-1])]
         rows.append(np.interp(np.arange(batch_size + 1), sizes, seconds))

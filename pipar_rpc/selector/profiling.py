@@ -15,13 +15,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from pipar_rpc.base.states import num_bytes
 from pipar_rpc.coordination.membership import wait_for
-from pipar_rpc.models import ModelSpec, build_meta, held_bytes, summarise
 from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.selector.device_profiling import DeviceProfiler
-from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.server_profiling import computing_half
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate_all
 from pipar_rpc.testbed.link import Link
@@ -72,6 +70,7 @@ def profile_devices(
     elapsed_s: float,
     server: ServerFacts,
     here: torch.device,
+    crossing: Sequence[Crossing],
 ) -> tuple[list[DeviceFacts], ServerFacts]:
     """Asks all devices, which hold nothing yet; also finds out what their micro-batches cost the server.
 
@@ -83,6 +82,7 @@ def profile_devices(
         elapsed_s: where bandwidth traces go on; real seconds.
         server: what is known of it.
         here: where server halves compute.
+        crossing: of each device.
 
     Raises:
         UserError: a device lacks its data.
@@ -105,6 +105,7 @@ def profile_devices(
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
             num_samples=samples[index],
+            crossing=crossing[index],
         )
         for index, job in enumerate(jobs)
     ]
@@ -231,13 +232,3 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
         alone = seconds(1)
         shared = seconds(together) / together if together > 1 else alone
     return replace(server, message_s=alone, shared_message_s=shared)
-
-
-def unit_sizes(spec: ModelSpec) -> list[UnitSizes]:
-    """What each unit needs on the network and in memory; nothing is computed."""
-    network = build_meta(spec)
-    units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
-    return [
-        UnitSizes(unit.activation_bytes, num_bytes(layers.state_dict()), held, unit.trained)
-        for unit, held, layers in units
-    ]

@@ -11,14 +11,16 @@ from typing import TypeVar
 
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.terminal import table
 from pipar_rpc.selector.choose import best_of_each, choose, predict
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.prediction import Candidate, mean_iteration_s
-from pipar_rpc.selector.profiling import profile_devices, unit_sizes
+from pipar_rpc.selector.profiling import profile_devices
 from pipar_rpc.selector.server_profiling import profile_server
+from pipar_rpc.selector.sizes import crossings, unit_sizes
 from pipar_rpc.testbed.unit_timer import sizes_to_time
 
 log = logging.getLogger(__name__)
@@ -174,12 +176,14 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     runs, num_units = config.profile_iterations, len(plan.network.units)
     whole = plan.recut([(num_units, 1)] * len(plan.devices))
     spec = plan.devices[0].model
-    unit = unit_sizes(spec)
+    unit = unit_sizes(spec, build_model_codec(plan.devices[0].model_codec, "compression.models"))
     largest = max(device.batch_size for device in plan.devices)
     sizes = sizes_to_time(largest, plan.network.smallest)
     server = profile_server(spec, sizes, runs, node.device, len(plan.devices))
     every = plan.settings.aggregation_every
-    devices, server = profile_devices(whole.devices, unit, runs, every, elapsed_s, server, node.device)
+    crossing = crossings(plan.devices, plan.network.units, runs, node.device)
+    measured = (whole.devices, unit, runs, every, elapsed_s, server, node.device, crossing)
+    devices, server = profile_devices(*measured)
     facts = Facts(devices, server, unit)
     rankings = _choose(plan, facts)
     chosen = plan.recut([ranking[0].cut for ranking in rankings])

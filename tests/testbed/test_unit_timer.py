@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipar_rpc.selector.profiling import unit_sizes
+from pipar_rpc.compression.models import ExactModel
+from pipar_rpc.selector.sizes import unit_sizes
 from pipar_rpc.testbed.unit_timer import run_once, timers
 from tests.support.frozen import TRAINED, make, spec_of
 from tests.support.loops import CPU
@@ -35,4 +36,4 @@ def test_units_are_timed_as_they_are_trained(name):
     assert [unit.update > 0 for unit in times] == trained
     assert [unit.forward[2] > 0 for unit in times] == [True] * len(trained)
     assert entering == 2 * [False, *reached[:-1]]  # whether the gradient of the input is computed
-    assert [unit.trained for unit in unit_sizes(spec_of(name))] == trained
+    assert [unit.trained for unit in unit_sizes(spec_of(name), ExactModel())] == trained

@@ -28,10 +28,10 @@ from yaml import YAMLError
 
 from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
+from pipar_rpc.objective import check_objective, for_sweeper, variants
 from pipar_rpc.plan.load import one_line, quoted
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
-from pipar_rpc.sweeper import check_objective, for_sweeper, variants
 
 HYDRA_VERSION = "1.3"
 CONFIG = "config"

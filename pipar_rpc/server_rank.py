@@ -15,9 +15,9 @@ from pipar_rpc.base.ranks import World
 from pipar_rpc.base.threads import repeating
 from pipar_rpc.checkpoints import replacing
 from pipar_rpc.device_rank import NODE
-from pipar_rpc.jobs import FOLDER, Jobs, examine
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import prepare
+from pipar_rpc.sweep import FOLDER, Jobs, examine
 from pipar_rpc.transport import network_access, rpc_group
 from pipar_rpc.transport.rendezvous import BEAT_S, Meeting
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pipar_rpc import __main__ as command
-from pipar_rpc import hydra_compose, jobs
+from pipar_rpc import hydra_compose, sweep
 from pipar_rpc.__main__ import main
 from pipar_rpc.base.errors import PeerError, UserError
 from tests.support.processes import ROOT, environment
@@ -42,7 +42,7 @@ def exit_code(monkeypatch, tmp_path):
         def work(arguments):
             if isinstance(outcome, BaseException):
                 raise outcome
-            jobs._say("the results")
+            sweep._say("the results")
             return outcome
 
         monkeypatch.setattr(command, "_run", work)

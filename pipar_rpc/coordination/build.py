@@ -22,7 +22,7 @@ from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Exchange, LocalExchange
 from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.training.server_half import ServerHalf
-from pipar_rpc.transport.device_port import Reporter, RpcExchange
+from pipar_rpc.transport.activation_sender import Reporter, RpcExchange
 from pipar_rpc.transport.rpc_group import expect
 from pipar_rpc.transport.server_port import PortReference
 

@@ -21,7 +21,7 @@ from pipar_rpc.testbed.unit_timer import Coder, time_units
 from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
-from pipar_rpc.transport.device_port import RpcExchange
+from pipar_rpc.transport.activation_sender import RpcExchange
 from pipar_rpc.transport.server_port import PortReference
 
 

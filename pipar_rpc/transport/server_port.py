@@ -1,6 +1,6 @@
 """The server's end of a device's exchange: micro-batches arrive, gradients leave.
 
-See device_port.py for the whole picture.
+See activation_sender.py for the whole picture.
 """
 
 import logging

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipar_rpc import hydra_compose, jobs
+from pipar_rpc import hydra_compose
 from pipar_rpc.base import disk
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.ranks import World
@@ -15,6 +15,7 @@ from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.file import CheckpointFolder
 from pipar_rpc.plan.plan import make_plan
 from pipar_rpc.results import run_files
+from pipar_rpc.sweep import job_folder
 from tests.support.checkpoints import make
 from tests.support.overrides import SMALL
 from tests.support.results import files
@@ -63,7 +64,7 @@ def begin(folder, *overrides, sweep=False):
     raw = composed(overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hydra_compose, "run_folder", lambda arguments: (folder, True))
-        return jobs.job_folder([f"{FOLDER_KEYS[sweep]}={folder}"], raw, sweep, WORLD, None)
+        return job_folder([f"{FOLDER_KEYS[sweep]}={folder}"], raw, sweep, WORLD, None)
 
 
 def refused(folder, *overrides, sweep=False):
@@ -153,7 +154,7 @@ def test_resume_auto_finds_the_run_of_the_same_training(tmp_path, monkeypatch, c
 
     def begun(*overrides):
         arguments = [*SMALL, "resume=auto", *overrides]
-        return jobs.job_folder(arguments, *hydra_compose.compose(arguments), WORLD, None)
+        return job_folder(arguments, *hydra_compose.compose(arguments), WORLD, None)
 
     assert begun() == (run, True)
     assert not caplog.messages

@@ -4,11 +4,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from pipar_rpc.objective import check_objective
 from pipar_rpc.results.columns import COLUMNS, mean
 from pipar_rpc.results.csv_table import CsvTable
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.terminal import summary_table, sweep_table
-from pipar_rpc.sweeper import check_objective
 
 HEADER = (
     "job,epoch,strategy,model,data,partition,network,testbed,num_devices,split_point,num_micro_batches,"

@@ -1,4 +1,4 @@
-"""A sweep: which of its jobs are composed before it starts, and what its sweeper is told of each."""
+"""What a sweeper is told of each job, its objective; which jobs are composed before a sweep starts."""
 
 import math
 from collections.abc import Sequence

@@ -16,12 +16,12 @@ from pipar_rpc.base.errors import ConfigError, PeerError, RegroupError, UserErro
 from pipar_rpc.base.ranks import World
 from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.saving import needed_bytes
+from pipar_rpc.objective import last_figure
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan, make_plan
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.run_files import CONFIG
 from pipar_rpc.results.terminal import summary_table, sweep_table
-from pipar_rpc.sweeper import last_figure
 from pipar_rpc.transport.rendezvous import Meeting
 from pipar_rpc.transport.rpc_group import Session
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.sweeper import for_sweeper, last_figure, variants
+from pipar_rpc.objective import for_sweeper, last_figure, variants
 
 
 def test_the_last_figure_is_told():

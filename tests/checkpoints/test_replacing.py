@@ -15,7 +15,7 @@ from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.file import CheckpointFolder
 from pipar_rpc.plan.plan import make_plan
 from pipar_rpc.results import run_files
-from pipar_rpc.sweep import job_folder
+from pipar_rpc.sweep import _resolved, job_folder
 from tests.support.checkpoints import make
 from tests.support.overrides import SMALL
 from tests.support.results import files
@@ -137,7 +137,7 @@ def test_another_training_is_replaced_by_resume_auto_only_with_overwrite(tmp_pat
     assert begin(tmp_path, "resume=auto", "overwrite=true") == (tmp_path, False)
     arguments = [*SMALL, f"hydra.run.dir={tmp_path}"]
     raw, _ = hydra_compose.compose(arguments)
-    OmegaConf.save(jobs._resolved(raw, WORLD), tmp_path / "config.yaml")
+    OmegaConf.save(_resolved(raw, WORLD), tmp_path / "config.yaml")
     assert begin(tmp_path, "resume=auto", "overwrite=true") == (tmp_path, True)  # the same one goes on
     (tmp_path / "tensorboard").rename(tmp_path / "replaced.partial")  # unless it was being replaced
     (tmp_path / "replaced.partial" / run_files.MARK).touch()
@@ -150,7 +150,7 @@ def test_resume_auto_finds_the_run_of_the_same_training(tmp_path, monkeypatch, c
     caplog.set_level("INFO")
     run = Path("outputs/pipar/yesterday")
     make_run(run)
-    OmegaConf.save(jobs._resolved(hydra_compose.compose(SMALL)[0], WORLD), run / "config.yaml")
+    OmegaConf.save(_resolved(hydra_compose.compose(SMALL)[0], WORLD), run / "config.yaml")
 
     def begun(*overrides):
         arguments = [*SMALL, "resume=auto", *overrides]
@@ -310,7 +310,7 @@ def test_the_content_of_a_partition_file_identifies_a_training(tmp_path):
         arguments = [*SMALL, "partition=file", f"partition.path={tmp_path / name}.json"]
         raw, _ = hydra_compose.compose(arguments)
         settings[name] = make_plan(raw, 3, Path("nowhere"), True).checkpoints.same
-        configs[name] = jobs._resolved(raw, WORLD)
+        configs[name] = _resolved(raw, WORLD)
     assert settings["a"] == settings["b"] != settings["c"]
     (tmp_path / "run").mkdir()
     OmegaConf.save(configs["a"], tmp_path / "run" / "config.yaml")

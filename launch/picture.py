@@ -26,7 +26,7 @@ def main() -> None:
         kind = "split learning: N = 1" if count == 1 else f"PiPar: N = {count} micro-batches"
         draw(axes, spans, f"{kind}, {iteration_seconds(times, count):.2f} s per iteration")
     rows[-1].set_xlabel("seconds")
-    figure.legend(handles=legend(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(handles=legend(()), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.savefig(Path(__file__).parent / "pipeline.png", dpi=130)
 
 

@@ -28,6 +28,7 @@ from yaml import YAMLError
 
 from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
+from pipar_rpc.compression.registry import NONE
 from pipar_rpc.objective import check_objective, for_sweeper, variants
 from pipar_rpc.plan.load import one_line, quoted
 from pipar_rpc.plan.schema import Config
@@ -56,6 +57,12 @@ def cut_name(strategy: str, split_point: int, num_micro_batches: int, profile_it
     return f"_P{split_point}" + (f"_N{num_micro_batches}" if does.pipelined else "")
 
 
+def coded_name(activations: str, gradients: str, models: str) -> str:
+    """How the name of a job's folder ends: with its codecs, if there are any."""
+    names = (activations, gradients, models)
+    return "" if set(names) == {NONE} else "_" + "-".join(dict.fromkeys(names))
+
+
 def choices() -> str:
     """The configuration groups with their choices, also those of --config-dir, in short lines for --help."""
     loader = GlobalHydra.instance().config_loader()
@@ -72,6 +79,7 @@ def choices() -> str:
 
 OmegaConf.register_new_resolver("choices", choices, replace=True)  # ${choices:}
 OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:strategy,P,N,profile_iterations}
+OmegaConf.register_new_resolver("coded", coded_name, replace=True)  # ${coded:activations,gradients,models}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 
 

@@ -68,12 +68,18 @@ class Coding:
         seed: seed of the experiment.
         rank: number of the device.
 
+    Attributes:
+        exact: whether everything crosses as it is.
+        saved_bytes: bytes by which payloads were smaller so far than what they stand for, both ways; may be
+            negative.
+
     Raises:
         UserError: a codec has not these arguments.
     """
 
     def __init__(self, spec: CodingSpec, seed: int = 0, rank: int = 0) -> None:
         self.exact, self._seed, self._rank = spec.exact, seed, rank
+        self.saved_bytes = 0
         self._activations = build_codec(spec.activations, f"compression.{ACTIVATIONS}", ACTIVATIONS)
         self._gradients = build_codec(spec.gradients, f"compression.{GRADIENTS}", GRADIENTS)
         up, down = self._activations, self._gradients
@@ -92,6 +98,8 @@ class Coding:
         payload = self._activations.encode(activation.detach(), self._noise(ACTIVATIONS, part))
         _check_size(ACTIVATIONS, payload, self._activations.num_bytes(shape, dtype))
         size = self.gradient_bytes(shape, dtype) if activation.requires_grad else None
+        self.saved_bytes += activation.nbytes - payload.nbytes
+        self.saved_bytes += 0 if size is None else activation.nbytes - size
         return Coded(payload.cpu(), shape, dtype, size)
 
     def decode_activation(self, sent: Coded, device: torch.device) -> Tensor:

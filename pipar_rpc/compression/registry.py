@@ -39,6 +39,12 @@ class CodecSpec:
     target: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """The name by which results call the codec, with its arguments: topk-0.1-0.1."""
+        name = self.name if self.target is None else self.target.rpartition(".")[2]
+        return "-".join([name, *map(str, self.args.values())])
+
 
 AS_IT_IS = CodecSpec()
 CODECS: dict[str, Callable[..., Codec]] = {

@@ -37,6 +37,8 @@ class DeviceHandle:
         class_counts: number of samples of each class that the device trains on.
         iterations: number of iterations per epoch.
         holds: network that the device was given last; None if the server does not know it.
+        downloaded_bytes: bytes of models that it was sent.
+        saved_bytes: bytes that the codec of models saved, both ways.
         left: whether the device has left the job; see `pipar_rpc.coordination.membership`.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
@@ -51,6 +53,8 @@ class DeviceHandle:
     class_counts: tuple[int, ...] = ()
     iterations: int = 0
     holds: State | None = None
+    downloaded_bytes: int = 0
+    saved_bytes: int = 0
     left: bool = False
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import NamedTuple
 
 from pipar_rpc.base.states import State
 from pipar_rpc.coordination.device_handle import DeviceHandle
@@ -51,11 +52,24 @@ class EpochResult:
     lost: list[int]
 
 
+class Counters(NamedTuple):
+    """What the server has counted of a device in a job so far, in bytes."""
+
+    downlink: int
+    downloaded: int
+    saved: int
+
+    @classmethod
+    def of(cls, handle: DeviceHandle) -> "Counters":
+        """Reads the counters."""
+        return cls(handle.port.downlink.num_bytes, handle.downloaded_bytes, handle.saved_bytes)
+
+
 @dataclass
 class Usage:
     """Sums over the rounds of an epoch, for one device."""
 
-    downlink_bytes_before: int
+    before: "Counters"
     reports: list[RoundReport] = field(default_factory=list)
     model_bytes: int = 0
     server_spans: list[Span] = field(default_factory=list)
@@ -75,7 +89,7 @@ class EpochSums:
     """
 
     def __init__(self, handles: Sequence[DeviceHandle]) -> None:
-        self._usage = {handle: Usage(handle.port.downlink.num_bytes) for handle in handles}
+        self._usage = {handle: Usage(Counters.of(handle)) for handle in handles}
         self.training_s, self.aggregation = 0.0, Timeline()
         self.device_networks: Mapping[DeviceHandle, State] = {}
         self._began, self._paused = time.monotonic(), 0.0
@@ -118,7 +132,7 @@ class EpochSums:
         for handle, sums in usage.items():
             sums.server_spans += handle.timeline.drain()  # the models' way back
         spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
-        devices = [_device_usage(sums, handle.port.downlink.num_bytes) for handle, sums in usage.items()]
+        devices = [_device_usage(sums, Counters.of(handle)) for handle, sums in usage.items()]
         reports = [report for sums in usage.values() for report in sums.reports]
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
@@ -152,18 +166,23 @@ def _mean_losses(usage: Mapping[DeviceHandle, Usage]) -> list[float]:
     return [sum(losses) / len(losses) for losses in present]
 
 
-def _device_usage(sums: Usage, downlink_bytes: int) -> DeviceUsage:
+def _device_usage(sums: Usage, now: Counters) -> DeviceUsage:
     on_device: dict[Stage, Busy] = {}
     for report in sums.reports:
         for stage, busy in report.stages.items():
             before = on_device.get(stage, Busy(0.0, 0))
             on_device[stage] = Busy(before.seconds + busy.seconds, before.count + busy.count)
+    reports, earlier = sums.reports, sums.before
+    activation_bytes, downlink_bytes = sum(r.uplink_bytes for r in reports), now.downlink - earlier.downlink
     return DeviceUsage(
         seconds=sum(report.seconds for report in sums.reports),
         iterations=sum(report.iterations for report in sums.reports),
         stages=sum_by_stage(sums.server_spans) | on_device,
         on_device=on_device,
-        uplink_bytes=sum(report.uplink_bytes for report in sums.reports) + sums.model_bytes,
-        downlink_bytes=downlink_bytes - sums.downlink_bytes_before,
+        uplink_bytes=activation_bytes + sums.model_bytes,
+        downlink_bytes=downlink_bytes,
+        activation_bytes=activation_bytes,
+        gradient_bytes=downlink_bytes - (now.downloaded - earlier.downloaded),
+        saved_bytes=sum(report.saved_bytes for report in reports) + now.saved - earlier.saved,
         links_timed=sums.links_timed,
     )

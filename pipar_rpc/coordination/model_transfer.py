@@ -28,7 +28,9 @@ class ModelTransfer:
 
     def received(self, handle: DeviceHandle, payload: State) -> State:
         """The device half that a device has uploaded."""
-        return self._codec.decode(payload, handle.holds)
+        state = self._codec.decode(payload, handle.holds)
+        handle.saved_bytes += num_bytes(state) - num_bytes(payload)
+        return state
 
     def hand_over(self, handle: DeviceHandle, state: State) -> Future[None]:
         """Loads a device half that another device has trained, over the emulated downlink.
@@ -38,6 +40,7 @@ class ModelTransfer:
         payload = self._codec.encode(state, None)
         handle.port.downlink.wait(reserve_download(handle, payload))
         handle.holds = self._codec.decode(payload, None)
+        handle.saved_bytes += num_bytes(state) - num_bytes(payload)
         return handle.call(Device.load, payload)
 
     def distribute(
@@ -65,6 +68,7 @@ class ModelTransfer:
             if key not in payloads:
                 source, base = (network, before) if knows else (held, None)
                 payloads[key] = self._codec.encode({name: source[name] for name in own}, base)
+            handle.saved_bytes += num_bytes({name: held[name] for name in own}) - num_bytes(payloads[key])
             handle.half.load({name: held[name] for name in held.keys() - set(own)})
             transfers.append((reserve_download(handle, payloads[key]), handle, payloads[key]))
         loaded: dict[DeviceHandle, Future[None]] = {}
@@ -77,6 +81,8 @@ class ModelTransfer:
 
 def reserve_download(handle: DeviceHandle, *states: State) -> Slot:
     """A slot of the emulated downlink for models."""
-    slot = handle.port.downlink.reserve(sum(map(num_bytes, states)))
+    size = sum(map(num_bytes, states))
+    handle.downloaded_bytes += size
+    slot = handle.port.downlink.reserve(size)
     handle.timeline.add(Span(Stage.DOWNLOAD, NO_ITERATION, 0, slot.start, slot.end))
     return slot

@@ -65,6 +65,12 @@ class DeviceJob:
         return worker_name(self.rank)
 
     @property
+    def compression(self) -> str:
+        """The name of the codecs in results: of activations, gradients and models, or the one of all."""
+        labels = [spec.label for spec in (self.coding.activations, self.coding.gradients, self.model_codec)]
+        return labels[0] if len(set(labels)) == 1 else "/".join(labels)
+
+    @property
     def links_emulated(self) -> bool:
         """Whether the rates of both links are known."""
         return self.uplink.rate.limited and self.downlink.rate.limited

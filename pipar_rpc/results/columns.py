@@ -6,43 +6,12 @@ prints the table of docs/results.md.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-Row = dict[str, Any]  # an epoch's values by the names of columns; None where a figure does not exist
+from pipar_rpc.results.column import Column, Row
 
-
-@dataclass(frozen=True)
-class Column:
-    """One value of an epoch.
-
-    Attributes:
-        name: heading in results.csv.
-        meaning: definition in a few words, as Markdown.
-        unit: unit or range; times and rates are emulated ones.
-        tag: name of the curve in TensorBoard, which groups curves by what stands before the slash.
-        devices: relation to single devices: sum, mean or maximum over them, or one value for each, which is
-            a tuple; empty for a value that is not about devices.
-        heading: short heading in the tables of the terminal and of the report.
-        summary: whether the terminal's table has the column.
-        digits: digits after the point in that table.
-        hparam: role in the line that a job has under HPARAMS in TensorBoard: a setting, or a figure, which is
-            the mean over the epochs or the last epoch's value.
-        figure: whether the value is a number that can be the objective of a sweep.
-    """
-
-    name: str
-    meaning: str
-    unit: str = ""
-    tag: str = ""
-    devices: Literal["", "sum", "mean", "max", "each"] = ""
-    heading: str = ""
-    summary: bool = False
-    digits: int = 2
-    hparam: Literal["", "setting", "mean", "last"] = ""
-    figure: bool = True
-
+__all__ = ["COLUMNS", "Column", "Row", "markdown", "mean"]
 
 _setting = partial(Column, hparam="setting")
 _name = partial(_setting, figure=False)
@@ -207,6 +176,48 @@ _DECLARED = (
     _each("each_device_peak_rss_mb", "that of each device", "MB", "memory_per_device/peak_rss_mb"),
     Column("devices_alive", "number of devices that take part at the epoch's end", tag="devices/alive"),
     Column("devices_lost", "numbers of the devices that have left", figure=False),
+    _name(
+        "compression",
+        "codecs of activations, gradients and models, or the one of all; "
+        "a single value if all devices have the same",
+        devices="each",
+    ),
+    Column(
+        "iteration_uplink_bytes",
+        "activations and labels of an iteration; models are not in it",
+        "bytes",
+        "network/iteration_uplink_bytes",
+        devices="mean",
+    ),
+    Column(
+        "iteration_downlink_bytes",
+        "gradients of an iteration; models are not in it",
+        "bytes",
+        "network/iteration_downlink_bytes",
+        devices="mean",
+    ),
+    Column(
+        "compression_ratio",
+        "bytes that would have crossed as they are over bytes that crossed, models and labels included; "
+        "empty if nothing crossed",
+        "",
+        "network/compression_ratio",
+        hparam="mean",
+    ),
+    Column(
+        "device_coding_s",
+        "time of the device's codecs in an iteration; empty without codecs of activations and gradients",
+        "s",
+        "time/device_coding_s",
+        devices="mean",
+    ),
+    Column(
+        "server_coding_s",
+        "time of its server half's codecs in an iteration; empty as `device_coding_s`",
+        "s",
+        "time/server_coding_s",
+        devices="mean",
+    ),
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

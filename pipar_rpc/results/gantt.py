@@ -1,12 +1,13 @@
 """Spans as a picture: one lane per resource, one bar per span."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pipar_rpc.timing.timeline import Span, Stage
 
 MAX_DEVICES = 8  # most devices in one figure
 LANES = ("device", "uplink", "server", "downlink")
+CODING_COLOUR = "#F0E442"
 STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette, safe for the colour-blind)
     Stage.DEVICE_FORWARD: ("device", "#0072B2"),
     Stage.UPLINK: ("uplink", "#E69F00"),
@@ -14,10 +15,10 @@ STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette
     Stage.SERVER_BACKWARD: ("server", "#D55E00"),
     Stage.DOWNLINK: ("downlink", "#CC79A7"),
     Stage.DEVICE_BACKWARD: ("device", "#56B4E9"),
-    **dict.fromkeys((Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE), ("device", "#F0E442")),
-    **dict.fromkeys((Stage.SERVER_DECODE, Stage.SERVER_ENCODE), ("server", "#F0E442")),
+    **dict.fromkeys((Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE), ("device", CODING_COLOUR)),
+    **dict.fromkeys((Stage.SERVER_DECODE, Stage.SERVER_ENCODE), ("server", CODING_COLOUR)),
 }
-CODING = "coding"  # what the legend calls the stages of codecs, where there are any
+CODING = {Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE, Stage.SERVER_DECODE, Stage.SERVER_ENCODE}
 
 
 def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
@@ -67,12 +68,22 @@ def iteration_figure(devices: Sequence[Sequence[Span]], title: str, scale: float
         draw(axes, moved, f"device {number}")
     panels[-1].set_xlabel("seconds")
     figure.suptitle(title)
-    figure.legend(handles=legend(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    stages = {span.stage for spans in shown for span in spans}
+    figure.legend(handles=legend(stages), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     return figure
 
 
-def legend() -> list[Any]:
-    """Returns handles for a figure's legend: one per stage, in the order of the pipeline."""
+def legend(stages: Collection[Stage]) -> list[Any]:
+    """Returns handles for a figure's legend, in the order of the pipeline: one per stage, one for all codecs.
+
+    Args:
+        stages: stages that are shown.
+    """
     from matplotlib.patches import Patch
 
-    return [Patch(color=colour, label=stage.replace("_", " ")) for stage, (_, colour) in STYLE.items()]
+    handles = [
+        Patch(color=colour, label=stage.replace("_", " "))
+        for stage, (_, colour) in STYLE.items()
+        if stage not in CODING
+    ]
+    return handles + [Patch(color=CODING_COLOUR, label="coding")] * bool(CODING & set(stages))

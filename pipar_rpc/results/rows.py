@@ -22,6 +22,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "partition": labels.partition,
         "network": labels.network,
         "testbed": labels.testbed,
+        "compression": _joined([device.compression for device in devices]),
         "time_scale": scale,
         "num_devices": len(devices),
         "split_point": _joined([device.split_point for device in devices]),

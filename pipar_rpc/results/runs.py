@@ -12,6 +12,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.results.run_files import ROWS, runs_in
 
 ORDER = ("fl", "sl", "sfl", "pipar")
+UNCOMPRESSED = "none"  # also the runs of versions without codecs
 NETWORKS = ("4g", "4g_plus", "wifi", "none")
 
 
@@ -29,17 +30,20 @@ class Case(NamedTuple):
     network: str
     num_devices: str
     testbed: str
+    compression: str
 
     @property
     def setting(self) -> str:
         """The settings without the network, as text."""
-        return f"{self.model}, K = {self.num_devices}, {self.testbed}"
+        codecs = "" if self.compression == UNCOMPRESSED else f", {self.compression}"
+        return f"{self.model}, K = {self.num_devices}, {self.testbed}{codecs}"
 
     @property
-    def place(self) -> tuple[str, str, int, tuple[int, str]]:
+    def place(self) -> tuple[str, str, int, str, tuple[int, str]]:
         """The key that sorts cases as a report does."""
         known = NETWORKS.index(self.network) if self.network in NETWORKS else len(NETWORKS)
-        return self.testbed, self.model, -int(self.num_devices), (known, self.network)
+        compression = "" if self.compression == UNCOMPRESSED else self.compression
+        return self.testbed, self.model, -int(self.num_devices), compression, (known, self.network)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Run:
 
     def text(self, column: str) -> str:
         """Returns the last epoch's cell."""
-        return self.rows[-1][column]
+        default = UNCOMPRESSED if column == "compression" else ""
+        return self.rows[-1].get(column) or default
 
     def curve(self, column: str) -> list[float]:
         """Returns the figures of all epochs that have one."""

@@ -19,6 +19,9 @@ class DeviceUsage:
         on_device: busy time of the stages that the device itself computed.
         uplink_bytes: payload from the device: activations, labels and models.
         downlink_bytes: payload to the device: gradients and models.
+        activation_bytes: payload of activations and labels.
+        gradient_bytes: payload of gradients.
+        saved_bytes: bytes by which payloads were smaller than what they stand for, both ways.
         links_timed: whether the stages hold the links' times; emulated links are timed, real ones are not.
     """
 
@@ -28,6 +31,9 @@ class DeviceUsage:
     on_device: dict[Stage, Busy]
     uplink_bytes: int
     downlink_bytes: int
+    activation_bytes: int
+    gradient_bytes: int
+    saved_bytes: int
     links_timed: bool
 
 
@@ -48,6 +54,12 @@ class EpochMetrics:
         downlink_mbps: downlink_bytes * 8 / epoch time, in Mbit/s.
         device_uplink_mbps: uplink rate of each device, in Mbit/s.
         device_downlink_mbps: downlink rate of each device, in Mbit/s.
+        iteration_uplink_bytes: activations and labels of an iteration; mean over the devices.
+        iteration_downlink_bytes: gradients of an iteration; mean over the devices.
+        compression_ratio: bytes that would have crossed as they are / bytes that crossed. None if none did.
+        device_coding_s: seconds that the device's codecs took in an iteration; mean over the devices. None
+            where activations and gradients cross as they are.
+        server_coding_s: seconds that the codecs of its server half took. None like device_coding_s.
         bound_s: lower limit of an iteration's time by the stage recurrence over the measured mean stage
             times, on the device where it is highest. None where links are not timed.
         efficiency: bound_s / that device's measured seconds per iteration. None where bound_s is.
@@ -63,6 +75,11 @@ class EpochMetrics:
     downlink_mbps: float
     device_uplink_mbps: tuple[float, ...]
     device_downlink_mbps: tuple[float, ...]
+    iteration_uplink_bytes: float
+    iteration_downlink_bytes: float
+    compression_ratio: float | None
+    device_coding_s: float | None
+    server_coding_s: float | None
     bound_s: float | None
     efficiency: float | None
 
@@ -76,7 +93,9 @@ class EpochMetrics:
             **{name: getattr(self, name) / factor for name in rates},
             device_uplink_mbps=tuple(rate / factor for rate in self.device_uplink_mbps),
             device_downlink_mbps=tuple(rate / factor for rate in self.device_downlink_mbps),
-            bound_s=None if self.bound_s is None else self.bound_s * factor,
+            device_coding_s=_times(self.device_coding_s, factor),
+            server_coding_s=_times(self.server_coding_s, factor),
+            bound_s=_times(self.bound_s, factor),
         )
 
 
@@ -96,6 +115,7 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
     timed = all(d.links_timed for d in active)
     uplinks = tuple(d.uplink_bytes * 8e-6 / epoch_s for d in devices)
     downlinks = tuple(d.downlink_bytes * 8e-6 / epoch_s for d in devices)
+    crossed = sum(d.uplink_bytes + d.downlink_bytes for d in devices)
     return EpochMetrics(
         epoch_time_s=epoch_s,
         iteration_time_s=sum(measured) / len(measured),
@@ -107,9 +127,29 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
         downlink_mbps=sum(downlinks),
         device_uplink_mbps=uplinks,
         device_downlink_mbps=downlinks,
+        iteration_uplink_bytes=_mean([d.activation_bytes / d.iterations for d in active]),
+        iteration_downlink_bytes=_mean([d.gradient_bytes / d.iterations for d in active]),
+        compression_ratio=1 + sum(d.saved_bytes for d in devices) / crossed if crossed else None,
+        device_coding_s=_coding_s(active, Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE),
+        server_coding_s=_coding_s(active, Stage.SERVER_DECODE, Stage.SERVER_ENCODE),
         bound_s=bound if timed else None,
         efficiency=bound / time_of_bound if timed else None,
     )
+
+
+def _times(seconds: float | None, factor: float) -> float | None:
+    return None if seconds is None else seconds * factor
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _coding_s(devices: Sequence[DeviceUsage], *stages: Stage) -> float | None:
+    """Seconds of these stages in an iteration, mean over the devices; None if there are none."""
+    if not any(stage in device.stages for device in devices for stage in stages):
+        return None
+    return _mean([sum(d.stages[s].seconds for s in stages if s in d.stages) / d.iterations for d in devices])
 
 
 def _bound(usage: DeviceUsage) -> float:

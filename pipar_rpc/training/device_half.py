@@ -209,6 +209,7 @@ class DeviceHalf(Instrumented):
     def _measured_round(self) -> Iterator[RoundReport]:
         """Gives the block a report to fill, and adds at its end what the round took."""
         began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
+        report.saved_bytes = -self._cut.coding.saved_bytes
         self._pace.emulated_s = self._pace.late_s = 0.0
         yield report
         report.seconds = time.monotonic() - began
@@ -216,5 +217,6 @@ class DeviceHalf(Instrumented):
         report.stages = sum_by_stage(spans)
         self._keep(spans)
         report.uplink_bytes += self._uplink.num_bytes
+        report.saved_bytes += self._cut.coding.saved_bytes
         report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
         report.peak_rss_mb = peak_rss_mb()

@@ -18,6 +18,7 @@ class RoundReport:
         seconds: wall time of the round on the device.
         stages: busy time of the device's compute stages and of its uplink.
         uplink_bytes: bytes of the activations and labels that were sent.
+        saved_bytes: bytes that codecs of activations and gradients saved, both ways.
         emulated_s: seconds of computing on the emulated device; 0 if its speed is not emulated.
         late_s: seconds by which real computing took longer than that.
         peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
@@ -31,6 +32,7 @@ class RoundReport:
     seconds: float = 0.0
     stages: dict[Stage, Busy] = field(default_factory=dict)
     uplink_bytes: int = 0
+    saved_bytes: int = 0
     emulated_s: float = 0.0
     late_s: float = 0.0
     peak_rss_mb: float = 0.0

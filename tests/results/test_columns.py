@@ -16,14 +16,18 @@ HEADER = (
     "uplink_bytes,downlink_bytes,uplink_mbps,downlink_mbps,device_uplink_mbps,device_downlink_mbps,bound_s,"
     "efficiency,train_loss,train_accuracy,val_accuracy,test_accuracy,device_val_accuracy,overlap,"
     "training_time_s,model_bytes,predicted_iteration_s,link_uplink_mbps,link_downlink_mbps,"
-    "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost"
+    "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
+    "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
+    "server_coding_s"
 )
-NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost")
+NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
 TAGS = {
     *("time/epoch_s", "time/iteration_s", "time/iteration_bound_s", "time/iteration_predicted_s"),
     *("time/efficiency", "time/overlap", "pipeline/split_point", "pipeline/num_micro_batches"),
     *("idle/server_s", "idle/device_s", "network/uplink_mbps", "network/downlink_mbps"),
     *("network/uplink_bytes", "network/downlink_bytes", "train/loss", "accuracy/train", "accuracy/val"),
+    *("network/iteration_uplink_bytes", "network/iteration_downlink_bytes", "network/compression_ratio"),
+    *("time/device_coding_s", "time/server_coding_s"),
     *("accuracy/test", "memory/server_peak_rss_mb", "memory/device_peak_rss_mb", "devices/alive"),
 }
 TAGS_OF_DEVICES = {
@@ -32,11 +36,14 @@ TAGS_OF_DEVICES = {
 }
 SETTINGS = {
     *("strategy", "model", "data", "partition", "network", "testbed", "num_devices", "split_point"),
-    *("num_micro_batches", "batch_size", "seed"),
+    *("num_micro_batches", "batch_size", "seed", "compression"),
 }
-OVER_EPOCHS = ("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps")
+OVER_EPOCHS = (
+    *("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps"),
+    "compression_ratio",
+)
 LEARNED = ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy")
-ONE_OR_EACH = ("split_point", "num_micro_batches", "batch_size")
+ONE_OR_EACH = ("split_point", "num_micro_batches", "batch_size", "compression")
 
 
 def row(epoch):

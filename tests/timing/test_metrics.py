@@ -25,6 +25,9 @@ def usage(**changes) -> DeviceUsage:
         "on_device": on_device,
         "uplink_bytes": 5_000_000,
         "downlink_bytes": 2_500_000,
+        "activation_bytes": 4_000_000,
+        "gradient_bytes": 2_000_000,
+        "saved_bytes": 0,
         "links_timed": True,
     }
     return DeviceUsage(**(values | changes))
@@ -55,3 +58,26 @@ def test_a_device_that_has_left_is_in_no_mean():
     metrics = epoch_metrics(10.0, 3.0, [usage(), idle])
     assert metrics.iteration_time_s == pytest.approx(4)
     assert metrics.device_idle_s == pytest.approx(6.5)
+
+
+def test_codecs_by_hand():
+    """Coding counts for bound and idle time, bytes for an iteration's means and the ratio."""
+    plain = usage()
+    assert epoch_metrics(10.0, 3.0, [plain]).device_coding_s is None
+    assert epoch_metrics(10.0, 3.0, [plain]).compression_ratio == 1
+    here = {Stage.DEVICE_ENCODE: Busy(0.8, 8), Stage.DEVICE_DECODE: Busy(0.4, 8)}
+    there = {Stage.SERVER_DECODE: Busy(0.08, 8), Stage.SERVER_ENCODE: Busy(0.16, 8)}
+    coded = usage(
+        stages=plain.stages | here | there, on_device=plain.on_device | here, saved_bytes=22_500_000
+    )
+    metrics = epoch_metrics(10.0, 3.0, [coded])
+    assert metrics.compression_ratio == pytest.approx(4)  # 7.5 MB crossed, 30 MB would have
+    assert metrics.iteration_uplink_bytes == pytest.approx(2_000_000)
+    assert metrics.iteration_downlink_bytes == pytest.approx(1_000_000)
+    assert metrics.device_coding_s == pytest.approx(0.6)
+    assert metrics.server_coding_s == pytest.approx(0.12)
+    assert metrics.device_idle_s == pytest.approx(10 - 3.5 - 1.2)
+    assert metrics.bound_s == pytest.approx(0.35 + 4 * 0.5 + 0.23 + 0.2 + 0.175)
+    assert metrics.scaled(10).device_coding_s == pytest.approx(6)
+    mixed = epoch_metrics(10.0, 3.0, [coded, plain])
+    assert mixed.server_coding_s == pytest.approx(0.06)

@@ -69,7 +69,8 @@ def iteration_figure(devices: Sequence[Sequence[Span]], title: str, scale: float
     panels[-1].set_xlabel("seconds")
     figure.suptitle(title)
     stages = {span.stage for spans in shown for span in spans}
-    figure.legend(handles=legend(stages), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    handles = legend(stages)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     return figure
 
 

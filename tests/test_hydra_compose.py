@@ -122,6 +122,8 @@ NAMES = {  # what a job does: how its folder's name ends
     "strategy=sl": "_4g_P1",
     "strategy=sfl": "_4g_P1",
     "strategy=pipar": "_4g_P1_N8",
+    "compression=int8": "_4g_P1_N8_int8",
+    "compression=topk": "_4g_P1_N8_topk-int8",
     "method=selected": "_4g_selected",
 }
 

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipar_rpc.base.errors import LostError, UserError
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.compression.registry import CodecSpec
-from pipar_rpc.models import ModelSpec, Norm, build_model
+from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, build_model
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.server_half import ServerHalf
+from tests.support.coding import PART
 from tests.support.loops import CPU, OPTIMIZER, assert_close, make_batches, train_split
 
 TOPK = CodecSpec("topk", args={"ratio": 0.2, "random_share": 0.3})
@@ -66,3 +70,46 @@ def test_a_codec_changes_the_training():
     for codecs in PAIRS.values():
         coded, _, _ = train_split(copy.deepcopy(network), batches, 1, 2, coding=Coding(codecs))
         assert any(not torch.equal(plain[name], coded[name]) for name in plain)
+
+
+@pytest.mark.parametrize("codecs", PAIRS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_device_that_diverges_is_noticed_through_every_codec(codecs, wrong):
+    """Its server half is left as it was, and the error says what it was."""
+    torch.manual_seed(0)
+    layers = build_model(ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10))[1:]
+    before = {name: value.clone() for name, value in layers.state_dict().items()}
+    coding = Coding(PAIRS[codecs])
+    server = ServerHalf(layers, OPTIMIZER, DropoutStreams(layers, 0, 1), coding, CPU, Timeline())
+    activation = torch.randn(4, 32, 4, 4)
+    activation[2, 3, 1, 1] = wrong
+    sent = coding.encode_activation(PART, activation.requires_grad_())
+    with pytest.raises(LostError, match="the loss is nan"):
+        server.process(PART, sent, torch.arange(4), lambda result: pytest.fail("an answer"))
+    assert all(torch.equal(value, before[name]) for name, value in server.state().items())
+
+
+def test_gradients_that_are_not_finite_arrive_so():
+    """Whatever becomes of them, the device's weights are not finite then, and its next model is refused."""
+    for codecs in PAIRS.values():
+        coding = Coding(codecs)
+        sent = coding.encode_activation(PART, torch.randn(2, 3, 8, requires_grad=True))
+        for wrong in (float("nan"), float("-inf")):
+            gradient = torch.full((2, 3, 8), wrong)
+            payload = coding.encode_gradient(PART, sent, gradient)
+            assert not coding.decode_gradient(sent, payload, CPU).isfinite().all()
+
+
+def test_a_codec_that_says_another_size_is_named():
+    coding = Coding(CodingSpec(CodecSpec("custom", "tests.support.codecs.Sometimes")))
+    with pytest.raises(
+        UserError, match=r"compression\.activations: its encode made 33 bytes where .* says 32"
+    ):
+        coding.encode_activation(PART, torch.full((2, 4), 7.0))
+
+
+def test_gradients_at_the_activations_places_take_their_ratio():
+    other = CodecSpec("topk", args={"ratio": 0.1})
+    line = r"compression\.gradients\.args\.ratio=0\.1: must be 0\.2 as of activations"
+    with pytest.raises(UserError, match=line):
+        Coding(CodingSpec(TOPK, other))

@@ -69,6 +69,15 @@ BAD = {
     "aggregation.rule.name=fedavgn": "name=fedavgn: must be a known rule: did you mean fedavg?",
     "aggregation/rule=custom": "aggregation.rule._target_=null: must be the dotted name of a function with",
     "aggregation.rule._target_=my.Rule": "aggregation.rule._target_=my.Rule: must be the dotted name of a",
+    "compression=int9": "compression=int9: no such choice: ",
+    "compression.activations.name=int9": "compression.activations.name=int9: must be a known codec: ",
+    "compression.gradients.name=custom": "compression.gradients._target_=null: must be the dotted name of a",
+    "compression.models._target_=my.Codec": "compression.models._target_=my.Codec: must be the dotted name",
+    "compression.models.name=topk": "compression.models.name=topk: must be a known codec: ",
+    "compression.models.args.x=1": "compression.models.args.x: no such argument of none: it has none",
+    "compression.actvations.name=int8": "actvations: no such key: did you mean compression.activations?",
+    "devices.overrides.1.compression.models.name=int8": "models: must be the same for all devices",
+    "devices.overrides.1.compression.activations.name=int9": "devices.overrides.1.compression.activations",
     "aggregation.rule.args.beta=0.5": "aggregation.rule.args.beta: no such argument of fedavg: it has none",
     "fault.timeout_s=0": "fault.timeout_s=0.0: must be > 0 seconds",
     "strategy=fedprox": "strategy=fedprox: must be a known strategy: (one of fl, pipar, sfl, sl)",
@@ -246,3 +255,26 @@ def test_a_network_with_nothing_to_train_is_refused():
     assert f"{target}: must be a function whose network has something to train" in message(
         "model=custom", target, "data=synthetic", "data.image_size=8"
     )
+
+
+def test_devices_may_have_codecs_of_their_own():
+    """With arguments of their own: those of another codec are not theirs."""
+    first, second, third = plan(
+        *("compression=topk", "compression.activations.args.ratio=0.2", "num_devices=3"),
+        *("devices.overrides.2.compression.activations.name=int8",),
+        "+devices.overrides.3.compression.activations.args.ratio=0.3",
+    ).devices
+    assert first.compression == "topk-0.2-0.1/topk/int8"
+    assert second.compression == "int8/topk/int8"
+    assert third.compression == "topk-0.3-0.1/topk/int8"
+    assert plan("compression=bf16").devices[0].compression == "bf16"
+
+
+def test_another_codec_is_another_training():
+    same = [
+        plan(*more, "num_devices=2").checkpoints.same
+        for more in ((), ("compression=int8",), ("devices.overrides.2.compression.gradients.name=bf16",))
+    ]
+    assert same[0] != same[1]
+    assert same[0] != same[2]
+    assert same[2]["devices.overrides.2.compression.gradients.name"] == "bf16"

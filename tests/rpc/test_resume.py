@@ -11,12 +11,15 @@ from tests.support.overrides import BASE, sweep_of
 from tests.support.processes import run
 from tests.support.results import assert_same, rows_of
 
+INT8 = (  # a quarter of the bytes, and of the rate
+    *(f"compression.{what}.name=int8" for what in ("activations", "gradients", "models")),
+    "network.uplink_mbps=0.25",
+)
 JOBS = {
-    "fl": ("strategy=fl", "network.uplink_mbps=20"),
-    "sl": ("strategy=sl", "fault.leave.1=4"),
+    "sl": ("strategy=sl", "fault.leave.1=4", *INT8),
     "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
-    "momentum": ("aggregation.rule.name=fedavgm", "aggregation.rule.args.beta=0.5"),
+    "momentum": ("aggregation.rule.name=fedavgm", "aggregation.rule.args.beta=0.5", *INT8),
     "never_averaged": ("aggregation.every=0",),
 }
 

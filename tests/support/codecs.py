@@ -75,3 +75,11 @@ class BaselessModel(ExactModel):
 
     def encode(self, state, base):  # type: ignore[no-untyped-def]
         return {name: tensor - base[name] for name, tensor in state.items()}
+
+
+class Sometimes(Exact):
+    """Its payload has a byte more where a value is 7, which no random number is."""
+
+    def encode(self, values, noise):  # type: ignore[no-untyped-def]
+        payload = super().encode(values, noise)
+        return torch.cat([payload, payload[:1]]) if (values == 7).any() else payload

@@ -16,6 +16,9 @@ CUTS = [
     (name, p) for name in MODELS for p in range(1, len(build_meta(ModelSpec(name, Norm.none, 3, 32, 4))) + 1)
 ]
 
+LAST = {name: max(p for other, p in CUTS if other == name) for name in MODELS}
+FEW_CUTS = [(name, p) for name, p in CUTS if p in {1, LAST[name] // 2, LAST[name] - 1}]
+
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -105,8 +108,8 @@ def test_every_network_cut_anywhere_equals_unsplit_with_group_norm(name, split_p
     assert_exact(name, Norm.group, split_point, 3, zoo_plain(name, Norm.group, 1))
 
 
-@pytest.mark.parametrize(("name", "split_point"), CUTS)
-def test_every_network_cut_anywhere_equals_the_same_micro_batches_with_batch_norm(name, split_point):
+@pytest.mark.parametrize(("name", "split_point"), FEW_CUTS)
+def test_every_network_equals_the_same_micro_batches_with_batch_norm(name, split_point):
     assert_exact(name, Norm.batch, split_point, 3, zoo_plain(name, Norm.batch, 3))
 
 

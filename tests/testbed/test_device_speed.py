@@ -1,11 +1,15 @@
 """Emulated device speed: stretched computing, calibration, replayed times."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.compression.coding import CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
 from pipar_rpc.testbed import device_speed
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec
@@ -168,3 +172,22 @@ def test_a_machine_is_measured_once_and_with_the_whole_network(monkeypatch):
         host,
         other,
     )  # as another device found
+
+
+def test_a_recorded_device_takes_its_time_for_codecs_too():
+    """A profile has no times of codecs: they are stretched as much as its computing is."""
+    recorded = UnitTimes("one", {10: 3.0}, {10: 5.0}, 0.0)
+    here = UnitTimes("one", {10: 0.25}, {10: 0.75}, 0.0, encode={10: 0.02}, decode={10: 0.01})
+    machine = MachineSpeed(0.1, (here,))
+    int8 = CodingSpec(CodecSpec("int8"), CodecSpec("int8"))
+    spec = SpeedSpec(VGG5, 1, 10, profile=(recorded,), time_scale=2.0)
+    assert not spec.calibrated
+    coded = replace(spec, coding=int8)
+    assert coded.calibrated
+    (unit,) = coded.unit_times(machine)
+    assert (unit.forward, unit.backward) == ({10: 1.5}, {10: 2.5})
+    assert unit.encode == {10: pytest.approx(0.02 * 8 / 2)}
+    assert unit.decode == {10: pytest.approx(0.01 * 8 / 2)}
+    seconds = replayed([unit])
+    assert seconds(Stage.DEVICE_ENCODE, 5) == pytest.approx(0.04)  # in proportion
+    assert replayed([recorded])(Stage.DEVICE_DECODE, 5) == 0

@@ -64,9 +64,9 @@ class Trial:
 
     Attributes:
         folder: working directory.
-        overrides: of pipar_rpc.
+        overrides: command line of pipar_rpc.
         started: all processes that were started.
-        ports: where they met.
+        ports: ports at which they met.
     """
 
     folder: Path
@@ -162,7 +162,7 @@ class Chaos:
     """Runs trials and the trainings that they are compared with, each once.
 
     Args:
-        folder: where everything is written.
+        folder: folder that everything is written to.
     """
 
     def __init__(self, folder: Path) -> None:

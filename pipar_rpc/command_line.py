@@ -23,7 +23,7 @@ def normalise(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
     their names in the paper's reference; braces in a data root are not Hydra's.
 
     Args:
-        arguments: what was typed.
+        arguments: words of the command line.
         parser: Hydra's, which knows the flags.
 
     Raises:

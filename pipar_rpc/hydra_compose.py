@@ -92,9 +92,9 @@ def run_jobs(job: Callable[[DictConfig, Path, int], float | None], folder: Path 
     """Has Hydra run the job, or the jobs of a sweep, that `sys.argv` describes.
 
     Args:
-        job: called with the composed configuration, the job's own output folder and its number; returns the
+        job: function called with the composed configuration, the job's output folder and number; returns the
             figure for a sweeper that optimises, NaN if the job has failed.
-        folder: of the run or the sweep; None for a new one as the configuration says.
+        folder: folder of the run or the sweep; None for a new one as the configuration says.
     """
     if folder is not None:
         sys.argv += [f"hydra.{kind}.dir={quoted(str(folder))}" for kind in ("run", "sweep")]

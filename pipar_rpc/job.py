@@ -55,14 +55,14 @@ def run(
     """Runs a job and returns its rows, one per epoch.
 
     Args:
-        plan: what to do.
+        plan: plan of the job.
         node: this machine.
-        output_dir: where results.csv, model.pt, tensorboard/ and checkpoints/ go; nobody else writes there.
+        output_dir: folder of results.csv, model.pt, tensorboard/ and checkpoints/; nobody else writes there.
         job: number within a multirun.
         goes_on: whether the job was begun in this folder by a process that has ended.
-        group: of all ranks.
-        on_begin: called when it is certain that the job may write into its folder.
-        on_saved: called whenever a checkpoint or the model is complete.
+        group: RPC group of all ranks.
+        on_begin: function called when it is certain that the job may write into its folder.
+        on_saved: function called whenever a checkpoint or the model is complete.
 
     Raises:
         RegroupError: a lost device has come back; the job goes on when torchrun has started all ranks again.

@@ -28,10 +28,10 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
     """The profile of a network on this machine; medians of wall seconds.
 
     Args:
-        spec: of the network.
-        batch_sizes: to measure.
-        runs: that count, for each batch size; there is one more before them.
-        device: where to compute.
+        spec: network to time.
+        batch_sizes: sizes to measure.
+        runs: number of runs that count, for each batch size; there is one more before them.
+        device: torch device that computes.
 
     Raises:
         UserError: the network cannot be built, or no batch size is large enough for its batch norm.

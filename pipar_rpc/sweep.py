@@ -79,9 +79,9 @@ class Jobs:
     Args:
         local: this machine.
         world: this process's place.
-        folder: of the run or the sweep; this process is alone in it.
+        folder: folder of the run or the sweep; this process is alone in it.
         goes_on: whether an earlier one goes on there.
-        group: of all ranks.
+        group: RPC group of all ranks.
         sockets: a line about where they listen.
     """
 

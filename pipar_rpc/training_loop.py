@@ -44,7 +44,7 @@ class TrainingLoop:
         observer: records what happens.
         progress: the bar on the terminal.
         outputs: receive the rows.
-        rows: of all epochs so far; grows.
+        rows: rows of all epochs so far; grows.
     """
 
     number: int

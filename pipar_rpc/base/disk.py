@@ -34,9 +34,9 @@ def check_room(folder: Path, num_bytes: int, key: str) -> None:
     """Raises UserError unless files of that size can be written into a folder, which need not exist yet.
 
     Args:
-        folder: where to.
-        num_bytes: of what is kept there, but for logs, tables and pictures.
-        key: of the configuration, that says where.
+        folder: folder to be written to.
+        num_bytes: bytes that will be kept there, but for logs, tables and pictures.
+        key: configuration key that names the folder.
     """
     base = folder.absolute()
     while not base.exists():
@@ -58,8 +58,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file whole or not at all: until it is complete and on the disk, the older one stays.
 
     Args:
-        path: of the file; its folder has one writer at a time.
-        write: called with the open file.
+        path: path of the file; its folder has one writer at a time.
+        write: function called with the open file.
 
     Raises:
         OSError: it cannot be written.

@@ -16,7 +16,7 @@ class ConfigError(UserError):
     Args:
         key: full dotted name of the configuration key.
         value: the value that was given.
-        allowed: what would be accepted, as the end of the sentence "must be ...".
+        allowed: accepted values, as the end of the sentence "must be ...".
     """
 
     def __init__(self, key: str, value: object, allowed: str) -> None:

@@ -23,7 +23,7 @@ def run_in_process(
     """The result of `function(*args)` in a new process, which inherits nothing but the environment.
 
     Args:
-        function: of a module; it, its arguments and its result are pickled.
+        function: function of a module; it, its arguments and its result are pickled.
         args: its arguments.
         environment: variables to add.
         timeout_s: seconds after which the process is killed.

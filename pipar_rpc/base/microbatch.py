@@ -12,7 +12,7 @@ class Part:
     """The place of a micro-batch within its mini-batch.
 
     Attributes:
-        epoch: from 1.
+        epoch: number of the epoch, from 1.
         iteration: number of the mini-batch within the epoch, from 0.
         index: n, from 1 to `count`.
         count: N, the number of micro-batches of this mini-batch.
@@ -61,7 +61,7 @@ def split_batch(
         images: shape [B, ...].
         labels: shape [B].
         num_micro_batches: N; fewer where micro-batches would have less than `smallest` samples.
-        epoch: kept in each part.
+        epoch: number of the epoch, kept in each part.
         iteration: number of the mini-batch, kept in each part.
         smallest: samples that a micro-batch has at least, if the mini-batch has that many.
     """

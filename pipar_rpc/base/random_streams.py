@@ -16,7 +16,7 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 
     Args:
         seed: the experiment's seed, >= 0.
-        stream: what it is for, e.g. `generator(seed, "shuffle", device, epoch)`; integers must be >= 0.
+        stream: purpose, e.g. `generator(seed, "shuffle", device, epoch)`; integers must be >= 0.
     """
     state = sequence(seed, *stream).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

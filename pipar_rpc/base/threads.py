@@ -86,7 +86,7 @@ def end_with(parent: int, message: str = "", exit_code: int = 1) -> None:
     Args:
         parent: id of the process that is this one's parent unless it has died.
         message: the last line of this process on stderr; none if empty.
-        exit_code: of this process.
+        exit_code: exit code of this process.
     """
 
     def watch() -> None:

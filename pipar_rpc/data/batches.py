@@ -60,7 +60,7 @@ class Batches:
     Args:
         data: the device's own samples.
         batch_size: B.
-        transform: from stored images to network input.
+        transform: way from stored images to network input.
         seed: the experiment's seed.
         device: number of the device, 1..K.
     """

@@ -51,11 +51,11 @@ def load_train_part(
     """The training images of one device (1..K) and of no other; only these are kept in memory.
 
     Args:
-        source: of the images.
+        source: source of the images.
         spec: which of them.
         device: its number.
         num_devices: K.
-        on_images: called before every few images; what it raises ends the loading.
+        on_images: function called before every few images; what it raises ends the loading.
     """
     labels = source.labels("train")
     indices = partition(labels, spec, num_devices)[device - 1]

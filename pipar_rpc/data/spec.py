@@ -69,13 +69,13 @@ class DataSpec:
         channels: 1 (grey) or 3 (colour).
         image_size: height and width in pixels; images of another size are resized.
         num_classes: number of classes; None for imagefolder until `classes` is known.
-        seed: of the partition and of the split into validation and test.
+        seed: seed of the partition and of the split into validation and test.
         train_size_per_device: training samples of each device, on average; None for all samples there are.
         val_size: validation samples.
         test_size: test samples; None for all that are left.
         train_size: training samples that synthetic data consists of; unused elsewhere.
         classes: names of imagefolder's class folders, as the server found them.
-        partition: how the training samples are spread over the devices.
+        partition: distribution of the training samples over the devices.
     """
 
     name: str

@@ -19,7 +19,7 @@ class SeededDropout(nn.Module):
         per_channel: whether whole feature maps are dropped.
 
     Attributes:
-        rng: what masks are drawn from; None for torch's own generator.
+        rng: generator of the masks; None for torch's own.
     """
 
     def __init__(self, p: float, per_channel: bool) -> None:

@@ -15,11 +15,11 @@ class UnitSummary:
     """One cut unit.
 
     Attributes:
-        name: of the unit in the sequence.
+        name: name of the unit in the sequence.
         output_shape: for one sample.
         num_parameters: numbers in its parameters, trained or frozen.
-        activation_bytes: of the output for one sample, as it crosses.
-        flops: of the forward pass for one sample, as torch counts them: convolutions and matrix products,
+        activation_bytes: bytes of the output for one sample, as it crosses.
+        flops: work of the forward pass for one sample, as torch counts it: convolutions and matrix products,
             a multiplication and an addition being two.
         trained: whether any of its parameters requires a gradient.
     """
@@ -59,7 +59,7 @@ def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:
 
     Args:
         network: on the meta device.
-        spec: of the network.
+        spec: network that is described.
 
     Raises:
         UserError: the network cannot be trained on these images at all.
@@ -80,7 +80,7 @@ def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
 
     Args:
         network: on the meta device.
-        spec: of the network.
+        spec: network that is described.
     """
     count, found = 4, list[int]()
     network, x = network.train(), _images(spec, count)

@@ -29,7 +29,7 @@ def load_weights(path: Path, names: Mapping[str, str], like: Mapping[str, Tensor
 
     Args:
         path: a file that `torch.save(network.state_dict(), path)` made; code in it is not run.
-        names: as from `published_names`.
+        names: names as `published_names` gives them.
         like: the units' state, for shapes.
         strict: whether every tensor must be there with its shape; otherwise those that do not fit are left
             out, as a classifier for other classes is.

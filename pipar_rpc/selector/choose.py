@@ -19,10 +19,10 @@ def rank(predictor: Predictor, method: Method, split_points: Sequence[int], coun
     """The `count` fastest candidates, the best one first.
 
     Args:
-        predictor: of the device.
-        method: how N is found.
+        predictor: predictor of the device's iterations.
+        method: way of finding N.
         split_points: P from which to choose.
-        count: how many.
+        count: number of candidates to return.
 
     Raises:
         ValueError: no split point fits into the device's memory.
@@ -114,12 +114,12 @@ def choose(
     that number, no more devices than that choose to use it.
 
     Args:
-        devices: what is known of each.
-        server: what is known of the server.
-        sizes: of each unit.
-        method: how N is found.
+        devices: facts about each device.
+        server: facts about the server.
+        sizes: sizes of each unit.
+        method: way of finding N.
         split_points: P from which to choose; all by default.
-        count: how many candidates to return.
+        count: number of candidates to return.
 
     Raises:
         ValueError: none of the split points fits into a device's memory; the message names the device.

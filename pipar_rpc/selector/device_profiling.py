@@ -31,7 +31,7 @@ class DeviceProfiler(LinkTest):
     Args:
         node: the device's machine.
         stop: ends measurements.
-        job: what the device is to do, with split point Q.
+        job: job of the device, with split point Q.
     """
 
     def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:

@@ -16,9 +16,9 @@ class UnitSizes:
     """What one cut unit needs on the network and in memory.
 
     Attributes:
-        activation_bytes: of its output for one sample.
-        state_bytes: of its parameters and buffers.
-        held_bytes: kept for the backward pass of one sample.
+        activation_bytes: bytes of its output for one sample.
+        state_bytes: bytes of its parameters and buffers.
+        held_bytes: bytes that are kept for the backward pass of one sample.
         trained: whether it has anything to train.
         sent_bytes: bytes of its state when models are averaged, as their codec sends it; None if as it is.
     """
@@ -58,14 +58,14 @@ class DeviceFacts:
     Attributes:
         units: times of all Q units on the device.
         uplink_mbps, downlink_mbps: Mbit/s (10^6 bit/s), infinite for no limit.
-        uplink_latency_s, downlink_latency_s: of a message, without its transfer.
+        uplink_latency_s, downlink_latency_s: delay of a message, without its transfer.
         batch_size: B.
         smallest: samples that a micro-batch has at least.
         iterations: between two aggregations; infinite if nothing is aggregated.
         memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
         crossing: bytes of micro-batches on their way, and times of the server's codecs; None where all
             crosses as it is.
-        num_samples: of an epoch, whose last mini-batch may be smaller; infinite if that does not matter.
+        num_samples: samples of an epoch, whose last mini-batch may be smaller; infinite if that is no matter.
     """
 
     units: Sequence[UnitTimes]
@@ -87,7 +87,7 @@ class ServerFacts:
 
     Attributes:
         units: times of all Q units, of a server half that has the server to itself.
-        halves_at_once: how many server halves compute as fast as one alone; more share what there is. By
+        halves_at_once: number of server halves that compute as fast as one alone; more share. By
             the micro-batch's size: with small ones most of the time is Python's, one thread at a time.
         message_s: seconds that a micro-batch takes besides computing: RPC, threads, Python.
         shared_message_s: the same for each half that computes; their sum counts, if it is larger.

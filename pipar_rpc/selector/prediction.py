@@ -69,10 +69,10 @@ class Predictor:
     """Predicts iterations of one device.
 
     Args:
-        device: what is known of it.
-        server: what is known of the server.
-        sizes: of each unit.
-        halves: how many server halves compute at a time.
+        device: facts about the device.
+        server: facts about the server.
+        sizes: sizes of each unit.
+        halves: number of server halves that compute at a time.
     """
 
     def __init__(

@@ -75,14 +75,14 @@ def profile_devices(
     """Asks all devices, which hold nothing yet; also finds out what their micro-batches cost the server.
 
     Args:
-        jobs: of each device, with split point Q.
-        sizes: of each unit.
-        runs: of the whole network for each batch size, where the device's speed is not emulated.
+        jobs: jobs of the devices, with split point Q.
+        sizes: sizes of each unit.
+        runs: runs of the whole network for each batch size, where the device's speed is not emulated.
         every: iterations between two aggregations; -1: one epoch, 0: never.
-        elapsed_s: where bandwidth traces go on; real seconds.
-        server: what is known of it.
-        here: where server halves compute.
-        crossing: of each device.
+        elapsed_s: real seconds at which bandwidth traces go on.
+        server: facts about the server.
+        here: torch device on which server halves compute.
+        crossing: bytes that cross and times of codecs, for each device.
 
     Raises:
         UserError: a device lacks its data.

@@ -30,7 +30,7 @@ class Reselector:
         on_change: told what changed, a line for each device, and after which round.
 
     Attributes:
-        selection: what the devices do now.
+        selection: present choice of P and N.
     """
 
     def __init__(

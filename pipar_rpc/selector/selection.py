@@ -52,8 +52,8 @@ class Selection:
 
     Attributes:
         plan: the job with the chosen P and N.
-        rankings: of each device, the fastest candidates, the chosen one first. Real seconds.
-        facts: what it rests on.
+        rankings: fastest candidates of each device, the chosen one first; in real seconds.
+        facts: facts on which the choice rests.
         present: whether each device takes part; those that have left use neither server nor time.
     """
 
@@ -164,9 +164,9 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
     """Measures devices, links and server, and chooses.
 
     Args:
-        plan: of the job.
+        plan: plan of the job.
         node: this machine.
-        elapsed_s: where bandwidth traces go on; real seconds.
+        elapsed_s: real seconds at which bandwidth traces go on.
 
     Raises:
         UserError: no split point fits into a device's memory, or its data is missing.

@@ -26,11 +26,11 @@ def profile_server(
     """Times the server by itself, and under the load of `halves` networks at the same time.
 
     Args:
-        spec: of the network.
-        sizes: of micro-batches.
-        runs: of the whole network for each size.
-        device: where server halves compute.
-        halves: how many there will be.
+        spec: network to time.
+        sizes: sizes of micro-batches.
+        runs: number of runs of the whole network for each size.
+        device: torch device on which server halves compute.
+        halves: number of server halves that there will be.
     """
     alone = time_units(spec, sizes, runs, device)
     at_once = min(halves, 2 * (os.cpu_count() or 1))

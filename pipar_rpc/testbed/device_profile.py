@@ -21,9 +21,9 @@ class DeviceProfile:
     """What `python -m pipar_rpc.profiler` records: the file's keys and their types.
 
     Attributes:
-        model, norm, channels, image_size, num_classes, target, args: of the network; see `ModelSpec`.
+        model, norm, channels, image_size, num_classes, target, args: network; see `ModelSpec`.
         units: times of each cut unit, in order; batch size -> seconds.
-        machine: what it was recorded on and with; for the reader.
+        machine: machine and versions with which it was recorded; for the reader.
     """
 
     model: str

@@ -47,7 +47,7 @@ class SpeedSpec:
     Attributes:
         model: the uncut network.
         num_units: cut units that the device holds.
-        batch_size: of the largest batches of any device.
+        batch_size: size of the largest batches of any device.
         slowdown: factor on this machine's computing time; with a calibration, on the calibrated time.
         calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
         profile: recorded times of the network's units; empty for none. They take precedence.
@@ -200,7 +200,7 @@ def calibrate_all(
     One after the other, and one for each machine, so that they do not disturb each other.
 
     Args:
-        specs: of each device.
+        specs: speed of each device.
         ask: runs `calibrate` on the device with an index, from 0, with the machines that are known.
     """
     known: dict[str, MachineSpeed] = {}

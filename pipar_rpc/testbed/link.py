@@ -102,7 +102,7 @@ class Link:
         rate: Mbit/s (10^6 bit/s), None for no limit; or a trace, whose time 0 is when `start` is called.
         latency_s: seconds from the end of a slot to the arrival.
         jitter_s: further latency, drawn for each message between 0 and this; messages do not overtake.
-        rng: what the jitter is drawn from.
+        rng: generator of the jitter.
         bin_s: length in seconds of the intervals of `drain_traffic`.
         clock: current time in seconds; another one in tests.
         sleep: sleeps for seconds; one that can be interrupted where the sender may be stopped.

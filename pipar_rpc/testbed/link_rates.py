@@ -38,7 +38,7 @@ def link_rates(
         up: the emulated uplink.
         down: the emulated downlink.
         known: Mbit/s of the emulated ones, as they are at the moment.
-        real: as measured, if one of them is not limited; emulated latencies add to it.
+        real: measured rates, if one of the links is not limited; emulated latencies add to them.
     """
     real = real or LinkRates(math.inf, math.inf, 0.0, 0.0)
 

@@ -42,9 +42,9 @@ class UnitTimer:
     """A cut unit that notes how long it computes.
 
     Args:
-        name: of the unit.
+        name: name of the unit.
         layers: the unit. It is trained, with a step size of almost nothing.
-        device: where it computes.
+        device: torch device that computes.
         clock: seconds.
         coder: codecs of what crosses if the network is cut after the unit; None if it crosses as it is.
     """
@@ -154,13 +154,13 @@ def time_units(
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
 
     Args:
-        spec: of the network.
+        spec: network to time.
         sizes: batch sizes.
-        runs: that count, for each size; there is one more before them.
-        device: where to compute.
+        runs: number of runs that count, for each size; there is one more before them.
+        device: torch device that computes.
         clock: seconds.
-        on_run: called after each run.
-        num_units: how many of the first units; all by default.
+        on_run: function called after each run.
+        num_units: number of first units to time; all by default.
         coder: codecs of what crosses; None if it crosses as it is.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -24,7 +24,7 @@ class Pace:
     """Stretches computation to what the emulated device would take.
 
     Args:
-        seconds: how long a stage takes on it.
+        seconds: function from stage and samples to the seconds that they take on it.
         clock: wall time in seconds; another one in tests.
         sleep: sleeps for seconds; one that can be interrupted where the device may be stopped.
 
@@ -81,7 +81,7 @@ class UnitTimes:
     """How long one cut unit takes.
 
     Attributes:
-        name: of the unit in the network.
+        name: name of the unit in the network.
         forward: batch size -> seconds.
         backward: batch size -> seconds.
         update: seconds of the optimiser step.

@@ -10,7 +10,7 @@ from pipar_rpc.base import states
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.int8 import LIMIT
 from pipar_rpc.compression.quantise import group_length, quantise
-from pipar_rpc.compression.registry import NONE, CodecSpec, failed, make, no_codec
+from pipar_rpc.compression.registry import NONE, CodecSpec, check_custom, make
 
 SAME, CHANGE, SCALES = "same", "change", "scales"
 
@@ -159,18 +159,10 @@ def build_model_codec(spec: CodecSpec, key: str) -> ModelCodec:
     Raises:
         UserError: as `build_codec`.
     """
-    codec = make(spec, key, MODEL_CODECS, {})
+    codec: ModelCodec = make(spec, key, MODEL_CODECS, {})
     if spec.target is not None:
-        if not isinstance(codec, ModelCodec):
-            wrong = f"with needs_base, num_bytes, encode and decode, not {type(codec).__name__}"
-            raise no_codec(spec, key, wrong)
-        try:
-            mistake = _mistake(codec)
-        except Exception as error:
-            raise failed(spec, key, error) from error
-        if mistake:
-            raise no_codec(spec, key, mistake)
-    return codec  # type: ignore[no-any-return]
+        check_custom(codec, spec, key, ModelCodec, "needs_base, num_bytes, encode and decode", _mistake)
+    return codec
 
 
 def _mistake(codec: ModelCodec) -> str | None:

@@ -71,19 +71,10 @@ def build_codec(spec: CodecSpec, key: str, role: Role) -> Codec:
         UserError: unknown name; arguments that the codec does not have or that are out of range; no such
             function, it failed, or what it returned is no codec.
     """
-    codec = make(spec, key, CODECS, {"role": role})
+    codec: Codec = make(spec, key, CODECS, {"role": role})
     if spec.target is not None:
-        if not isinstance(codec, Codec):
-            raise no_codec(
-                spec, key, f"with the methods num_bytes, encode and decode, not {type(codec).__name__}"
-            )
-        try:
-            wrong = _mistake(codec)
-        except Exception as error:
-            raise failed(spec, key, error) from error
-        if wrong:
-            raise no_codec(spec, key, wrong)
-    return codec  # type: ignore[no-any-return]
+        check_custom(codec, spec, key, Codec, "the methods num_bytes, encode and decode", _mistake)
+    return codec
 
 
 def make(
@@ -106,14 +97,28 @@ def make(
         raise UserError(f"{key}.args.{error}") from error
 
 
-def no_codec(spec: CodecSpec, key: str, wrong: str) -> ConfigError:
-    """The error for an object of the user's that is no codec; `wrong` says why, after "a codec"."""
-    return ConfigError(f"{key}._target_", spec.target, f"a function that returns a codec, {wrong}")
+def check_custom(
+    codec: Any, spec: CodecSpec, key: str, kind: type, needed: str, mistake: Callable[[Any], str | None]
+) -> None:
+    """Raises UserError unless an object of the user's is a codec that does what a codec must.
 
-
-def failed(spec: CodecSpec, key: str, error: Exception) -> UserError:
-    """The error for a codec of the user's that raised one."""
-    return UserError(f"{key}._target_={spec.target} failed: {type(error).__name__}: {first_line(error)}")
+    Args:
+        codec: the object.
+        spec: the codec as it was asked for.
+        key: configuration key of the codec, for errors.
+        kind: the protocol that it must have.
+        needed: members of the protocol, for errors.
+        mistake: function that tries a codec and says what it does wrong; None if nothing is.
+    """
+    wrong: str | None = f"with {needed}, not {type(codec).__name__}"
+    if isinstance(codec, kind):
+        try:
+            wrong = mistake(codec)
+        except Exception as error:
+            failed = f"{key}._target_={spec.target} failed: {type(error).__name__}: {first_line(error)}"
+            raise UserError(failed) from error
+    if wrong is not None:
+        raise ConfigError(f"{key}._target_", spec.target, f"a function that returns a codec, {wrong}")
 
 
 def _mistake(codec: Codec) -> str | None:

@@ -14,10 +14,11 @@ from pipar_rpc.compression.noise import Noise
 class TopK:
     """Sends the k values of a sample that have the largest magnitude, and where they are; the rest is 0.
 
-    Of n values k = max(1, round(ratio * n)) are sent. Of these, round(random_share * k) are not the largest
-    but drawn at random among the others, so that every value is trained at times (RandTopk, Zheng et al.,
-    "Reducing Communication for Split Learning by Randomized Top-k Sparsification", IJCAI 2023).
-    Magnitudes are compared as float32; of equal ones the first are sent. NaN counts as the largest.
+    Of n values k = max(1, round(ratio * n)) are sent. Of these, round(random_share * k), at most k - 1, are
+    not the largest but drawn at random among the others, so that every value is trained at times (RandTopk,
+    Zheng et al., "Reducing Communication for Split Learning by Randomized Top-k Sparsification", IJCAI 2023).
+    Magnitudes are compared as float32; of equal ones the first are sent. NaN counts as the largest, and the
+    largest is always sent, so that a sample that is not finite is decoded so.
 
     Args:
         ratio: share of the values that is sent, above 0 and at most 1.
@@ -64,7 +65,7 @@ class TopK:
 
     def _choose(self, flat: Tensor, noise: Noise) -> Tensor:
         count = self.count(flat.shape[1])
-        num_random = round(self._random_share * count)
+        num_random = min(round(self._random_share * count), max(0, count - 1))
         indices = _largest(flat.float(), count - num_random)
         if num_random:
             lots = noise.uniform(flat.shape).to(flat.device).add_(1.0)

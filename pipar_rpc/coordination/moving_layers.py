@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from torch import nn
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.coordination.build import fill
+from pipar_rpc.coordination.build import coding_of, fill
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import reserve_download
@@ -65,4 +65,4 @@ def _recut_server_half(
     handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, momentum: State
 ) -> None:
     layers = fill(copy.deepcopy(server_layers(network, job.split_point)), state)
-    handle.half.recut(layers, DropoutStreams(layers, job.seed, job.rank), momentum)
+    handle.half.recut(layers, DropoutStreams(layers, job.seed, job.rank), coding_of(job), momentum)

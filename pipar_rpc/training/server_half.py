@@ -46,11 +46,11 @@ class ServerHalf:
         timeline: Timeline,
         momentum: State | None = None,
     ) -> None:
-        self._options, self._coding, self._device, self._timeline = optimizer, coding, device, timeline
-        self._hold(layers, dropout, momentum or {})
+        self._options, self._device, self._timeline = optimizer, device, timeline
+        self._hold(layers, dropout, coding, momentum or {})
 
-    def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
-        self._layers, self._dropout = layers.to(self._device).train(), dropout
+    def _hold(self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, momentum: State) -> None:
+        self._layers, self._dropout, self._coding = layers.to(self._device).train(), dropout, coding
         self._optimizer = make_sgd(self._layers, self._options, momentum)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
 
@@ -99,15 +99,16 @@ class ServerHalf:
             return nullcontext()
         return self._timeline.measure(stage, part.iteration, part.index)
 
-    def recut(self, layers: nn.Sequential, dropout: DropoutStreams, momentum: State) -> None:
+    def recut(self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, momentum: State) -> None:
         """Replaces the layers that are held; to be called between rounds.
 
         Args:
             layers: layers P+1..Q, on the CPU; empty for split point Q.
             dropout: random generators of their dropout.
+            coding: codecs of activations and gradients at this cut, equal to the device's.
             momentum: momentum buffers by name of those of their parameters that are new here.
         """
-        self._hold(layers, dropout, self.momentum() | momentum)
+        self._hold(layers, dropout, coding, self.momentum() | momentum)
 
     def momentum(self) -> State:
         """Returns a copy of the momentum buffers of this half's parameters by name, on the CPU."""

@@ -35,7 +35,8 @@ class Carry(torch.autograd.Function):
     def forward(ctx: Any, ticket: Tensor, payload: Tensor) -> Tensor:
         """A root for the backward pass; its value means nothing."""
         missing = ticket.numel() * WORD_BYTES - payload.numel()
-        ctx.payload = F.pad(payload, (0, missing)) if missing else payload
+        is_whole = payload.is_contiguous() and payload.storage_offset() % WORD_BYTES == 0
+        ctx.payload = payload if is_whole and not missing else F.pad(payload, (0, missing))  # a copy
         return torch.zeros((), dtype=torch.float32)
 
     @staticmethod

@@ -12,6 +12,7 @@ SPECS = [
     *[CodecSpec(name) for name in CODECS],
     CodecSpec("topk", args={"ratio": 1.0}),
     CodecSpec("topk", args={"ratio": 0.3, "random_share": 0.5}),
+    CodecSpec("topk", args={"ratio": 0.01, "random_share": 1.0}),
     CodecSpec("custom", "own_codec.SignAndMean"),
 ]
 SHAPES = [

@@ -66,7 +66,7 @@ def test_a_share_is_drawn_among_the_others_for_each_sample(share):
     given = values(1, 1, 200).repeat(30, 1, 1)
     codec, k = TopK(0.1, share), 20
     indices = codec.indices(codec.encode(given, NOISE), given.shape)
-    top = k - round(share * k)
+    top = max(1, k - round(share * k))
     largest = set(given[0].flatten().abs().topk(top).indices.tolist())
     drawn = [set(row) - largest for row in indices.tolist()]
     assert all(largest <= set(row) and len(set(row)) == k and row == sorted(row) for row in indices.tolist())

@@ -1,26 +1,22 @@
 """Models as their codec sends them, between the server and real device halves in this process."""
 
 import copy
-from concurrent.futures import Future
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from pipar_rpc.base.states import num_bytes
+from pipar_rpc.base.states import is_finite, num_bytes
 from pipar_rpc.compression.models import BF16Model, ExactModel, Int8Model
-from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.models import DropoutStreams
-from pipar_rpc.plan.deadlines import Deadlines, DeadlineSpec
-from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import EXACT
+from tests.support.handles import local_handle, states_of
 from tests.support.loops import CPU, NATIVE, OPTIMIZER, make_batches
 
 CODECS = {"none": ExactModel, "bf16": BF16Model, "int8": Int8Model}
@@ -38,21 +34,6 @@ def moved(state, seed, size=0.01):
         name: own + torch.randn(own.shape) * size if own.is_floating_point() else own + 3
         for name, own in state.items()
     }
-
-
-class Remote:
-    """Calls a device at once; keeps what it was sent."""
-
-    lost = None
-
-    def __init__(self, device):
-        self.device, self.sent = device, []
-
-    def call(self, method, *args):
-        self.sent += args
-        result = Future()
-        result.set_result(method(self.device, *args))
-        return result
 
 
 def make_handle(split_point, codec, first):
@@ -75,13 +56,7 @@ def make_handle(split_point, codec, first):
         device=CPU,
         model_codec=codec,
     )
-    port = SimpleNamespace(downlink=Link(), heard=lambda: None)
-    deadlines = Deadlines(DeadlineSpec(1, 1, 1))
-    return DeviceHandle("device1", Remote(device), port, half, Timeline(), deadlines, True)
-
-
-def states_of(handle):
-    return handle.remote.device.state() | handle.half.state()
+    return local_handle(device, half)
 
 
 @pytest.fixture(params=CODECS)
@@ -143,6 +118,22 @@ def test_what_a_device_uploads_is_decoded_from_what_it_was_given(handles, codec)
         expected = codec().decode(codec().encode(trained, held), held)
         assert received.keys() == trained.keys()
         assert all(torch.equal(own, expected[name]) for name, own in received.items())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_arrive_so(handles, codec, wrong):
+    """The device leaves then; see `Coordinator`. The others hold what they held."""
+    transfer, begun = ModelTransfer(codec()), handles[0].holds
+    held, _ = transfer.distribute(names_of(handles), moved(begun, 1), begun)
+    diverged = handles[1].remote.device.state()
+    diverged["0.weight"][2, 1] = wrong
+    handles[1].remote.device._layers.load_state_dict(diverged)
+    assert not is_finite(transfer.received(handles[1], handles[1].remote.device.upload()))
+    others = [handles[0], handles[2]]
+    assert all(is_finite(transfer.received(handle, handle.remote.device.upload())) for handle in others)
+    held, _ = transfer.distribute(names_of(others), moved(held, 2), held)
+    for handle in others:
+        assert all(torch.equal(own, held[name]) for name, own in states_of(handle).items())
 
 
 def test_bytes_that_were_sent_and_saved_add_up(handles, codec):

@@ -68,14 +68,14 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
     down = {key: own for key, own in server.momentum().items() if key in moving}
     assert down.keys() == {"1.0.weight"}  # the bias is frozen
     assert device.recut(2, {key: whole[key] for key in moving}, down) == {}
-    server.recut(copy.deepcopy(network[2:]), DropoutStreams(network[2:], 0, 1), {})
+    server.recut(copy.deepcopy(network[2:]), DropoutStreams(network[2:], 0, 1), EXACT, {})
     stages.append(device.train(2, 0, len(data)).stages)
     whole = {key: own.clone() for key, own in (device.state() | server.state()).items()}
     up = device.recut(1, {}, {})
     assert up.keys() == {"1.0.weight"}
     half = make("frozen_first")[1:]
     half.load_state_dict({key: whole[key] for key in half.state_dict()})
-    server.recut(half, DropoutStreams(half, 0, 1), up)
+    server.recut(half, DropoutStreams(half, 0, 1), EXACT, up)
     stages.append(device.train(3, 0, len(data)).stages)
     assert [Stage.DEVICE_BACKWARD in own for own in stages] == [False, True, False]
     assert_close(device.state() | server.state(), plain.state_dict(), tolerance=1e-9)

@@ -10,6 +10,8 @@ from torch import nn
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.random_streams import generator
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
@@ -71,3 +73,15 @@ def train(half, iteration, *scales):
         part = Part(1, iteration, index, len(scales), 1 / len(scales))
         activation = torch.randn(6, 4, generator=rng) * scale
         half.process(part, coded(activation), torch.arange(6) % 2, lambda result: None)
+
+
+def test_layers_bring_their_codecs_with_them():
+    """A device that held everything, so that nothing was coded, gives layers up: then it is."""
+    half, replies = server_half(), []
+    layers = nn.Sequential(nn.Linear(4, 2))
+    int8 = Coding(CodingSpec(CodecSpec("int8"), CodecSpec("int8")))
+    half.recut(layers, DropoutStreams(layers, 0, 1), int8, {})
+    part = Part(1, 0, 1, 1, 1.0)
+    sent = int8.encode_activation(part, torch.randn(6, 4, requires_grad=True))
+    half.process(part, sent, torch.arange(6) % 2, replies.append)
+    assert replies[0].gradient.numel() == sent.gradient_bytes == 6 * (4 + 4)

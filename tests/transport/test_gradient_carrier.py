@@ -1,6 +1,7 @@
 """Payloads through distributed autograd: real RPC, from a process to itself."""
 
-import socket
+import itertools
+import threading
 import warnings
 
 import pytest
@@ -8,7 +9,18 @@ import torch
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.stopping import Stop
+from pipar_rpc.compression.coding import Coded
+from pipar_rpc.testbed.link import Link
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.traffic import Traffic
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport.activation_sender import RpcExchange
 from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of
+from pipar_rpc.transport.server_port import Port
+
+HANDLER_THREADS = 4
 
 
 def _returned(ticket, payload, context_id):
@@ -17,12 +29,14 @@ def _returned(ticket, payload, context_id):
 
 
 @pytest.fixture(scope="module")
-def group():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def group(tmp_path_factory):
+    """They meet in a file: a store that listens would do so for the rest of the tests."""
+    store = tmp_path_factory.mktemp("group") / "store"
     options = rpc.TensorPipeRpcBackendOptions(
-        init_method=f"tcp://127.0.0.1:{port}", _transports=["uv"], _channels=["basic"]
+        init_method=f"file://{store}",
+        num_worker_threads=HANDLER_THREADS,
+        _transports=["uv"],
+        _channels=["basic"],
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
@@ -38,12 +52,23 @@ def exchanged(payload):
         return payload_of(dist_autograd.get_gradients(context_id)[ticket], payload.numel())
 
 
+def random_bytes(size, seed=0):
+    return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 4096, 40_001])
 def test_random_bytes_come_back_bit_for_bit(group, size):
     for seed in range(10):
-        rng = torch.Generator().manual_seed(seed)
-        payload = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=rng)
+        payload = random_bytes(size, seed)
         assert torch.equal(exchanged(payload), payload)
+
+
+@pytest.mark.parametrize("part", [slice(1, 4001), slice(3, 40), slice(0, 4000, 2), slice(2, 3)], ids=str)
+def test_a_payload_may_lie_anywhere_in_memory(part):
+    """As those that a codec of the user's cuts out of something larger."""
+    payload, ticket = random_bytes(5000)[part], make_ticket(len(range(5000)[part]))
+    carry(ticket, payload).backward()
+    assert torch.equal(payload_of(ticket.grad, len(payload)), payload)
 
 
 def test_patterns_that_arithmetic_would_change_come_back_bit_for_bit(group):
@@ -66,3 +91,74 @@ def test_patterns_that_arithmetic_would_change_come_back_bit_for_bit(group):
 def test_a_ticket_takes_one_element_whatever_its_size():
     assert make_ticket(10**6).untyped_storage().nbytes() == 4
     assert make_ticket(None) is None
+
+
+class Server:
+    """Sends given gradients back, once it may; keeps the activations that have come."""
+
+    def __init__(self, gradients):
+        self.gradients, self.activations = gradients, []
+        self.computing, self.may_go_on = threading.Event(), threading.Event()
+
+    def process(self, part, activation, labels, reply):
+        self.computing.set()
+        assert self.may_go_on.wait(30)
+        self.activations.append(activation)
+        gradient = self.gradients[part.index - 1]
+        reply(Result(gradient if activation.gradient_bytes is not None else None, part.index / 2, part.index))
+
+
+@pytest.fixture
+def connect(group):
+    """The device's end and the server's of a way, with a `Server` behind it."""
+    opened = []
+
+    def make(server, count):
+        stop = Stop()
+        port = Port("device1", server.process, Link(), Timeline(), stop=stop)
+        way = (port.reference(), Link(), Timeline(), count, stop, itertools.count(), Traffic())
+        opened[:] = [port, RpcExchange(*way)]
+        return opened[1]
+
+    yield make
+    for end in reversed(opened):
+        end.close()
+
+
+def submitted(exchange, activations, gradient_sizes):
+    count, labels = len(activations), torch.zeros(1, dtype=torch.int64)
+    return [
+        exchange.submit(
+            Part(1, 0, index, count, 1 / count), Coded(payload, (1, 1), torch.float32, size), labels
+        )
+        for index, (payload, size) in enumerate(zip(activations, gradient_sizes, strict=True), start=1)
+    ]
+
+
+def test_activations_and_gradients_of_any_sizes_cross_at_the_same_time(connect):
+    """Larger, smaller, empty; and none for a device half with nothing to train."""
+    up, down = (40_000, 3, 0, 7, 4001, 12), (10, 4001, 5, 0, None, 40_000)
+    gradients = [random_bytes(size or 0, seed) for seed, size in enumerate(down)]
+    activations = [random_bytes(size, 10 + seed) for seed, size in enumerate(up)]
+    (server := Server(gradients)).may_go_on.set()
+    found = [future.result(30) for future in submitted(connect(server, len(up)), activations, down)]
+    for activation, came in zip(activations, server.activations, strict=True):
+        assert torch.equal(came.payload, activation)
+    for index, (size, gradient, result) in enumerate(zip(down, gradients, found, strict=True), start=1):
+        assert (result.loss, result.correct) == (index / 2, index)
+        assert result.gradient is None if size is None else torch.equal(result.gradient, gradient)
+
+
+def test_handlers_do_not_wait_while_the_server_computes(connect):
+    """With more micro-batches in flight than RPC has threads, whoever asks gets an answer."""
+    count = 3 * HANDLER_THREADS
+    server = Server([random_bytes(8, seed) for seed in range(count)])
+    futures = submitted(connect(server, count), server.gradients, [8] * count)
+    assert server.computing.wait(30)
+    assert rpc.rpc_sync("alone", abs, args=(-3,), timeout=20) == 3
+    assert not any(future.done() for future in futures)
+    server.may_go_on.set()
+    assert all(
+        torch.equal(future.result(30).gradient, sent)
+        for future, sent in zip(futures, server.gradients, strict=True)
+    )

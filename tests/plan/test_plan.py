@@ -143,6 +143,14 @@ def test_what_a_rule_does_not_take_is_one_line(overrides, line):
     assert line in message("aggregation/rule=fedavgm", *overrides)
 
 
+def test_gradients_at_the_places_of_activations_have_no_ratio_of_their_own():
+    line = message("compression=topk", "+compression.gradients.args.ratio=0.5")
+    assert line.startswith("compression.gradients.args.ratio=0.5: must be 0.1 as of activations")
+    line = message("compression=topk", "+devices.overrides.2.compression.gradients.args.ratio=0.5")
+    assert line.startswith("devices.overrides.2.compression.gradients.args.ratio=0.5: must be 0.1")
+    plan("compression=topk", "+compression.gradients.args.ratio=0.1")
+
+
 def test_a_server_alone_is_refused():
     assert "torchrun started 1 rank" in message(world_size=1)
 

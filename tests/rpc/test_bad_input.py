@@ -24,6 +24,10 @@ BAD = {  # what is wrong: arguments, what the line must say
     "an unknown data set": (["data=cifar"], "data=cifar: no such choice: did you mean cifar10?"),
     "an unknown network": (["network=5g"], "network=5g: no such choice: did you mean 4g?"),
     "an unknown strategy": (["strategy=slf"], "strategy=slf: must be a known strategy: did you mean sl?"),
+    "an unknown codec": (
+        ["compression.gradients.name=int9"],
+        "compression.gradients.name=int9: must be a known codec: did you mean int8?",
+    ),
     "a rate of zero": (["network.uplink_mbps=0"], "network.uplink_mbps=0.0: must be > 0 Mbit/s"),
     "a negative rate": (["network.downlink_mbps=-1"], "network.downlink_mbps=-1.0: must be > 0 Mbit/s"),
     "a missing trace": (["network.trace=no.csv"], "network.trace=no.csv: must be a readable file"),

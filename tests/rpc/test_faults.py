@@ -27,10 +27,12 @@ JOBS = {
 ROUNDS = (3, 4, 5)  # in which a device may be lost that is killed after the second
 # Images divided by next to nothing: infinite activations on one device, and a loss that is not a number.
 DIVERGING = ("devices.overrides.2.data.std=[1e-42,1e-42,1e-42]",)
+INT8 = tuple(f"compression.{what}.name=int8" for what in ("activations", "gradients", "models"))
 DIVERGE = {
     **JOBS,  # with batch norm, whose running statistics see the activations before the loss does
     "sfl": ("strategy=sfl",),
     "shared": ("strategy=sfl", "sfl.server=shared"),
+    "int8": ("strategy=pipar", *INT8),
 }
 IMPATIENT = ("fault.deadline_factor=3", "fault.min_deadline_s=3")
 
@@ -130,10 +132,12 @@ def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_
 
 @pytest.fixture(scope="module")
 def hopeless(module_processes):
-    """Jobs that end because too few devices are left; the devices are there again for the next one."""
+    """Jobs that fail, because too few devices are left or lack a codec; those after them have all again."""
+    codec = "compression.activations._target_=tests.support.codecs_of_rank_0.Exact"
     jobs = {
         "few": merged(*BASE, "fault.leave.1=2", "fault.min_devices=2"),
-        "none": merged(*BASE, "optimizer.lr=1e30", "model.norm=none"),
+        "lacking": merged(*BASE, "compression.activations.name=custom", codec),
+        "none": merged(*BASE, *INT8, "optimizer.lr=1e30", "model.norm=none"),
     }
     (directory := module_processes.directory / "hopeless").mkdir()
     sweep = (*sweep_of(directory, jobs), "hydra.sweep.dir=hopeless/jobs")
@@ -143,14 +147,20 @@ def hopeless(module_processes):
 
 
 def test_too_few_devices_end_the_job(hopeless):
-    done, path, _ = hopeless
+    done, path, *_ = hopeless
     line = "error: 1 of 2 devices left, fault.min_devices=2; the last to leave: device1: as fault.leave says"
     assert line in done.out
     assert (path / "checkpoints" / "round_000001.pt").exists()
 
 
+def test_a_codec_that_only_the_server_has_is_missed_by_a_device(hopeless):
+    done, *_ = hopeless
+    line = r"error: device\d: compression\.activations\._target_=tests\.support\.codecs_of_rank_0\.Exact: "
+    assert re.search(line + "must be the dotted name .* that this machine can import", done.out)
+
+
 def test_when_all_diverge_the_job_ends_and_the_checkpoint_stays(hopeless):
-    done, _, path = hopeless
+    done, *_, path = hopeless
     assert re.search(r"error: 0 of 2 devices left.*: .*(the loss is|its weights are)", done.out)
     saved = [*path.glob("checkpoints/*.pt")]
     assert saved

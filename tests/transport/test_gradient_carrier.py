@@ -1,7 +1,6 @@
 """Payloads through distributed autograd: real RPC, from a process to itself."""
 
 import itertools
-import socket
 import threading
 import warnings
 
@@ -30,12 +29,11 @@ def _returned(ticket, payload, context_id):
 
 
 @pytest.fixture(scope="module")
-def group():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def group(tmp_path_factory):
+    """They meet in a file: a store that listens would do so for the rest of the tests."""
+    store = tmp_path_factory.mktemp("group") / "store"
     options = rpc.TensorPipeRpcBackendOptions(
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=f"file://{store}",
         num_worker_threads=HANDLER_THREADS,
         _transports=["uv"],
         _channels=["basic"],

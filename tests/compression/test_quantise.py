@@ -6,7 +6,7 @@ import torch
 from pipar_rpc.compression.int4 import GROUP, Int4
 from pipar_rpc.compression.int8 import Int8
 from pipar_rpc.compression.noise import Noise
-from pipar_rpc.compression.quantise import group_length
+from pipar_rpc.compression.quantise import group_length, quantise
 from tests.support.codecs import values
 
 NOISE = Noise(1, "test")
@@ -104,6 +104,18 @@ def test_subnormal_numbers_keep_the_bound(kind):
         found = coded(kind("activations"), given)
         step = max(smallest, magnitude / (127 if kind is Int8 else 7))
         assert ((found - given).abs() <= step / 2 * RELATIVE).all()
+        assert ((found - given).abs() <= given.abs().amax()).all()  # no integer is out of range, and wraps
+
+
+@pytest.mark.parametrize("limit", [7, 127])
+def test_no_draw_takes_the_largest_value_out_of_range(limit):
+    """Rounded up once more it would wrap around and come back with the other sign."""
+    largest = torch.rand(1000, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    given = torch.cat([largest, largest, -largest, -largest], dim=1)
+    drawn = torch.tensor([-(2**15), 2**15 - 1] * 2, dtype=torch.int16).expand(1000, 4)
+    _, integers = quantise(given, limit, drawn)
+    assert (integers.abs() <= limit).all()
+    assert (integers.sign() == given.sign()).all()
 
 
 def test_the_largest_numbers_stay_finite():

@@ -85,6 +85,18 @@ def test_every_other_value_is_drawn_equally_often():
     assert ((counts[6:] - expected).abs() < 5 * expected**0.5).all()
 
 
+def test_no_value_is_sent_twice_whatever_is_drawn():
+    """Zeros among the lots do not bring back what was sent for its magnitude."""
+
+    class Zeros(Noise):
+        def uniform(self, shape):
+            return torch.zeros(shape)
+
+    given, codec = torch.arange(20.0, 0, -1).repeat(2, 1), TopK(1.0, 0.5)
+    indices = codec.indices(codec.encode(given, Zeros(0)), given.shape)
+    assert indices.tolist() == [list(range(20))] * 2
+
+
 def test_without_a_random_share_nothing_is_drawn():
     class Untouched(Noise):
         def uniform(self, shape):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
@@ -119,9 +121,9 @@ def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Net
         num_micro_batches: N; capped where micro-batches would be too small.
         model: summary of the network.
     """
-    in_transit = model.units[split_point - 1].activation_bytes * job.batch_size + model.num_bytes
     flops = sum(unit.flops for unit in model.units[:split_point])
     speed = replace(job.speed, num_units=split_point)
+    in_transit = _most_in_transit(job, model.units[split_point - 1], model.num_bytes)
     slowest = sum(link.worst_seconds(in_transit) for link in (job.uplink, job.downlink))
     return replace(
         job,
@@ -130,6 +132,16 @@ def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Net
         speed=speed,
         emulated_s=slowest + speed.worst_seconds(flops),
     )
+
+
+def _most_in_transit(job: DeviceJob, unit: UnitSummary, model_bytes: int) -> int:
+    """Returns an upper limit of the bytes that cross between two signs of life.
+
+    It is a mini-batch as it is, or as its codecs make it where that is more (topk's indices), and a network.
+    """
+    coding, shape, dtype = Coding(job.coding), (job.batch_size, *unit.output_shape), torch.get_default_dtype()
+    coded = max(coding.activation_bytes(shape, dtype), coding.gradient_bytes(shape, dtype))
+    return max(job.batch_size * unit.activation_bytes, coded) + model_bytes
 
 
 def check_samples(job: DeviceJob, num_samples: int) -> None:

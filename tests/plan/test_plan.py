@@ -1,5 +1,6 @@
 """Bad input: one line that names key, value and allowed range, before anything is written."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -276,6 +277,18 @@ def test_devices_may_have_codecs_of_their_own():
     assert second.compression == "int8/topk/int8"
     assert third.compression == "topk-0.3-0.1/topk/int8"
     assert plan("compression=bf16").devices[0].compression == "bf16"
+
+
+def test_deadlines_allow_for_payloads_that_are_larger_than_what_they_stand_for():
+    """All values of VGG5's first unit with an index of two bytes each: a half more than without a codec."""
+    slow = ("network.uplink_mbps=1", "network.downlink_mbps=1", "batch_size=10", "num_devices=1")
+    (as_it_is,) = plan(*slow).devices
+    (coded,) = plan(*slow, "compression=topk", "compression.activations.args.ratio=1").devices
+    unit = plan(*slow).network.units[0]
+    indices = 2 * math.prod(unit.output_shape) * 10
+    assert coded.emulated_s - as_it_is.emulated_s == pytest.approx(2 * indices * 8e-6)
+    (fewer,) = plan(*slow, "compression=int8").devices
+    assert fewer.emulated_s == as_it_is.emulated_s  # an upper limit
 
 
 def test_another_codec_is_another_training():

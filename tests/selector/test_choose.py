@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipar_rpc.plan.strategies import Method
 from pipar_rpc.selector.choose import choose, predict
-from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, move_seconds
 from pipar_rpc.selector.prediction import LABEL_BYTES, mean_iteration_s
 from pipar_rpc.selector.selection import Facts, Selection
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
@@ -20,16 +20,26 @@ from tests.support.simulation import simulate
 
 seconds = st.floats(0.001, 1)
 mbps = st.floats(0.1, 100) | st.just(math.inf)
+byte_counts = st.integers(0, 100_000)
 
 
 @st.composite
 def unit_times(draw, name: str) -> UnitTimes:
-    """An offset and a slope, measured at three sizes."""
-    forward, backward = (
+    """Offsets and slopes, measured at three sizes."""
+    forward, backward, encode, decode = (
         {size: offset + size * slope for size in (1, 4, 10)}
-        for offset, slope in [(draw(seconds), draw(seconds)) for _ in range(2)]
+        for offset, slope in [(draw(seconds), draw(seconds)) for _ in range(4)]
     )
-    return UnitTimes(name, forward, backward, draw(seconds))
+    return UnitTimes(name, forward, backward, draw(seconds), encode, decode)
+
+
+@st.composite
+def crossings(draw, names: list[str]) -> Crossing:
+    """Payloads with bytes for each sample and for each message, and what codecs take on the server."""
+    up, down = (
+        np.array([draw(byte_counts) + draw(byte_counts) * np.arange(13.0) for _ in names]) for _ in range(2)
+    )
+    return Crossing(up, down, [draw(unit_times(name)) for name in names])
 
 
 @st.composite
@@ -47,6 +57,7 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
             batch_size=draw(st.integers(2, 12)),
             smallest=draw(st.sampled_from([1, 2])),
             iterations=draw(st.sampled_from([1, 7, math.inf])),
+            crossing=draw(st.none() | crossings(names)),
         )
 
     devices = [device() for _ in range(draw(st.integers(1, 3)))]
@@ -56,8 +67,8 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
         message_s=draw(st.sampled_from([0.0, 0.3])),
         shared_message_s=draw(st.sampled_from([0.0, 0.2])),
     )
-    byte_counts = st.integers(0, 100_000)
-    sizes = [UnitSizes(draw(byte_counts), draw(byte_counts), draw(byte_counts)) for _ in names]
+    sent = byte_counts | st.none()
+    sizes = [UnitSizes(*(draw(byte_counts) for _ in range(3)), sent_bytes=draw(sent)) for _ in names]
     return devices, server, sizes
 
 
@@ -74,20 +85,27 @@ def brute_force(device, server, sizes, halves, p, n):
             [sum(interpolate(getattr(unit, direction), size) for unit in units) for size in samples]
         )
 
-    crossing = 0 if alone else sizes[p - 1].activation_bytes
-    labels = 0 if alone else LABEL_BYTES
+    labels, crossing = 0 if alone else LABEL_BYTES, device.crossing
+    if alone:
+        up, down, here, there = np.zeros(n), np.zeros(n), [], []
+    elif crossing is None:
+        up = down = np.array(samples) * sizes[p - 1].activation_bytes
+        here, there = [], []
+    else:
+        up, down = crossing.uplink_bytes[p - 1][samples], crossing.downlink_bytes[p - 1][samples]
+        here, there = [device.units[p - 1]], [crossing.server[p - 1]]
     times = StageTimes(
-        device_forward=total(device.units[:p], "forward"),
-        uplink=np.array([size * (crossing + labels) * 8e-6 / device.uplink_mbps for size in samples]),
-        server_forward=slowdown * total(server.units[p:], "forward") + handling,
-        server_backward=slowdown * total(server.units[p:], "backward"),
-        downlink=np.array([size * crossing * 8e-6 / device.downlink_mbps for size in samples]),
-        device_backward=total(device.units[:p], "backward"),
+        device_forward=total(device.units[:p], "forward") + total(here, "encode"),
+        uplink=(up + labels * np.array(samples)) * 8e-6 / device.uplink_mbps,
+        server_forward=slowdown * (total(server.units[p:], "forward") + total(there, "decode")) + handling,
+        server_backward=slowdown * (total(server.units[p:], "backward") + total(there, "encode")),
+        downlink=down * 8e-6 / device.downlink_mbps,
+        device_backward=total(device.units[:p], "backward") + total(here, "decode"),
         uplink_latency=0 if alone else device.uplink_latency_s,
         downlink_latency=0 if alone else device.downlink_latency_s,
         update=sum(unit.update for unit in device.units[:p]),
     )
-    mbit = sum(unit.state_bytes for unit in sizes[:p]) * 8e-6
+    mbit = sum(unit.model_bytes for unit in sizes[:p]) * 8e-6
     moving = (mbit / device.uplink_mbps + mbit / device.downlink_mbps) / device.iterations
     return simulate(times, n) + moving
 

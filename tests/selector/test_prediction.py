@@ -1,21 +1,29 @@
 """What the selector expects of halves with nothing to train."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, Int8Model
 from pipar_rpc.models import build_meta, summarise
+from pipar_rpc.plan.node import Node
+from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
-from pipar_rpc.selector.prediction import Predictor
+from pipar_rpc.selector.prediction import LABEL_BYTES, Predictor, mean_iteration_s
 from pipar_rpc.selector.sizes import crossings, unit_sizes
 from pipar_rpc.testbed.unit_times import UnitTimes
 from tests.support.coding import PART
 from tests.support.configuration import plan
 from tests.support.frozen import spec_of
+
+UNIT = UnitTimes("unit", {10: 1.0}, {10: 2.0}, 0.5)
 
 
 def test_what_is_frozen_keeps_nothing_for_a_backward_pass():
@@ -78,3 +86,52 @@ def test_sizes_are_those_of_the_payloads():
     exact, int8 = (unit_sizes(spec, codec) for codec in (ExactModel(), Int8Model()))
     assert [unit.model_bytes for unit in exact] == [unit.state_bytes for unit in exact]
     assert sum(unit.model_bytes for unit in int8) < 0.4 * sum(unit.state_bytes for unit in int8)
+
+
+def test_each_device_has_the_payloads_of_its_own_codecs():
+    """Without a codec they are what they were: bytes in proportion to samples, nothing that codecs take."""
+    own = ("devices.overrides.1.compression.activations.name=int8", "devices.overrides.2.batch_size=7")
+    job = plan("model=vgg5", "num_devices=3", *own)
+    units, sizes = job.network.units, unit_sizes(job.devices[0].model, ExactModel())
+    coded, smaller, as_it_is = crossings(job.devices, units, 1, torch.device("cpu"))
+    count, channels = math.prod(units[0].output_shape), units[0].output_shape[0]
+    assert coded.uplink_bytes[0, 10] == 10 * (count + 4 * channels)  # a scale for each channel
+    assert coded.downlink_bytes[0, 10] == 10 * 4 * count  # gradients have no codec
+    assert set(coded.server[0].decode) == {1, 2, 5, 10, 20, 50, 100}
+    assert smaller.uplink_bytes.shape == (len(units), 8)
+    for crossing in (smaller, as_it_is):
+        assert crossing.server == ()
+        size = crossing.uplink_bytes.shape[1] - 1
+        device = DeviceFacts([UNIT] * len(units), 8.0, 8.0, 0.0, 0.0, size, 1, 7, crossing=crossing)
+        server = ServerFacts([UNIT] * len(units), {10: 1.0})
+        plain = Predictor(replace(device, crossing=None), server, sizes, 1)
+        assert np.array_equal(Predictor(device, server, sizes, 1).totals(), plain.totals())
+
+
+def test_a_smaller_last_mini_batch_and_units_without_room_have_payloads_too():
+    """Fewer samples, the same tables; units that a device cannot hold are not timed, nor are their codecs."""
+    up = np.arange(11.0)[None, :] * [[1000.0], [0.0]] + 100  # for each message, and for each sample
+    there = [UnitTimes("unit", {}, {}, 0.0, encode={10: 0.1}, decode={10: 0.1})] * 2
+    unplaced = UnitTimes("", {10: 0.0}, {10: 0.0}, 0.0)
+    device = DeviceFacts(
+        [UNIT, unplaced], 8.0, 8.0, 0.0, 0.0, 10, 1, 7, num_samples=14, crossing=Crossing(up, up, there)
+    )
+    facts = ServerFacts([UNIT] * 2, {10: 1.0}), [UnitSizes(0, 0, 0)] * 2, 1
+    whole = Predictor(device, *facts).candidate(1, 2)
+    last = Predictor(replace(device, batch_size=4), *facts).candidate(1, 2)
+    assert last.stages.uplink == pytest.approx((2 * (1000 + LABEL_BYTES) + 100) * 1e-6)
+    assert mean_iteration_s(device, *facts, whole) == pytest.approx(
+        (whole.iteration_s + last.iteration_s) / 2
+    )
+
+
+def test_a_device_times_the_codecs_that_it_will_use():
+    node = Node(Path(), "", False, torch.device("cpu"))
+    coded, plain = plan(
+        *("data=synthetic", "data.image_size=8", "model=vgg5", "num_devices=2", "compression=topk"),
+        "devices.overrides.2.compression.activations.name=none",
+        "devices.overrides.2.compression.gradients.name=none",
+    ).devices
+    for job, sizes in ((coded, {3}), (plain, set())):
+        first, *_ = DeviceProfiler(node, Stop(), job).unit_times(3, 1, 2)
+        assert set(first.encode) == set(first.decode) == sizes

@@ -8,7 +8,7 @@ import torch
 
 from pipar_rpc.compression.models import ExactModel
 from pipar_rpc.selector.sizes import unit_sizes
-from pipar_rpc.testbed.unit_timer import run_once, timers
+from pipar_rpc.testbed.unit_timer import Coder, run_once, timers
 from tests.support.frozen import TRAINED, make, spec_of
 from tests.support.loops import CPU
 from tests.support.own_network import FROZEN
@@ -37,3 +37,27 @@ def test_units_are_timed_as_they_are_trained(name):
     assert [unit.forward[2] > 0 for unit in times] == [True] * len(trained)
     assert entering == 2 * [False, *reached[:-1]]  # whether the gradient of the input is computed
     assert [unit.trained for unit in unit_sizes(spec_of(name), ExactModel())] == trained
+
+
+def test_each_side_times_what_it_codes():
+    """The device encodes activations and decodes gradients; on the server it is the other way round."""
+    clock = SimpleNamespace(now=0.0)
+
+    def lasting(seconds, result):
+        clock.now += seconds
+        return result
+
+    coding = SimpleNamespace(
+        encode_activation=lambda part, activation: lasting(1.0, activation),
+        decode_activation=lambda sent, device: lasting(2.0, sent),
+        encode_gradient=lambda part, sent, gradient: lasting(3.0, gradient),
+        decode_gradient=lambda sent, payload, device: lasting(4.0, payload),
+    )
+    for server, encode, decode in ((False, 1.0, 4.0), (True, 3.0, 2.0)):
+        units = timers(make("frozen_first"), CPU, lambda: clock.now, Coder(coding, server))
+        for size in (2, 2, 4, 4):
+            run_once(units, torch.rand(size, 3, 8, 8))
+        for unit in units:
+            times = unit.times()
+            assert (times.encode, times.decode) == ({2: encode, 4: encode}, {2: decode, 4: decode})
+            assert set(times.forward.values()) == {0.0}  # what codecs take is not part of the passes

@@ -24,6 +24,8 @@ from pipar_rpc.coordination.deployment import deployed
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Start
 from pipar_rpc.data import load_held_out, open_source
+from pipar_rpc.learning import Criterion
+from pipar_rpc.learning.metrics import Metrics
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
@@ -205,4 +207,5 @@ def _evaluator(plan: Plan, node: Node, network: nn.Sequential, progress: Progres
     sets = {
         name: images for name, images in (("val", val), ("test", test)) if wanted[name] and len(images.labels)
     }
-    return Evaluator(network, sets, first.transform, node.device, progress.evaluated)
+    criterion, metrics = Criterion(first.learning.loss, node.device), Metrics(settings.metrics)
+    return Evaluator(network, sets, first.transform, node.device, criterion, metrics, progress.evaluated)

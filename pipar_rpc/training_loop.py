@@ -13,7 +13,7 @@ from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.observer import Observer
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.rows import epoch_line, make_row
+from pipar_rpc.results.rows import epoch_line, evaluation_columns, make_row
 from pipar_rpc.results.terminal import Progress
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection
@@ -123,14 +123,12 @@ class TrainingLoop:
         names = [name for name, wanted in (("val", settings.val), ("test", settings.test)) if wanted]
         work = evaluator.num_samples(*names) * (state is not None) + evaluator.num_samples("val") * len(own)
         self.progress.start_evaluation(epoch, work)
-        accuracies = {
-            f"{name}_accuracy": evaluator.measure(state, name) if state and name in names else None
-            for name in ("val", "test")
-        }
+        found = {name: evaluator.measure(state, name) if state else None for name in names}
         by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
         self.progress.stop()
-        measured = any(value is not None for value in by_device)
-        return {**accuracies, "device_val_accuracy": by_device if measured else None}
+        if epoch == settings.epochs:
+            self.outputs.confusion(found.get("test"), self.first_plan.devices[0].data.classes)
+        return evaluation_columns(found, by_device)
 
     def _report(self, ended: EndedEpoch) -> None:
         self.outputs.add(ended.row)

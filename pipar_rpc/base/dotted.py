@@ -1,5 +1,10 @@
-"""Functions and classes of the user's own, named in the configuration as `package.module.name`."""
+"""Functions and classes of the user's own, named in the configuration as `package.module.name`.
 
+Arguments may themselves be mappings with a `_target_`, as Hydra's users know them: such an argument is what
+its function returns, or with `_partial_: true` the function with these arguments filled in.
+"""
+
+import functools
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -8,6 +13,8 @@ from typing import Any, TypeVar
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
 
 Made = TypeVar("Made")
+
+TARGET, PARTIAL, POSITIONAL = "_target_", "_partial_", "_args_"
 
 
 def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, Any]) -> Any:
@@ -22,6 +29,18 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
     Raises:
         UserError: no such function, or it failed.
     """
+    function = _resolved(key, target)
+    prefix = f"{key.removesuffix(TARGET)}args"
+    filled = {name: _built(f"{prefix}.{name}", value, offered) for name, value in args.items()}
+    try:
+        return function(**(accepted(function, offered) | filled))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _resolved(key: str, target: str) -> Callable[..., Any]:
     try:
         function = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -29,12 +48,29 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
         raise ConfigError(key, target, allowed) from error
     if not callable(function):
         raise ConfigError(key, target, "a function")
+    made: Callable[..., Any] = function
+    return made
+
+
+def _built(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
+    """An argument, in which mappings with a `_target_` have become what they stand for."""
+    if isinstance(value, list | tuple):
+        return [_built(f"{key}.{index}", item, offered) for index, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    if TARGET not in value:
+        return {name: _built(f"{key}.{name}", item, offered) for name, item in value.items()}
+    settings = {name: item for name, item in value.items() if name not in {TARGET, PARTIAL, POSITIONAL}}
+    filled = {name: _built(f"{key}.{name}", item, offered) for name, item in settings.items()}
+    function = _resolved(f"{key}.{TARGET}", value[TARGET])
+    positional = [_built(f"{key}.{POSITIONAL}", item, offered) for item in value.get(POSITIONAL, [])]
+    if value.get(PARTIAL, False):
+        return functools.partial(function, *positional, **filled)
     try:
-        return function(**(accepted(function, offered) | dict(args)))
-    except UserError:
-        raise
+        return function(*positional, **(accepted(function, offered) | filled))
     except Exception as error:
-        raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{key}.{TARGET}={value[TARGET]} failed: {why}") from error
 
 
 def call_named(
@@ -50,18 +86,25 @@ def call_named(
         args: keyword arguments from the configuration.
 
     Raises:
-        UserError: it has no such argument.
+        UserError: it has no such argument, or one is out of range.
     """
     known = inspect.signature(make).parameters.keys() - offered.keys()
     for argument in args:
         if argument not in known:
             hint = nearest(argument, known) if known else "it has none"
             raise UserError(f"{key}.args.{argument}: no such argument of {name}: {hint}")
-    return make(**accepted(make, offered), **args)
+    filled = {argument: _built(f"{key}.args.{argument}", value, offered) for argument, value in args.items()}
+    try:
+        return make(**accepted(make, offered), **filled)
+    except (TypeError, ValueError) as error:  # of torch's own classes; ours check their arguments
+        raise UserError(f"{key}.args of {name}: {first_line(error)}") from error
 
 
 def accepted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the offered keyword arguments that a function has parameters for."""
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # functions in C need not tell
+        return {}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return {name: value for name, value in offered.items() if open_ended or name in parameters}

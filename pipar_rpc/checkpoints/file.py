@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 KIND = "pipar_rpc checkpoint "
 FORMAT = f"{KIND}1"
+RENAMED = {"momentum": "optimizers"}  # fields of files that earlier versions wrote
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Checkpoint:
         epoch: epoch in which to go on, from 1; larger than the job's epochs at the end of the training.
         iteration: iteration at which to go on, from 0.
         networks: global network; or the network of each device, if they are never averaged.
-        momentum: momentum buffers of each device's network by parameter name; a shared half shares tensors.
+        optimizers: state of each device's optimisers by parameters' names; a shared half shares tensors.
         cuts: P and N of each device.
         settings: values of the configuration keys that must be the same for training to go on.
         rows: rows of the epochs that have ended; see `pipar_rpc.results.columns`.
@@ -48,7 +49,7 @@ class Checkpoint:
     epoch: int
     iteration: int
     networks: list[State]
-    momentum: list[State]
+    optimizers: list[State]
     cuts: list[tuple[int, int]]
     settings: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -58,9 +59,9 @@ class Checkpoint:
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:
-        """Returns weights and momentum buffers of each device's network."""
+        """Returns the weights of each device's network, and the state of its optimisers."""
         shared = len(self.networks) == 1
-        return [(self.networks[0 if shared else k], buffers) for k, buffers in enumerate(self.momentum)]
+        return [(self.networks[0 if shared else k], state) for k, state in enumerate(self.optimizers)]
 
     def start(self, time_scale: float) -> Start:
         """Returns where the training goes on.
@@ -107,6 +108,7 @@ def read(path: Path) -> Checkpoint:
     fields = {key: value for key, value in content.items() if key not in {"format", "version", "digest"}}
     if _digest(fields) != content.get("digest"):
         raise UserError(f"{path}: not a whole checkpoint: its content has changed")
+    fields |= {new: fields.pop(old) for old, new in RENAMED.items() if old in fields}
     try:
         return Checkpoint(**fields)
     except TypeError as error:  # a later version wrote it

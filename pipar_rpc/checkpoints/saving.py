@@ -1,6 +1,7 @@
 """Checkpoints of a running job."""
 
 import logging
+import math
 import time
 
 from pipar_rpc.aggregation.rules import FEDAVG
@@ -24,9 +25,10 @@ def needed_bytes(plan: Plan) -> int:
     if not plan.checkpoints.every:
         return plan.network.num_bytes
     networks = num_devices if settings.aggregation_every == 0 else 1
-    momenta = num_devices if settings.momentum else 0
+    optimizers = num_devices * settings.optimizer_copies
     remembered = int(settings.aggregation_rule.name != FEDAVG)  # FedAvgM keeps one more network
-    return plan.network.num_bytes * (1 + (networks + momenta + remembered) * (plan.checkpoints.keep + 1))
+    copies = 1 + (networks + optimizers + remembered) * (plan.checkpoints.keep + 1)
+    return math.ceil(plan.network.num_bytes * copies)
 
 
 class Saver:
@@ -91,7 +93,7 @@ class Saver:
 
     def _take(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> Checkpoint:
         everyone = self._membership.everyone
-        momentum = self._coordinator.momentum() if self._membership.round else {}
+        states = self._coordinator.optimizer_states() if self._membership.round else {}
         networks = [network] if network is not None else self._own_networks()
         shared = plan.settings.strategy.shared_half  # devices that have left have the same half
         return Checkpoint(
@@ -99,8 +101,8 @@ class Saver:
             epoch=position.epoch,
             iteration=position.iteration,
             networks=networks,
-            momentum=[
-                momentum.get(handle) or (handle.half.momentum() if shared else {}) for handle in everyone
+            optimizers=[
+                states.get(handle) or (handle.half.optimizer_state() if shared else {}) for handle in everyone
             ],
             cuts=plan.cuts,
             settings=dict(plan.checkpoints.same),  # without P and N, which may change

@@ -34,7 +34,7 @@ def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
 
 
 def build_device(
-    node: Node, stop: Stop, job: DeviceJob, state: State, momentum: State, port: PortReference
+    node: Node, stop: Stop, job: DeviceJob, state: State, optimizer_state: State, port: PortReference
 ) -> Device:
     """Creates a device with its own data and its half of the network.
 
@@ -46,7 +46,7 @@ def build_device(
         stop: request to end what the device does, the loading of its data included.
         job: job of the device.
         state: parameters and buffers of the device half.
-        momentum: momentum buffers of its parameters by name; empty at the beginning of training.
+        optimizer_state: state of its optimiser by parameters' names; empty at the beginning of training.
         port: reference to the device's port on the server.
     """
     reset_peak_rss()
@@ -66,7 +66,7 @@ def build_device(
     return Device(
         name=job.name,
         cut=make_cut(job, state),
-        optimizer=job.optimizer,
+        learning=job.learning,
         data=LocalData(
             batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
             roots=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
@@ -76,7 +76,7 @@ def build_device(
         instruments=instruments,
         make_cut=make_cut,
         model_codec=build_model_codec(job.model_codec, "compression.models"),
-        momentum=momentum,
+        optimizer_state=optimizer_state,
         on_deadline=expect,
         stop=stop,
     )
@@ -104,7 +104,11 @@ def coding_of(job: DeviceJob) -> Coding:
 
 
 def build_server_half(
-    layers: nn.Sequential, job: DeviceJob, node: Node, timeline: Timeline, momentum: State | None = None
+    layers: nn.Sequential,
+    job: DeviceJob,
+    node: Node,
+    timeline: Timeline,
+    optimizer_state: State | None = None,
 ) -> ServerHalf:
     """Creates the server half of a device, on this machine.
 
@@ -113,7 +117,8 @@ def build_server_half(
         job: job of the device.
         node: this machine.
         timeline: record of the spans of the computation.
-        momentum: momentum buffers of their parameters by name; None at the beginning of training.
+        optimizer_state: state of their optimiser by parameters' names; None at the beginning of training.
     """
     dropout = DropoutStreams(layers, job.seed, job.rank)
-    return ServerHalf(layers, job.optimizer, dropout, coding_of(job), node.device, timeline, momentum)
+    coding = coding_of(job)
+    return ServerHalf(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state)

@@ -114,11 +114,11 @@ class Coordinator:
         """Returns each device's own network."""
         return join(self.membership.ask(Device.state))
 
-    def momentum(self) -> dict[DeviceHandle, State]:
-        """Returns the momentum buffers of each device's whole network, by the names of its parameters."""
+    def optimizer_states(self) -> dict[DeviceHandle, State]:
+        """Returns the state of both optimisers of each device, by the names of parameters."""
         return {
-            handle: device_momentum | handle.half.momentum()
-            for handle, device_momentum in self.membership.ask(Device.momentum).items()
+            handle: state | handle.half.optimizer_state()
+            for handle, state in self.membership.ask(Device.optimizer_state).items()
         }
 
     def _together(self, current: Round, sums: EpochSums) -> Trained:

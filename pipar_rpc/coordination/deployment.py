@@ -16,6 +16,7 @@ from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import ask
 from pipar_rpc.data import overlapping
+from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.models import DropoutStreams, device_layers, server_layers
 from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
@@ -49,7 +50,8 @@ def deployed(
         node: this machine.
         network: the uncut network with its first weights.
         strategy: strategy, which says whether the devices share one server half and train at the same time.
-        beginnings: weights and momentum buffers of each device's whole network; None for those of `network`.
+        beginnings: weights of each device's whole network and state of its optimisers; None for the weights
+            of `network`.
         iteration: iteration of an epoch at which training begins, from 0.
 
     Raises:
@@ -89,14 +91,15 @@ def _server_halves(
     """Creates a server half for each device; if they are `shared`, on the same layers."""
     halves: list[tuple[ServerHalf, Timeline]] = []
     layers = nn.Sequential()
-    for device, (state, momentum) in zip(devices, beginnings, strict=True):
+    for device, (state, optimizer_state) in zip(devices, beginnings, strict=True):
         timeline = Timeline()
         if shared and halves:
             dropout = DropoutStreams(layers, device.seed, device.rank)
             half = halves[0][0].for_device(dropout, coding_of(device), timeline)
         else:
             layers = fill(copy.deepcopy(server_layers(network, device.split_point)), state)
-            half = build_server_half(layers, device, node, timeline, momentum)
+            own = of_parameters(optimizer_state, dict(layers.named_parameters()))
+            half = build_server_half(layers, device, node, timeline, own)
         halves.append((half, timeline))
     return halves
 
@@ -109,10 +112,10 @@ def _place(
     half: ServerHalf,
     timeline: Timeline,
 ) -> DeviceHandle:
-    """Places the device half: `layers`, with the weights and momentum buffers of their beginning."""
+    """Places the device half: `layers`, with the weights and the optimiser's state of their beginning."""
     state = {name: beginning[0][name].clone() for name in layers.state_dict()}
-    momentum = {name: beginning[1][name] for name, _ in layers.named_parameters() if name in beginning[1]}
-    remote = create_remote(device.name, build_device, device, state, momentum, port.reference())
+    optimizer_state = of_parameters(beginning[1], dict(layers.named_parameters()))
+    remote = create_remote(device.name, build_device, device, state, optimizer_state, port.reference())
     deadlines = Deadlines(device.deadlines, device.emulated_s)
     return DeviceHandle(device.name, remote, port, half, timeline, deadlines, links_timed(device))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from statistics import fmean
 from typing import NamedTuple
 
 from pipar_rpc.base.states import State
@@ -21,8 +22,9 @@ class EpochResult:
     Attributes:
         metrics: times, bytes and the figures that follow from them.
         losses: loss of each iteration; mean over the devices that took part in it.
-        train_loss: mean loss over the samples.
-        train_accuracy: share of the samples classified correctly while training, 0..1.
+        train_loss: mean loss over what counts, which is the samples for most losses.
+        train_accuracy: share of the labels classified correctly while training, 0..1; None without classes.
+        learning_rate: optimiser's rate in the last iteration; mean over the devices.
         device_peak_rss_mb: largest resident memory of each device's process, in 10^6 bytes.
         late: delay of each device: real computing beyond the emulated time, as a share of that time.
         training_s: seconds from the start of each round until the last device had trained, summed up.
@@ -39,7 +41,8 @@ class EpochResult:
     metrics: EpochMetrics
     losses: list[float]
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
+    learning_rate: float
     device_peak_rss_mb: list[float]
     late: list[float]
     training_s: float
@@ -137,8 +140,10 @@ class EpochSums:
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
             losses=_mean_losses(usage),
-            train_loss=sum(report.loss for report in reports) / samples,
-            train_accuracy=sum(report.correct for report in reports) / samples,
+            train_loss=_ratio([report.loss for report in reports], [report.counted for report in reports])
+            or 0.0,
+            train_accuracy=_ratio([r.correct for r in reports], [r.classified for r in reports]),
+            learning_rate=fmean(s.reports[-1].learning_rate for s in usage.values() if s.reports),
             device_peak_rss_mb=[s.reports[-1].peak_rss_mb if s.reports else 0.0 for s in usage.values()],
             late=[_late(sums.reports) for sums in usage.values()],
             training_s=self.training_s,
@@ -150,6 +155,10 @@ class EpochSums:
             device_networks=[self.device_networks.get(handle) for handle in usage],
             lost=[number for number, handle in enumerate(usage, start=1) if not handle.present],
         )
+
+
+def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> float | None:
+    return sum(parts) / sum(wholes) if sum(wholes) else None
 
 
 def _late(reports: Sequence[RoundReport]) -> float:

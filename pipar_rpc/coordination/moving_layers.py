@@ -1,7 +1,8 @@
 """Layers that move between device and server when a device's split point changes between rounds.
 
 After an aggregation all halves hold the average, so the server knows all weights. A layer that goes down to
-a device takes its weights and its momentum with it; one that goes up takes its momentum. Nothing is lost:
+a device takes its weights and its optimiser's state with it; one that goes up, only that state. Nothing is
+lost:
 training goes on as if the network had been cut there from the beginning.
 """
 
@@ -16,6 +17,7 @@ from pipar_rpc.coordination.build import coding_of, fill
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import reserve_download
+from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.models import DropoutStreams, server_layers
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.testbed.link import Slot
@@ -48,13 +50,14 @@ def move_layers(
             continue
         names = network[before.split_point : jobs[handle].split_point].state_dict()
         added = {name: state[name] for name in names}
-        momentum = {name: buffer for name, buffer in handle.half.momentum().items() if name in names}
-        leaving.append((reserve_download(handle, added, momentum), handle, added, momentum))
+        optimizer_state = of_parameters(handle.half.optimizer_state(), names)
+        slot = reserve_download(handle, added, optimizer_state)
+        leaving.append((slot, handle, added, optimizer_state))
     asked: dict[DeviceHandle, Future[State]] = {}
-    for slot, handle, added, momentum in sorted(leaving, key=lambda item: item[0].arrival):
+    for slot, handle, added, optimizer_state in sorted(leaving, key=lambda item: item[0].arrival):
         handle.port.downlink.wait(slot)
         handle.expect(jobs[handle].emulated_s, links_timed(jobs[handle]))
-        asked[handle] = handle.call(Device.recut, jobs[handle], added, momentum)
+        asked[handle] = handle.call(Device.recut, jobs[handle], added, optimizer_state)
     returned = membership.collect(asked, Device.recut)
     for handle, given_up in returned.items():
         _recut_server_half(handle, jobs[handle], network, state, given_up)
@@ -62,7 +65,8 @@ def move_layers(
 
 
 def _recut_server_half(
-    handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, momentum: State
+    handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, optimizer_state: State
 ) -> None:
     layers = fill(copy.deepcopy(server_layers(network, job.split_point)), state)
-    handle.half.recut(layers, DropoutStreams(layers, job.seed, job.rank), coding_of(job), momentum)
+    dropout = DropoutStreams(layers, job.seed, job.rank)
+    handle.half.recut(layers, dropout, coding_of(job), optimizer_state)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipar_rpc.aggregation.rules import CUSTOM, FEDAVG, RULES, RuleSpec
-from pipar_rpc.base.errors import nearest, require
+from pipar_rpc.aggregation.rules import FEDAVG, RULES, RuleSpec
+from pipar_rpc.base.errors import require
+from pipar_rpc.plan.named import check_named
 
 
 @dataclass
@@ -16,12 +17,7 @@ class RuleConfig:
     args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [*RULES, CUSTOM]
-        known = f"a known rule: {nearest(self.name, names)}"
-        require(self.name in names, "aggregation.rule.name", self.name, known)
-        is_custom = self.name == CUSTOM
-        target = "the dotted name of a function with aggregation/rule=custom, null with the other rules"
-        require(is_custom == (self._target_ is not None), "aggregation.rule._target_", self._target_, target)
+        check_named("aggregation.rule", self, RULES, "rule")
 
     @property
     def spec(self) -> RuleSpec:
@@ -35,9 +31,11 @@ class AggregationConfig:
 
     every: int = -1
     rule: RuleConfig = field(default_factory=RuleConfig)
+    fedprox_mu: float = 0.0
 
     def __post_init__(self) -> None:
         allowed = "-1 (once per epoch), 0 (never) or a number of iterations"
         require(self.every >= -1, "aggregation.every", self.every, allowed)
+        require(self.fedprox_mu >= 0, "aggregation.fedprox_mu", self.fedprox_mu, ">= 0")
         fedavg = f"{FEDAVG} with aggregation.every=0, which never averages"
         require(self.every != 0 or self.rule.name == FEDAVG, "aggregation.rule.name", self.rule.name, fedavg)

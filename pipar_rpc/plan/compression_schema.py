@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipar_rpc.base.errors import nearest, require
 from pipar_rpc.compression.models import MODEL_CODECS
-from pipar_rpc.compression.registry import CODECS, CUSTOM, NONE, CodecSpec
+from pipar_rpc.compression.registry import CODECS, NONE, CodecSpec
+from pipar_rpc.plan.named import check_named
 
 
 @dataclass
@@ -33,9 +33,4 @@ class CompressionConfig:
     def __post_init__(self) -> None:
         for what, known in (("activations", CODECS), ("gradients", CODECS), ("models", MODEL_CODECS)):
             codec: CodecConfig = getattr(self, what)
-            key, names = f"compression.{what}", [*known, CUSTOM]
-            allowed = f"a known codec: {nearest(codec.name, names)}"
-            require(codec.name in names, f"{key}.name", codec.name, allowed)
-            custom = codec.name == CUSTOM
-            target = f"the dotted name of a class with {key}.name=custom, null with the other codecs"
-            require(custom == (codec._target_ is not None), f"{key}._target_", codec._target_, target)
+            check_named(f"compression.{what}", codec, known, "codec")

@@ -1,12 +1,12 @@
 """One device's part of a job, as plain data that can be sent to it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.data import DataSpec, Transform
+from pipar_rpc.learning import LearningSpec
 from pipar_rpc.models import ModelSpec
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
@@ -33,7 +33,7 @@ class DeviceJob:
         speed: speed of the emulated device.
         coding: codecs of activations and gradients.
         model_codec: codec of models, the same for all devices.
-        optimizer: arguments of `torch.optim.SGD`.
+        learning: loss, optimiser and schedule.
         seed: seed of the experiment.
         deadlines: deadlines of waiting for the other side.
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
@@ -54,7 +54,7 @@ class DeviceJob:
     speed: SpeedSpec
     coding: CodingSpec
     model_codec: CodecSpec
-    optimizer: dict[str, Any]
+    learning: LearningSpec
     seed: int
     deadlines: DeadlineSpec
     emulated_s: float = 0.0

@@ -26,6 +26,7 @@ from pipar_rpc.models import (
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
+from pipar_rpc.plan.learning_plan import learning_of
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.testbed.bandwidth_trace import read_trace
 from pipar_rpc.testbed.device_profile import read_profile
@@ -98,11 +99,7 @@ def device_job(
         speed=replace(_speed(config, model, largest_batch), coding=coding),
         coding=coding,
         model_codec=config.compression.models.spec,
-        optimizer={
-            "lr": config.optimizer.lr,
-            "momentum": config.optimizer.momentum,
-            "weight_decay": config.optimizer.weight_decay,
-        },
+        learning=learning_of(config),
         seed=config.seed,
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s

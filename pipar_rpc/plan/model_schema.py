@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipar_rpc.base.errors import nearest, require
+from pipar_rpc.base.errors import require
 from pipar_rpc.models import CUSTOM, MODELS, Norm
+from pipar_rpc.plan.named import check_named
 
 
 @dataclass
@@ -19,9 +20,5 @@ class ModelConfig:
     args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [*MODELS, CUSTOM]
-        require(self.name in names, "model.name", self.name, f"a known model: {nearest(self.name, names)}")
-        is_custom = self.name == CUSTOM
-        target = "the dotted name of a function with model=custom, null with the other models"
-        require(is_custom == (self._target_ is not None), "model._target_", self._target_, target)
-        require(is_custom or not self.args, "model.args", self.args, "empty but with model=custom")
+        check_named("model", self, MODELS, "model")
+        require(self.name == CUSTOM or not self.args, "model.args", self.args, "empty but with model=custom")

@@ -37,6 +37,7 @@ from pipar_rpc.plan.device_plan import (
     device_job,
     notices,
 )
+from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
@@ -117,12 +118,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     check_fault(config, num_devices)
     check_roots(config, num_devices, one_machine)
     device_configs = _device_configs(raw, config, num_devices)
-    data = _data_spec(config, device_configs)
-    source = open_source(data, data_root, config.node.download)
-    classes = len(source.classes)
-    if data.num_classes not in {None, classes}:
-        raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
-    data = replace(data, classes=source.classes, num_classes=classes)
+    source, data = _open(_data_spec(config, device_configs), data_root, config.node.download)
     network = check_model(config, data)
     check_selector(config, len(network.units))
     devices = []
@@ -134,6 +130,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         check_shared_half(config.strategy, devices)
     if one_machine:
         check_threads(config.node, any(job.speed.calibrated for job in devices))
+    some = source.labels("test")[:2]
     part_sizes = _part_sizes(source, data, num_devices, one_machine)
     for job, size in zip(devices, part_sizes or (), strict=False):
         with _named(job.rank, config):
@@ -143,12 +140,21 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         devices=tuple(devices),
         notices=_notices(config, device_configs, devices),
         network=network,
-        settings=settings_of(config),
+        settings=settings_of(config, check_learning(config, network.units[-1].output_shape, some)),
         labels=labels_of(config),
         checkpoints=_checkpointing(config, device_configs, data),
         selector=selector_of(config),
         faults=faults_of(config),
     )
+
+
+def _open(data: DataSpec, root: Path, download: bool) -> tuple[Source, DataSpec]:
+    """Opens the data set, which knows its classes."""
+    source = open_source(data, root, download)
+    classes = len(source.classes)
+    if data.num_classes not in {None, classes}:
+        raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
+    return source, replace(data, classes=source.classes, num_classes=classes)
 
 
 def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataSpec) -> Checkpointing:

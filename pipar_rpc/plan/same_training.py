@@ -18,22 +18,31 @@ SAME = (
     "batch_size",
     "aggregation",
     "compression",
+    "optimizer",
+    "loss",
     "seed",
 )
 MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
+KIND_OF_OPTIMIZER = ("optimizer.name", "optimizer._target_")  # its settings may change on the way
 CONTENT = "partition.content"  # content of the file of partition=file, which counts instead of its path
 OWN = ("batch_size", "data", "compression")  # of these, each device may have its own
 
 
 def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Returns the values that decide about weights, by key; without P, N and optimiser, which may change.
+    """Returns the values that decide about weights, by key.
+
+    P, N and the optimiser's settings are not among them: they may change.
 
     Args:
         config: configuration of the job.
         own: configuration of each device.
         indices: content of the partition file; empty without one.
     """
-    common = flat(dataclasses.asdict(config), SAME)
+    common = {
+        key: value
+        for key, value in flat(dataclasses.asdict(config), SAME).items()
+        if not key.startswith("optimizer.") or key in KIND_OF_OPTIMIZER
+    }
     if config.partition.name == "file":
         common[CONTENT] = digest(indices)
     shared = flat(dataclasses.asdict(config), OWN)

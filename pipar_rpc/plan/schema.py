@@ -10,11 +10,13 @@ from typing import Any
 from pipar_rpc.aggregation.rules import FEDAVG
 from pipar_rpc.base.errors import nearest, require
 from pipar_rpc.data import OWN, PUBLISHED
+from pipar_rpc.learning.metrics import MetricSpec
 from pipar_rpc.plan.aggregation_schema import AggregationConfig
 from pipar_rpc.plan.compression_schema import CompressionConfig
 from pipar_rpc.plan.data_schema import DataConfig, PartitionConfig
 from pipar_rpc.plan.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
+from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, ScheduleConfig, metric_specs
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
@@ -31,20 +33,6 @@ class PipelineConfig:
         require(self.split_point >= 1, "pipeline.split_point", self.split_point, "1..Q, Q cut units")
         n = self.num_micro_batches
         require(n >= 1, "pipeline.num_micro_batches", n, ">= 1 (more than batch_size is capped)")
-
-
-@dataclass
-class OptimizerConfig:
-    """The arguments of SGD, of which each half has an instance."""
-
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optimizer.lr", self.lr, "> 0")
-        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 or more and below 1")
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
 
 
 class SflServer(StrEnum):
@@ -113,6 +101,9 @@ class Config:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    metrics: dict[str, Any] = field(default_factory=dict)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
@@ -141,6 +132,9 @@ class Config:
         rule = self.aggregation.rule.name
         averages = self.strategy != "sl" or rule == FEDAVG
         require(averages, "aggregation.rule.name", rule, f"{FEDAVG} with strategy=sl, which never averages")
+        mu, strategy = self.aggregation.fedprox_mu, self.strategy
+        pulled = mu == 0 or (self.aggregation.every != 0 and strategy != "sl")
+        require(pulled, "aggregation.fedprox_mu", mu, f"0 where nothing is averaged (strategy={strategy})")
         chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
         only = "0 but with strategy=pipar: the others' P and N are fixed"
         require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)
@@ -152,6 +146,11 @@ class Config:
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
         require(self.seed >= 0, "seed", self.seed, ">= 0")
+
+    @property
+    def metric_specs(self) -> dict[str, MetricSpec]:
+        """The metrics of held-out data by name; raises UserError."""
+        return metric_specs(self.metrics)
 
     @property
     def resolved_strategy(self) -> Strategy:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipar_rpc.aggregation.rules import RuleSpec
 from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.learning.metrics import MetricSpec
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method, Strategy
 
@@ -20,7 +21,8 @@ class Settings:
         epochs: number of epochs.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
         aggregation_rule: rule by which the devices' networks become the global one.
-        momentum: momentum factor of both halves' optimisers.
+        optimizer_copies: state of the optimisers as a multiple of the network's size.
+        metrics: further metrics of held-out data, by name.
         seed: seed of every random choice.
         weights: file with the first weights; None for random ones.
         strict_weights: whether that file must have exactly the network's tensors.
@@ -35,7 +37,8 @@ class Settings:
     epochs: int
     aggregation_every: int
     aggregation_rule: RuleSpec
-    momentum: float
+    optimizer_copies: float
+    metrics: Mapping[str, MetricSpec]
     seed: int
     weights: Path | None
     strict_weights: bool
@@ -106,14 +109,20 @@ class FaultSettings:
     leave: Mapping[str, int]
 
 
-def settings_of(config: Config) -> Settings:
-    """Returns the settings of training and evaluation."""
+def settings_of(config: Config, optimizer_copies: float) -> Settings:
+    """Returns the settings of training and evaluation.
+
+    Args:
+        config: checked configuration.
+        optimizer_copies: state of the optimisers as a multiple of the network's size.
+    """
     return Settings(
         strategy=config.resolved_strategy,
         epochs=config.epochs,
         aggregation_every=config.aggregation.every,
         aggregation_rule=config.aggregation.rule.spec,
-        momentum=config.optimizer.momentum,
+        optimizer_copies=optimizer_copies,
+        metrics=config.metric_specs,
         seed=config.seed,
         weights=None if config.model.weights is None else Path(config.model.weights),
         strict_weights=config.model.strict_weights,

@@ -19,6 +19,12 @@ _each = partial(Column, devices="each")
 _timed = partial(Column, hparam="mean", summary=True)
 _learned = partial(Column, hparam="last", summary=True, digits=4)
 
+
+def _coding(name: str, whose: str, tag: str) -> Column:
+    without = "empty without codecs of activations and gradients"
+    return Column(name, f"time of {whose} codecs in an iteration; {without}", "s", tag, devices="mean")
+
+
 CONFIGURED = "name from the configuration"
 AT_BEGINNING = "at the epoch's beginning; a single value if all have the same"
 
@@ -204,20 +210,18 @@ _DECLARED = (
         "network/compression_ratio",
         hparam="mean",
     ),
+    _coding("device_coding_s", "the device's", tag="time/device_coding_s"),
+    _coding("server_coding_s", "its server half's", tag="time/server_coding_s"),
+    _name("optimizer", CONFIGURED),
+    _name("schedule", CONFIGURED),
+    _name("loss", CONFIGURED),
+    Column("learning_rate", "rate of the last iteration", "", "train/learning_rate", devices="mean"),
+    Column("val_loss", "mean loss of the global network on validation samples", "", "val/loss"),
+    Column("test_loss", "mean loss of the global network on test samples", "", "test/loss"),
     Column(
-        "device_coding_s",
-        "time of the device's codecs in an iteration; empty without codecs of activations and gradients",
-        "s",
-        "time/device_coding_s",
-        devices="mean",
+        "val_metrics", "`metrics.*` of validation samples: `name=value;...`", "", "val/metric", figure=False
     ),
-    Column(
-        "server_coding_s",
-        "time of its server half's codecs in an iteration; empty as `device_coding_s`",
-        "s",
-        "time/server_coding_s",
-        devices="mean",
-    ),
+    Column("test_metrics", "`metrics.*` of test samples: `name=value;...`", "", "test/metric", figure=False),
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

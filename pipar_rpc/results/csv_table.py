@@ -38,7 +38,9 @@ class CsvTable:
 
 
 def cell(value: Any) -> Any:
-    """Formats a value for the file: six digits; single devices joined by `;`; nothing for None."""
+    """Formats a value for the file: six digits; devices or named values joined by `;`; nothing for None."""
+    if isinstance(value, Mapping):
+        return ";".join(f"{name}={cell(part)}" for name, part in value.items())
     if isinstance(value, tuple):
         return ";".join("" if part is None else str(cell(part)) for part in value)
     if isinstance(value, float):

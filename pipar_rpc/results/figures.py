@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+MAX_CLASSES = 40  # largest number of classes of a confusion matrix that is drawn
 MAX_ANNOTATED = 200  # largest number of cells with a number in each: more would not be legible
 
 
@@ -33,5 +34,33 @@ def class_counts_figure(counts: Sequence[Sequence[int]], classes: Sequence[str])
             for label, count in enumerate(by_class):
                 colour = "white" if count > dark else "black"
                 axes.text(device, label, str(count), ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(picture, ax=axes)
+    return figure
+
+
+def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Any:
+    """Draws which classes are taken for which: a row per class, a column per class that was found.
+
+    Args:
+        counts: number of samples by class and class found.
+        classes: names of the classes.
+    """
+    shown = len(counts)
+    side = max(4.0, min(14.0, 1.8 + 0.42 * shown))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    names = [name[:14] for name in classes]
+    axes.set_title("test samples: % of each class")
+    axes.set_xlabel("class found")
+    axes.set_ylabel("class")
+    axes.set_xticks(range(shown), names, rotation=90)
+    axes.set_yticks(range(shown), names)
+    if shown * shown <= MAX_ANNOTATED:
+        for row, line in enumerate(shares):
+            for column, share in enumerate(line):
+                colour = "white" if share > 50 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=axes)
     return figure

@@ -8,8 +8,10 @@ from typing import Any
 from pipar_rpc.results import tags
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.csv_table import CsvTable
+from pipar_rpc.results.figures import MAX_CLASSES, confusion_figure
 from pipar_rpc.results.run_files import ROWS
 from pipar_rpc.results.tensorboard import TensorBoard
+from pipar_rpc.training.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,11 @@ class Outputs:
         """Shows a matplotlib figure called "group/name", and writes it to name.png."""
         self._tensorboard.picture(name, figure)
         figure.savefig(self._folder / f"{Path(name).name}.png", dpi=120)
+
+    def confusion(self, evaluation: Evaluation | None, classes: Sequence[str]) -> None:
+        """Shows which classes are taken for which, if samples have one each and there are not too many."""
+        if evaluation is not None and evaluation.confusion is not None and len(classes) <= MAX_CLASSES:
+            self.picture(tags.CONFUSION, confusion_figure(evaluation.confusion.tolist(), classes))
 
     def text(self, name: str, text: str, step: int = 0) -> None:
         """Shows lines of text called "group/name"."""

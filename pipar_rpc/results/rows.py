@@ -1,13 +1,14 @@
 """The report of an epoch: a row for results.csv and TensorBoard, a line for the log."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipar_rpc.base.memory import peak_rss_mb
 from pipar_rpc.coordination.epoch_result import EpochResult
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.columns import Row
+from pipar_rpc.training.evaluation import Evaluation
 
 
 def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
@@ -23,6 +24,9 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "network": labels.network,
         "testbed": labels.testbed,
         "compression": _joined([device.compression for device in devices]),
+        "optimizer": devices[0].learning.optimizer.called,
+        "schedule": devices[0].learning.schedule.called,
+        "loss": devices[0].learning.loss.called,
         "time_scale": scale,
         "num_devices": len(devices),
         "split_point": _joined([device.split_point for device in devices]),
@@ -35,12 +39,31 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "model_bytes": result.model_bytes,
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,
+        "learning_rate": result.learning_rate,
         "server_peak_rss_mb": peak_rss_mb(),
         "device_peak_rss_mb": max(result.device_peak_rss_mb),
         "each_device_peak_rss_mb": tuple(result.device_peak_rss_mb),
         "devices_alive": len(devices) - len(result.lost),
         "devices_lost": tuple(result.lost) or None,
     }
+
+
+def evaluation_columns(found: Mapping[str, Evaluation | None], by_device: Sequence[Evaluation | None]) -> Row:
+    """Makes the columns of held-out data.
+
+    Args:
+        found: evaluations of the global network by the name of the set, "val" or "test".
+        by_device: evaluations of the devices' own networks on validation samples; empty if not wanted.
+    """
+    row: Row = {}
+    for name in ("val", "test"):
+        evaluation = found.get(name)
+        row[f"{name}_accuracy"] = evaluation.accuracy if evaluation else None
+        row[f"{name}_loss"] = evaluation.loss if evaluation else None
+        row[f"{name}_metrics"] = dict(evaluation.metrics) or None if evaluation else None
+    accuracies = tuple(one.accuracy if one else None for one in by_device)
+    row["device_val_accuracy"] = accuracies if any(one is not None for one in accuracies) else None
+    return row
 
 
 def _joined(values: Sequence[Any]) -> Any:
@@ -57,6 +80,10 @@ def epoch_line(row: Row, epochs: int) -> str:
     if row["device_val_accuracy"] is not None:
         by_device = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
         accuracies += f", devices' own val {' '.join(by_device)}"
+    if accuracies:
+        accuracies = f"accuracy {accuracies}, "
+    elif row.get("test_loss") is not None:
+        accuracies = f"test loss {row['test_loss']:.4f}, "
     predicted = row.get("predicted_iteration_s")
     iterations = (
         ""
@@ -69,7 +96,7 @@ def epoch_line(row: Row, epochs: int) -> str:
     scaled = "" if row["time_scale"] == 1 else f" (emulated: real time x {row['time_scale']:g})"
     return (
         f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s{scaled}, loss {row['train_loss']:.4f}, "
-        f"accuracy {accuracies}, {iterations}"
+        f"{accuracies}{iterations}"
         f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
         f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"
     )

@@ -6,6 +6,7 @@ EVENTS = "devices/events"
 CHANGES = "selector/changes"
 CANDIDATES = "selector/candidates"
 PARTITION = "data/partition"
+CONFUSION = "test/confusion"
 
 # What steps count, by the beginnings of names; all others count epochs.
 STEPS = {LOSS: "iteration", f"{THROUGHPUT}/": "second", EVENTS: "round", CHANGES: "round"}

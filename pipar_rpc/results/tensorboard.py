@@ -36,7 +36,10 @@ class TensorBoard:
         self._rows.append(row)
         for column in COLUMNS.values():
             value = row.get(column.name) if column.tag else None
-            if isinstance(value, tuple):
+            if isinstance(value, Mapping):
+                for name, part in value.items():
+                    self._scalar(f"{column.tag}/{name}", part, row["epoch"])
+            elif isinstance(value, tuple):
                 for device, part in enumerate(value, start=1):
                     if part is not None:  # a device that has left has none
                         self._scalar(f"{column.tag}/device{device}", part, row["epoch"])

@@ -21,6 +21,7 @@ class UnitSizes:
         held_bytes: bytes that are kept for the backward pass of one sample.
         trained: whether it has anything to train.
         sent_bytes: bytes of its state when models are averaged, as their codec sends it; None if as it is.
+        optimizer_bytes: bytes of its optimiser's state; None if as many as of its own, as with momentum.
     """
 
     activation_bytes: int
@@ -28,6 +29,12 @@ class UnitSizes:
     held_bytes: int
     trained: bool = True
     sent_bytes: int | None = None
+    optimizer_bytes: int | None = None
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of its optimiser's state; 0 if it is not trained."""
+        return self.trained * (self.state_bytes if self.optimizer_bytes is None else self.optimizer_bytes)
 
     @property
     def model_bytes(self) -> int:
@@ -62,7 +69,7 @@ class DeviceFacts:
         batch_size: B.
         smallest: samples that a micro-batch has at least.
         iterations: between two aggregations; infinite if nothing is aggregated.
-        memory_bytes: for weights, gradients, momentum and activations; infinite for no limit.
+        memory_bytes: for weights, gradients, optimiser's state and activations; infinite for no limit.
         crossing: bytes of micro-batches on their way, and times of the server's codecs; None where all
             crosses as it is.
         num_samples: samples of an epoch, whose last mini-batch may be smaller; infinite if that is no matter.
@@ -106,20 +113,22 @@ class ServerFacts:
 
 
 def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int) -> list[int]:
-    """For each split point: weights, gradients and momentum if trained; what all N forward passes keep."""
-    each = [(1 + 2 * unit.trained) * unit.state_bytes + batch_size * unit.held_bytes for unit in sizes]
+    """For each split point: weights, gradients and optimiser's state; what all N forward passes keep."""
+    weights = [(1 + unit.trained) * unit.state_bytes + unit.moved_bytes for unit in sizes]
+    each = [own + batch_size * unit.held_bytes for own, unit in zip(weights, sizes, strict=True)]
     return list(accumulate(each))
 
 
 def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, after: int) -> float:
     """Seconds for layers to move when the split point changes.
 
-    Weights and momentum go down to the device; only momentum goes up, for the server knows the average.
+    Weights and the optimiser's state go down to the device; only the latter goes up, for the server knows
+    the average.
     """
     moving = sizes[min(before, after) : max(before, after)]
     weights = sum(unit.state_bytes for unit in moving) * 8e-6
-    momentum = sum(unit.state_bytes for unit in moving if unit.trained) * 8e-6
-    return (weights + momentum) / device.downlink_mbps if after > before else momentum / device.uplink_mbps
+    state = sum(unit.moved_bytes for unit in moving) * 8e-6
+    return (weights + state) / device.downlink_mbps if after > before else state / device.uplink_mbps
 
 
 def fitting(sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float) -> list[bool]:

@@ -59,8 +59,14 @@ def _crossing(job: DeviceJob, units: Sequence[UnitSummary], server: Sequence[Uni
     return Crossing(table(coding.activation_bytes), table(coding.gradient_bytes), server)
 
 
-def unit_sizes(spec: ModelSpec, codec: ModelCodec) -> list[UnitSizes]:
-    """What each unit needs on the network and in memory; nothing is computed."""
+def unit_sizes(spec: ModelSpec, codec: ModelCodec, optimizer_copies: float = 1) -> list[UnitSizes]:
+    """What each unit needs on the network and in memory; nothing is computed.
+
+    Args:
+        spec: network.
+        codec: codec of models.
+        optimizer_copies: state of the optimiser as a multiple of the unit's.
+    """
     network = build_meta(spec)
     units = zip(summarise(network, spec), held_bytes(network, spec), network, strict=True)
     return [
@@ -70,6 +76,7 @@ def unit_sizes(spec: ModelSpec, codec: ModelCodec) -> list[UnitSizes]:
             held_bytes=held,
             trained=unit.trained,
             sent_bytes=codec.num_bytes(layers.state_dict(), True),
+            optimizer_bytes=int(optimizer_copies * num_bytes(layers.state_dict())),
         )
         for unit, held, layers in units
     ]

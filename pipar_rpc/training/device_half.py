@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,16 @@ from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSummary
+from pipar_rpc.learning.half_optimizer import HalfOptimizer
+from pipar_rpc.learning.loss import Criterion
+from pipar_rpc.learning.optimizer_state import of_parameters
+from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
 from pipar_rpc.training.exchange import Exchange
 from pipar_rpc.training.instrumented import Instrumented, Instruments
-from pipar_rpc.training.optimizer import make_sgd, momentum_of
 from pipar_rpc.training.round_report import RoundReport
 
 
@@ -50,10 +52,6 @@ class Cut:
     speed: SpeedSpec
     smallest: int = 1
 
-    def split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
-        """Cuts a mini-batch into micro-batches."""
-        return split_batch(images, labels, self.num_micro_batches, epoch, iteration, self.smallest)
-
 
 @dataclass(frozen=True)
 class LocalData:
@@ -74,14 +72,14 @@ class DeviceHalf(Instrumented):
     Args:
         name: the device's name, for errors.
         cut: the layers, and the connection to the server half.
-        optimizer: arguments of `torch.optim.SGD`.
+        learning: loss, optimiser and schedule.
         data: the device's own samples.
         report: function called with (iteration, mean loss) after each iteration.
         device: torch device that computes.
         instruments: measuring instruments; the exchange uses the same ones, and models go up their uplink.
         make_cut: function called by `recut`; makes a cut from the new job and the state of its layers.
         model_codec: codec of models that travel; by default they travel as they are.
-        momentum: momentum buffers of the layers' parameters by name; None at the beginning of training.
+        optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
         on_deadline: function called with the seconds of silence after which the server counts as lost.
         stop: request to end what runs, at the next micro-batch or in any sleep; never made by default.
     """
@@ -90,19 +88,20 @@ class DeviceHalf(Instrumented):
         self,
         name: str,
         cut: Cut,
-        optimizer: dict[str, Any],
+        learning: LearningSpec,
         data: LocalData,
         report: Callable[[int, float], None],
         device: torch.device,
         instruments: Instruments | None = None,
         make_cut: Callable[[DeviceJob, State], Cut] | None = None,
         model_codec: ModelCodec | None = None,
-        momentum: State | None = None,
+        optimizer_state: State | None = None,
         on_deadline: Callable[[float], None] = lambda seconds: None,
         stop: Stop | None = None,
     ) -> None:
         super().__init__(instruments or Instruments())
-        self._name, self._options, self._data = name, optimizer, data
+        self._name, self._learning, self._data = name, learning, data
+        self._criterion = Criterion(learning.loss)
         self._report, self._device = report, device
         self._make_cut, self._on_deadline = make_cut, on_deadline
         self._machine: MachineSpeed | None = None
@@ -110,36 +109,38 @@ class DeviceHalf(Instrumented):
         self._stack = ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
         self._models = model_codec or ExactModel()
-        self._hold(cut, momentum or {})
+        self._hold(cut, optimizer_state or {})
         self._given = self._base()
 
     def _base(self) -> State | None:
         """A copy of the state, if the codec of models needs what both ends hold."""
         return self.state() if self._models.needs_base else None
 
-    def _hold(self, cut: Cut, momentum: State) -> None:
+    def _hold(self, cut: Cut, optimizer_state: State) -> None:
         self._cut, self._layers = cut, cut.layers.to(self._device).train()
-        self._optimizer = make_sgd(self._layers, self._options, momentum)
+        learning = self._learning
+        self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
 
-    def recut(self, job: DeviceJob, state: State, momentum: State) -> State:
+    def recut(self, job: DeviceJob, state: State, optimizer_state: State) -> State:
         """Changes the layers that are held, or how mini-batches are cut; to be called between rounds.
 
         Args:
             job: the device's job from now on.
             state: parameters and buffers of the layers that are new here.
-            momentum: momentum buffers of these layers' parameters by name.
+            optimizer_state: optimiser's state of these layers' parameters.
 
         Returns:
-            Momentum buffers of the layers that are no longer here; the emulated uplink has carried them.
+            The optimiser's state of the layers that are no longer here; the emulated uplink has carried it.
         """
         assert self._make_cut is not None
-        momentum = momentum_of(self._layers, self._optimizer) | momentum
+        whole = self.optimizer_state() | optimizer_state
         self._cut.exchange.close()
-        self._hold(self._make_cut(job, self.state() | state), momentum)
+        cut = self._make_cut(job, self.state() | state)
+        kept = of_parameters(whole, dict(cut.layers.named_parameters()))
+        self._hold(cut, kept)
         self._given = self._base()
-        here = {name for name, _ in self._layers.named_parameters()}
-        given_up = {name: buffer for name, buffer in momentum.items() if name not in here}
+        given_up = {name: tensor for name, tensor in whole.items() if name not in kept}
         self._pay(given_up)
         return given_up
 
@@ -165,9 +166,9 @@ class DeviceHalf(Instrumented):
         """Returns a copy of parameters and buffers, on the CPU."""
         return {key: tensor.to("cpu", copy=True) for key, tensor in self._layers.state_dict().items()}
 
-    def momentum(self) -> State:
-        """Returns a copy of the momentum buffers of this half's parameters by name, on the CPU."""
-        return momentum_of(self._layers, self._optimizer)
+    def optimizer_state(self) -> State:
+        """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
+        return self._optimizer.state()
 
     def upload(self) -> State:
         """Returns the device half for aggregation, encoded, when the emulated uplink has carried it."""
@@ -182,14 +183,22 @@ class DeviceHalf(Instrumented):
         self._uplink.wait(slot)
 
     def load(self, payload: State) -> None:
-        """Replaces parameters and buffers by those that the server has encoded; momentum stays."""
+        """Replaces parameters and buffers by those that the server has encoded, not the optimiser's state."""
         self._layers.load_state_dict(self._models.decode(payload, self._given))
+        self._optimizer.begin_round()
         self._given = self._base()
 
     def close(self) -> None:
         """Releases the threads."""
         self._stack.close()
         self._cut.exchange.close()
+
+    def _split(self, images: Tensor, labels: Tensor, epoch: int, iteration: int) -> list[MicroBatch]:
+        """Cuts a mini-batch into micro-batches."""
+        number, smallest = self._cut.num_micro_batches, self._cut.smallest
+        step = (epoch - 1) * len(self._data.batches) + iteration
+        count = self._criterion.count
+        return split_batch(images, labels, number, epoch, iteration, smallest, step, count)
 
     def _load_batch(self, epoch: int, iteration: int) -> Future[tuple[Tensor, Tensor]]:
         """Has another thread prepare the images and labels of a mini-batch."""

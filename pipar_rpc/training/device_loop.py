@@ -20,6 +20,7 @@ class _InFlight(NamedTuple):
 
     part: Part
     size: int
+    counted: float
     activation: Tensor
     sent: Coded
     result: Future[Result]
@@ -46,18 +47,20 @@ class Device(DeviceHalf):
             batch = self._load_batch(epoch, start)
             for iteration in range(start, stop):
                 images, labels = batch.result()
-                in_flight = self._forward(self._cut.split(images, labels, epoch, iteration))
+                in_flight = self._forward(self._split(images, labels, epoch, iteration))
                 if iteration + 1 < stop:  # prepared while the server computes
                     batch = self._load_batch(epoch, iteration + 1)
                 loss, correct = self._backward(in_flight)
-                report.add(len(labels), loss, correct)
-                self._report(iteration, loss / len(labels))
+                counted = sum(micro_batch.counted for micro_batch in in_flight)
+                report.add(len(labels), loss, correct, counted, self._criterion.num_classified(labels))
+                report.learning_rate = self._optimizer.rate(in_flight[-1].part)
+                self._report(iteration, report.losses[-1])
         return report
 
     def _forward(self, micro_batches: list[MicroBatch]) -> list[_InFlight]:
         """Runs all N forward passes in a row; each activation leaves as soon as it is computed."""
         in_flight = []
-        for part, images, labels in micro_batches:
+        for part, images, labels, counted in micro_batches:
             self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
@@ -66,7 +69,7 @@ class Device(DeviceHalf):
             with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
                 sent = self._cut.coding.encode_activation(part, activation)
             result = self._cut.exchange.submit(part, sent, labels)
-            in_flight.append(_InFlight(part, len(labels), activation, sent, result))
+            in_flight.append(_InFlight(part, len(labels), counted, activation, sent, result))
         return in_flight
 
     def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
@@ -75,7 +78,7 @@ class Device(DeviceHalf):
         A device half without trainable parameters runs neither: it only waits for the answers.
         """
         loss, correct = 0.0, 0
-        for part, size, activation, sent, pending in in_flight:
+        for part, size, counted, activation, sent, pending in in_flight:
             result = self._await(pending, part)
             if result.gradient is not None:
                 with self._measure_coding(Stage.DEVICE_DECODE, part, size):
@@ -83,12 +86,11 @@ class Device(DeviceHalf):
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
                     activation.backward(gradient)
                     finish(self._device)
-            loss += result.loss * size
+            loss += result.loss * counted
             correct += result.correct
-        if self._optimizer is not None:
+        if self._optimizer.trains:
             with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
-                self._optimizer.step()
-                self._optimizer.zero_grad()
+                self._optimizer.step(part)
                 finish(self._device)
         return loss, correct
 

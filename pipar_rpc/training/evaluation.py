@@ -1,12 +1,15 @@
-"""Accuracy of the whole network on held-out images."""
+"""How well the whole network does on held-out samples."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipar_rpc.base.states import State
 from pipar_rpc.data import Images, Transform
+from pipar_rpc.learning.loss import Criterion
+from pipar_rpc.learning.metrics import Metrics
 
 BATCH_SIZE = 250
 
@@ -15,40 +18,86 @@ def _ignore(samples: int) -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on a set of samples.
+
+    Attributes:
+        loss: mean loss over what counts.
+        accuracy: share of the labels that are classified correctly, 0..1; None if labels are no classes.
+        metrics: further figures by name.
+        confusion: number of samples by class (row) and by class found (column), int64 of shape [C, C]; None
+            if there is not one class for each sample.
+    """
+
+    loss: float
+    accuracy: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    confusion: Tensor | None = None
+
+
 @torch.no_grad()
-def accuracy(
+def evaluate(
     network: nn.Module,
     data: Images,
     transform: Transform,
     device: torch.device,
+    criterion: Criterion,
+    metrics: Metrics,
     on_batch: Callable[[int], None] = _ignore,
-) -> float:
-    """Returns the share of the images that are classified correctly, 0..1, in evaluation mode.
+) -> Evaluation:
+    """Evaluates a network in evaluation mode.
 
     Args:
         network: the uncut network, on `device`.
-        data: the images and labels.
+        data: the samples.
         transform: preprocessing, of which the normalisation is applied and the augmentation is not.
         device: torch device that computes.
+        criterion: the training loss, on `device`.
+        metrics: further metrics.
         on_batch: function called with the number of samples after each batch, for displays.
     """
     network.eval()
-    correct = 0
+    metrics.reset()
+    loss = counted = 0.0
+    correct, classified, confusion = 0, 0, list[Tensor]()
     for images, labels in zip(data.images.split(BATCH_SIZE), data.labels.split(BATCH_SIZE), strict=True):
-        logits = network(transform.normalise(images).to(device))
-        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
+        outputs = network(transform.normalise(images).to(device))
+        count = criterion.count(labels)
+        if count:
+            loss += count * float(criterion(outputs, labels.to(device)))
+        outputs, counted = outputs.cpu(), counted + count
+        correct += criterion.num_correct(outputs, labels)
+        classified += criterion.num_classified(labels)
+        metrics.update(outputs, labels)
+        if outputs.dim() == 2 and labels.dim() == 1 and not labels.is_floating_point():
+            confusion.append(_confusion(outputs, labels))
         on_batch(len(labels))
-    return correct / len(data.labels)
+    return Evaluation(
+        loss=loss / counted if counted else float("nan"),
+        accuracy=correct / classified if classified else None,
+        metrics=metrics.compute(),
+        confusion=torch.stack(confusion).sum(dim=0) if confusion else None,
+    )
+
+
+def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
+    classes = outputs.shape[1]
+    shown = (labels >= 0) & (labels < classes)
+    pairs = labels[shown] * classes + outputs.argmax(dim=1)[shown]
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 class Evaluator:
-    """Measures networks on fixed sets of images.
+    """Evaluates networks on fixed sets of samples.
 
     Args:
         network: network of the right architecture, whose weights are overwritten.
-        sets: images by name, e.g. {"val": ..., "test": ...}.
+        sets: samples by name, e.g. {"val": ..., "test": ...}.
         transform: conversion of stored images to network input.
         device: torch device that computes.
+        criterion: the training loss, on `device`.
+        metrics: further metrics; none by default.
         on_batch: function called with the number of samples after each batch, for displays.
     """
 
@@ -58,18 +107,22 @@ class Evaluator:
         sets: Mapping[str, Images],
         transform: Transform,
         device: torch.device,
+        criterion: Criterion,
+        metrics: Metrics | None = None,
         on_batch: Callable[[int], None] = _ignore,
     ) -> None:
         self._network = network.to(device)
         self._sets, self._transform, self._device, self._on_batch = sets, transform, device, on_batch
+        self._criterion, self._metrics = criterion, metrics or Metrics({})
 
     def num_samples(self, *names: str) -> int:
-        """Counts the images in the sets of these names."""
+        """Counts the samples in the sets of these names."""
         return sum(len(self._sets[name].labels) for name in names if name in self._sets)
 
-    def measure(self, state: State, name: str) -> float | None:
-        """Accuracy of a network with these weights on the set `name`; None if there is no such set."""
+    def measure(self, state: State, name: str) -> Evaluation | None:
+        """Evaluates a network with these weights on the set `name`; None if there is no such set."""
         if name not in self._sets:
             return None
         self._network.load_state_dict(state)
-        return accuracy(self._network, self._sets[name], self._transform, self._device, self._on_batch)
+        how = (self._transform, self._device, self._criterion, self._metrics, self._on_batch)
+        return evaluate(self._network, self._sets[name], *how)

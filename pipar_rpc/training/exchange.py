@@ -19,8 +19,8 @@ class Result(NamedTuple):
     Attributes:
         gradient: gradient of the weighted loss with respect to the activation, as its codec encodes it: uint8
             of shape [activation.gradient_bytes], on the CPU. None if none is wanted.
-        loss: mean loss over the micro-batch, unweighted.
-        correct: number of samples whose largest logit is the label's.
+        loss: mean loss over what counts in the micro-batch, unweighted.
+        correct: number of labels whose class has the largest output.
     """
 
     gradient: Tensor | None
@@ -41,7 +41,7 @@ class Exchange(Protocol):
         Args:
             part: place within the mini-batch.
             activation: the activation as its codec encodes it; not changed afterwards.
-            labels: class numbers, int64 of shape [b].
+            labels: labels as the data set gives them, shape [b, ...].
         """
 
     def close(self) -> None:

@@ -13,8 +13,11 @@ class RoundReport:
         iterations: number of iterations.
         samples: number of samples processed.
         losses: mean loss of each iteration.
-        loss: sum of the loss over the samples.
-        correct: number of samples classified correctly while training.
+        loss: sum of the loss over what counts, which is the samples for most losses.
+        counted: how much counted: what that sum is divided by.
+        correct: number of labels that were classified correctly while training.
+        classified: number of labels that are class numbers, of which these are.
+        learning_rate: optimiser's rate in the last iteration.
         seconds: wall time of the round on the device.
         stages: busy time of the device's compute stages and of its uplink.
         uplink_bytes: bytes of the activations and labels that were sent.
@@ -28,7 +31,10 @@ class RoundReport:
     samples: int = 0
     losses: list[float] = field(default_factory=list)
     loss: float = 0.0
+    counted: float = 0.0
     correct: int = 0
+    classified: int = 0
+    learning_rate: float = 0.0
     seconds: float = 0.0
     stages: dict[Stage, Busy] = field(default_factory=dict)
     uplink_bytes: int = 0
@@ -37,16 +43,20 @@ class RoundReport:
     late_s: float = 0.0
     peak_rss_mb: float = 0.0
 
-    def add(self, samples: int, loss: float, correct: int) -> None:
+    def add(self, samples: int, loss: float, correct: int, counted: float, classified: int) -> None:
         """Adds an iteration.
 
         Args:
             samples: size of the mini-batch.
-            loss: sum of the loss over these samples.
-            correct: number of them that were classified correctly.
+            loss: sum of the loss over what counts.
+            correct: number of labels that were classified correctly.
+            counted: how much counts in it.
+            classified: number of labels that are class numbers.
         """
         self.iterations += 1
         self.samples += samples
-        self.losses.append(loss / samples)
+        self.losses.append(loss / counted if counted else 0.0)
         self.loss += loss
+        self.counted += counted
         self.correct += correct
+        self.classified += classified

@@ -14,7 +14,7 @@ from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, build_model
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import PART
-from tests.support.loops import CPU, OPTIMIZER, assert_close, make_batches, train_split
+from tests.support.loops import CPU, LEARNING, OPTIMIZER, assert_close, make_batches, train_split
 
 TOPK = CodecSpec("topk", args={"ratio": 0.2, "random_share": 0.3})
 PAIRS = {
@@ -33,7 +33,7 @@ def train_quantised(network, batches, split_point, num_micro_batches, coding):
     optimizers = [torch.optim.SGD(half.parameters(), **OPTIMIZER) for half in halves]
     for iteration in range(len(batches)):
         images, labels = batches.get(1, iteration)
-        for part, x, y in split_batch(images, labels, num_micro_batches, 1, iteration):
+        for part, x, y, _ in split_batch(images, labels, num_micro_batches, 1, iteration):
             activation = halves[0](x)
             sent = coding.encode_activation(part, activation)
             decoded = coding.decode_activation(sent, CPU).clone().requires_grad_()
@@ -80,7 +80,7 @@ def test_a_device_that_diverges_is_noticed_through_every_codec(codecs, wrong):
     layers = build_model(ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10))[1:]
     before = {name: value.clone() for name, value in layers.state_dict().items()}
     coding = Coding(PAIRS[codecs])
-    server = ServerHalf(layers, OPTIMIZER, DropoutStreams(layers, 0, 1), coding, CPU, Timeline())
+    server = ServerHalf(layers, LEARNING, DropoutStreams(layers, 0, 1), coding, CPU, Timeline())
     activation = torch.randn(4, 32, 4, 4)
     activation[2, 3, 1, 1] = wrong
     sent = coding.encode_activation(PART, activation.requires_grad_())

@@ -17,7 +17,7 @@ from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import EXACT
 from tests.support.handles import local_handle, states_of
-from tests.support.loops import CPU, NATIVE, OPTIMIZER, make_batches
+from tests.support.loops import CPU, LEARNING, NATIVE, make_batches
 
 CODECS = {"none": ExactModel, "bf16": BF16Model, "int8": Int8Model}
 
@@ -39,7 +39,7 @@ def moved(state, seed, size=0.01):
 def make_handle(split_point, codec, first):
     layers = first[:split_point]
     server = copy.deepcopy(first[split_point:])
-    half = ServerHalf(server, OPTIMIZER, DropoutStreams(server, 0, 1), EXACT, CPU, Timeline())
+    half = ServerHalf(server, LEARNING, DropoutStreams(server, 0, 1), EXACT, CPU, Timeline())
     device = Device(
         name="device1",
         cut=Cut(
@@ -50,7 +50,7 @@ def make_handle(split_point, codec, first):
             dropout=DropoutStreams(layers, 0, 1),
             speed=NATIVE,
         ),
-        optimizer=OPTIMIZER,
+        learning=LEARNING,
         data=LocalData(make_batches(4, 8, 3, 4)),
         report=lambda iteration, loss: None,
         device=CPU,

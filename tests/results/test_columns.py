@@ -18,9 +18,10 @@ HEADER = (
     "training_time_s,model_bytes,predicted_iteration_s,link_uplink_mbps,link_downlink_mbps,"
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
-    "server_coding_s"
+    "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,val_metrics,test_metrics"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
+NAMES += ("optimizer", "schedule", "loss")
 TAGS = {
     *("time/epoch_s", "time/iteration_s", "time/iteration_bound_s", "time/iteration_predicted_s"),
     *("time/efficiency", "time/overlap", "pipeline/split_point", "pipeline/num_micro_batches"),
@@ -29,6 +30,7 @@ TAGS = {
     *("network/iteration_uplink_bytes", "network/iteration_downlink_bytes", "network/compression_ratio"),
     *("time/device_coding_s", "time/server_coding_s"),
     *("accuracy/test", "memory/server_peak_rss_mb", "memory/device_peak_rss_mb", "devices/alive"),
+    *("train/learning_rate", "val/loss", "test/loss", "val/metric/f1", "test/metric/f1"),
 }
 TAGS_OF_DEVICES = {
     *("network_per_device/uplink_mbps", "network_per_device/downlink_mbps", "links/uplink_mbps"),
@@ -36,7 +38,7 @@ TAGS_OF_DEVICES = {
 }
 SETTINGS = {
     *("strategy", "model", "data", "partition", "network", "testbed", "num_devices", "split_point"),
-    *("num_micro_batches", "batch_size", "seed", "compression"),
+    *("num_micro_batches", "batch_size", "seed", "compression", "optimizer", "schedule", "loss"),
 }
 OVER_EPOCHS = (
     *("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps"),
@@ -50,6 +52,7 @@ def row(epoch):
     """A value in every column, another one in each epoch."""
     values = {name: float(epoch) for name in COLUMNS} | dict.fromkeys(NAMES, "name")
     each = {name for name, column in COLUMNS.items() if column.devices == "each"} - {*ONE_OR_EACH}
+    values |= {name: {"f1": 0.5} for name in ("val_metrics", "test_metrics")}
     return values | dict.fromkeys(each, (0.5, None, 1.5)) | {"epoch": epoch, "time_scale": 1.0}
 
 
@@ -98,7 +101,7 @@ def test_the_tables_on_the_terminal():
 
 def test_every_number_may_be_an_objective():
     for name in HEADER.split(","):
-        if name not in NAMES:
+        if name not in {*NAMES, "val_metrics", "test_metrics"}:
             check_objective(name, "")
 
 

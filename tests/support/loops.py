@@ -11,6 +11,7 @@ from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
+from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
@@ -22,6 +23,7 @@ from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import EXACT
 
 OPTIMIZER: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+LEARNING = LearningSpec(OptimizerSpec(**OPTIMIZER))
 CPU = torch.device("cpu")
 NATIVE = SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=1, batch_size=1)
 
@@ -40,14 +42,15 @@ def train_split(
     split_point: int,
     num_micro_batches: int,
     smallest: int = 1,
-    optimizer: dict[str, Any] | None = None,
+    learning: LearningSpec | None = None,
     coding: Coding = EXACT,
+    epochs: int = 1,
 ) -> tuple[State, RoundReport, list[float]]:
-    """Algorithms 1 and 2 on the two halves, one epoch; the state, the report and each batch's loss."""
-    optimizer = optimizer or OPTIMIZER
+    """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss."""
+    learning = learning or LEARNING
     device_layers, server_layers = network[:split_point], network[split_point:]
     dropout = DropoutStreams(server_layers, 0, 1)
-    server = ServerHalf(server_layers, optimizer, dropout, coding, CPU, Timeline())
+    server = ServerHalf(server_layers, learning, dropout, coding, CPU, Timeline())
     losses = []
     device = Device(
         name="device1",
@@ -60,12 +63,13 @@ def train_split(
             speed=NATIVE,
             smallest=smallest,
         ),
-        optimizer=optimizer,
+        learning=learning,
         data=LocalData(batches),
         report=lambda iteration, loss: losses.append(loss),
         device=CPU,
     )
-    report = device.train(epoch=1, start=0, stop=len(batches))
+    for epoch in range(1, epochs + 1):
+        report = device.train(epoch, start=0, stop=len(batches))
     device.close()
     return device.state() | server.state(), report, losses
 
@@ -84,7 +88,7 @@ def train_plain(
         images, labels = batches.get(1, iteration)
         sgd.zero_grad()
         loss = torch.zeros(())
-        for part, x, y in split_batch(images, labels, num_micro_batches, 1, iteration, smallest):
+        for part, x, y, _ in split_batch(images, labels, num_micro_batches, 1, iteration, smallest):
             dropout.begin(part)
             part_loss = F.cross_entropy(network.train()(x), y) * part.weight
             part_loss.backward()

@@ -55,7 +55,7 @@ class Reference:
         images, labels = batches.get(epoch, iteration)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        for part, x, y in split_batch(images, labels, self.num_micro_batches, epoch, iteration):
+        for part, x, y, _ in split_batch(images, labels, self.num_micro_batches, epoch, iteration):
             if self.coding is None:
                 (F.cross_entropy(self.network(x), y) * part.weight).backward()
             else:

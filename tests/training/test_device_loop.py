@@ -9,6 +9,7 @@ from torch import nn
 from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.data import Batches, Images, Transform
+from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import Link
@@ -44,7 +45,7 @@ def make_device(exchange, stop, uplink=None, speed=NATIVE):
             dropout=DropoutStreams(layers, seed=0, device=3),
             speed=speed,
         ),
-        optimizer={"lr": 0.1},
+        learning=LearningSpec(OptimizerSpec(lr=0.1, momentum=0.0)),
         data=LocalData(Batches(data, 4, Transform((0.0,), (1.0,)), seed=0, device=1)),
         report=lambda iteration, loss: None,
         device=torch.device("cpu"),

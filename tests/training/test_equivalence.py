@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import MODELS, ModelSpec, Norm, build_meta, build_model, seed_dropout
 from pipar_rpc.timing.timeline import Stage
 from tests.support.loops import assert_close, make_batches, train_plain, train_split
@@ -68,6 +69,7 @@ def test_batch_norm_depends_on_micro_batches_which_is_why_there_is_a_notice():
 # The whole zoo at its real size: one small mini-batch. A large learning rate would hide nothing and amplify
 # rounding through 50 layers, so it is small.
 GENTLE = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
+GENTLY = LearningSpec(OptimizerSpec(**GENTLE))
 
 
 def zoo_batches(norm):
@@ -96,7 +98,7 @@ def zoo_plain(name, norm, num_micro_batches):
 def assert_exact(name, norm, split_point, num_micro_batches, plain):
     network = copy.deepcopy(zoo_network(name, norm))
     state, report, _ = train_split(
-        network, zoo_batches(norm), split_point, num_micro_batches, optimizer=GENTLE
+        network, zoo_batches(norm), split_point, num_micro_batches, learning=GENTLY
     )
     expected, loss, _ = plain
     assert_close(state, expected, tolerance=1e-9)
@@ -136,5 +138,5 @@ def test_micro_batches_are_not_smaller_than_batch_norm_needs():
     network = make(Norm.batch, "mobilenet_small", image_size=32)
     batches = make_batches(5, image_size=32, num_classes=4, batch_size=5)
     plain, _, _ = train_plain(copy.deepcopy(network), batches, 2, optimizer=GENTLE)
-    state, _, _ = train_split(network, batches, 3, 4, smallest=2, optimizer=GENTLE)
+    state, _, _ = train_split(network, batches, 3, 4, smallest=2, learning=GENTLY)
     assert_close(state, plain, tolerance=1e-9)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipar_rpc.coordination.build import fill
+from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
@@ -15,7 +16,16 @@ from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import EXACT
 from tests.support.frozen import CLASSES, TRAINED, make, spec_of
-from tests.support.loops import CPU, NATIVE, OPTIMIZER, assert_close, make_batches, train_plain, train_split
+from tests.support.loops import (
+    CPU,
+    LEARNING,
+    NATIVE,
+    OPTIMIZER,
+    assert_close,
+    make_batches,
+    train_plain,
+    train_split,
+)
 
 CUTS = [(name, point) for name, trained in TRAINED.items() for point in range(1, len(trained) + 1)]
 
@@ -52,7 +62,7 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
             sgd.zero_grad()
             nn.functional.cross_entropy(plain(images), labels).backward()
             sgd.step()
-    server = ServerHalf(network[1:], OPTIMIZER, DropoutStreams(network[1:], 0, 1), EXACT, CPU, Timeline())
+    server = ServerHalf(network[1:], LEARNING, DropoutStreams(network[1:], 0, 1), EXACT, CPU, Timeline())
 
     def cut(split_point, state):
         layers = build_device_layers(spec_of("frozen_first"), split_point)
@@ -61,18 +71,18 @@ def test_layers_that_move_make_a_half_trained_or_frozen():
 
     first = cut(1, network[:1].state_dict())
     idle = lambda iteration, loss: None  # noqa: E731
-    device = Device("device1", first, OPTIMIZER, LocalData(data), idle, CPU, make_cut=cut)
+    device = Device("device1", first, LEARNING, LocalData(data), idle, CPU, make_cut=cut)
     stages = [device.train(1, 0, len(data)).stages]
     whole = {key: own.clone() for key, own in (device.state() | server.state()).items()}
     moving = network[1:2].state_dict()
-    down = {key: own for key, own in server.momentum().items() if key in moving}
-    assert down.keys() == {"1.0.weight"}  # the bias is frozen
+    down = of_parameters(server.optimizer_state(), moving)
+    assert down.keys() == {"1.0.weight/momentum_buffer"}  # the bias is frozen
     assert device.recut(2, {key: whole[key] for key in moving}, down) == {}
     server.recut(copy.deepcopy(network[2:]), DropoutStreams(network[2:], 0, 1), EXACT, {})
     stages.append(device.train(2, 0, len(data)).stages)
     whole = {key: own.clone() for key, own in (device.state() | server.state()).items()}
     up = device.recut(1, {}, {})
-    assert up.keys() == {"1.0.weight"}
+    assert up.keys() == {"1.0.weight/momentum_buffer"}
     half = make("frozen_first")[1:]
     half.load_state_dict({key: whole[key] for key in half.state_dict()})
     server.recut(half, DropoutStreams(half, 0, 1), EXACT, up)

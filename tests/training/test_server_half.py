@@ -16,6 +16,7 @@ from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
 from tests.support.coding import EXACT, coded
+from tests.support.loops import LEARNING
 
 
 class Root(nn.Module):
@@ -63,7 +64,7 @@ def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason)
 def server_half(*layers):
     layers = nn.Sequential(*layers)
     streams = DropoutStreams(layers, seed=0, device=1)
-    return ServerHalf(layers, {"lr": 0.1, "momentum": 0.9}, streams, EXACT, torch.device("cpu"), Timeline())
+    return ServerHalf(layers, LEARNING, streams, EXACT, torch.device("cpu"), Timeline())
 
 
 def train(half, iteration, *scales):

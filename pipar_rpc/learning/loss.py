@@ -1,0 +1,157 @@
+"""The training loss, exact for every number of micro-batches.
+
+A mini-batch's loss is a quotient: a sum over what counts (samples, class weights, tokens that are not
+ignored) divided by how much counts in the whole mini-batch. A micro-batch contributes its own mean, weighted
+by its share of what counts, so that N gradients add up to the gradient of the whole mini-batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipar_rpc.base import dotted
+from pipar_rpc.base.errors import ConfigError, UserError, first_line
+
+KEY = "loss"
+LOSSES: dict[str, type[nn.Module]] = {
+    "cross_entropy": nn.CrossEntropyLoss,
+    "nll": nn.NLLLoss,
+    "mse": nn.MSELoss,
+    "l1": nn.L1Loss,
+    "huber": nn.HuberLoss,
+    "bce_with_logits": nn.BCEWithLogitsLoss,
+}
+TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that are lists in a configuration
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """All that is needed to make a loss; plain data.
+
+    Attributes:
+        name: a key of `LOSSES`, or "custom".
+        target: dotted name of a custom loss: a class, or a function that makes one.
+        args: keyword arguments.
+    """
+
+    name: str = "cross_entropy"
+    target: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str:
+        """What the user called it."""
+        return self.target or self.name
+
+
+class Criterion:
+    """A loss with what it divides by.
+
+    Losses of the user's own are called as `loss(outputs, labels)` and return a scalar: the mean over the
+    samples, or, if they have a method `count(labels)`, the mean over what that counts.
+
+    Args:
+        spec: loss.
+        device: torch device that computes.
+
+    Raises:
+        UserError: no such loss, it failed, or it does not return means.
+    """
+
+    def __init__(self, spec: LossSpec, device: torch.device | None = None) -> None:
+        self._loss = _make(spec)
+        if isinstance(self._loss, nn.Module):
+            self._loss.to(device)
+        count = getattr(self._loss, "count", None)
+        self._count: Callable[[Tensor], float] = count if callable(count) else _counting(self._loss)
+        self._ignored = getattr(self._loss, "ignore_index", None)
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean over what counts: a scalar; 0 where nothing does.
+
+        Args:
+            outputs: the network's outputs, shape [b, ...].
+            labels: whatever the data set gives, shape [b, ...].
+        """
+        mean: Tensor = self._loss(outputs, labels)
+        return mean
+
+    def nothing(self, outputs: Tensor) -> Tensor:
+        """The loss of a micro-batch in which nothing counts: 0, with gradients of 0."""
+        return (outputs * 0).sum()
+
+    def count(self, labels: Tensor) -> float:
+        """How much counts in a batch: what its loss is divided by."""
+        return self._count(labels)
+
+    def num_classified(self, labels: Tensor) -> int:
+        """Number of class numbers among the labels that are not ignored; 0 where labels are none."""
+        if labels.is_floating_point() or labels.is_complex():
+            return 0
+        return labels.numel() if self._ignored is None else int((labels != self._ignored).sum())
+
+    def num_correct(self, outputs: Tensor, labels: Tensor) -> int:
+        """Number of labels whose class has the largest output; classes are the outputs' second dimension."""
+        if labels.is_floating_point() or outputs.dim() != labels.dim() + 1:
+            return 0
+        return int((outputs.argmax(dim=1) == labels).sum())  # no class is ignore_index
+
+
+def check_loss(spec: LossSpec, outputs: Tensor, labels: Tensor) -> None:
+    """Tries the loss with outputs of the network's shape and labels of the data set.
+
+    Raises:
+        UserError: the loss cannot be made, does not fit, or does not return a finite or infinite scalar.
+    """
+    criterion, outputs = Criterion(spec), outputs.detach().requires_grad_()
+    shapes = f"outputs of shape {tuple(outputs.shape)} and labels of shape {tuple(labels.shape)}"
+    try:
+        loss, _ = criterion(outputs, labels), criterion.count(labels)
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{KEY}={spec.called} cannot take {shapes}: {why}") from error
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        raise UserError(f"{KEY}={spec.called}: must return a scalar tensor with a gradient, for {shapes}")
+
+
+def _make(spec: LossSpec) -> Callable[[Tensor, Tensor], Tensor]:
+    args = {name: _tensor(name, value) for name, value in spec.args.items()}
+    if spec.target is None:
+        made: Any = dotted.call_named(KEY, spec.name, LOSSES[spec.name], {}, args)
+    else:
+        made = dotted.call(f"{KEY}._target_", spec.target, {}, args)
+    if not callable(made):
+        what = f"a class or function that makes a loss, not {type(made).__name__}"
+        raise ConfigError(f"{KEY}._target_", spec.target, what)
+    reduction = getattr(made, "reduction", "mean")
+    if reduction != "mean":
+        raise ConfigError(
+            f"{KEY}.args.reduction", reduction, "mean: micro-batches are weighted by their share"
+        )
+    loss: Callable[[Tensor, Tensor], Tensor] = made
+    return loss
+
+
+def _tensor(name: str, value: Any) -> Any:
+    """Weights that are a list of numbers, as a tensor."""
+    numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+    return torch.tensor([float(number) for number in value]) if name in TENSORS and numbers else value
+
+
+def _counting(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], float]:
+    """What torch's losses divide by; samples for all whose samples count alike."""
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        return len
+
+    def count(labels: Tensor) -> float:
+        if labels.is_floating_point():  # probabilities of the classes
+            return len(labels)
+        counts = labels != loss.ignore_index
+        if loss.weight is None:
+            return int(counts.sum())
+        return float(loss.weight.cpu().double()[labels[counts]].sum())
+
+    return count

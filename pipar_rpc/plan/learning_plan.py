@@ -1,0 +1,50 @@
+"""Loss, optimiser and schedule as plain data, after each has been tried."""
+
+import torch
+from torch import Tensor
+
+from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.learning import LearningSpec
+from pipar_rpc.learning.loss import check_loss
+from pipar_rpc.learning.metrics import Metrics
+from pipar_rpc.learning.optimizer import try_optimizer
+from pipar_rpc.learning.schedule import Schedule
+from pipar_rpc.plan.schema import Config
+
+
+def learning_of(config: Config) -> LearningSpec:
+    """Returns what is minimised and how."""
+    optimizer = config.optimizer.spec(config.aggregation.fedprox_mu)
+    return LearningSpec(optimizer, config.schedule.spec, config.loss.spec)
+
+
+def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor) -> float:
+    """Tries optimiser, schedule, loss and metrics.
+
+    Args:
+        config: checked configuration.
+        output_shape: shape of the network's output for one sample.
+        labels: some labels of the data set, shape [b, ...], at least one.
+
+    Returns:
+        State of the optimiser as a multiple of the network's size.
+
+    Raises:
+        UserError: one of them cannot be made, or does not fit.
+    """
+    learning = learning_of(config)
+    Metrics(config.metric_specs)
+    copies = try_optimizer(learning.optimizer)
+    if not learning.schedule.constant:
+        _check_schedule(Schedule(learning.schedule, learning.optimizer), config)
+    check_loss(learning.loss, torch.zeros(len(labels), *output_shape), labels)
+    return copies
+
+
+def _check_schedule(schedule: Schedule, config: Config) -> None:
+    """Looks at the rates of the first steps; those of iterations are known when the data are."""
+    for number in range(config.epochs):
+        for options in schedule.at(number + 1, number):
+            rate = float(options["lr"])
+            if not 0 <= rate < float("inf"):
+                raise ConfigError("schedule", f"{rate:g} at step {number}", "rates of 0 or more")

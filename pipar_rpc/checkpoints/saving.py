@@ -3,7 +3,7 @@
 import logging
 import time
 
-from pipar_rpc.aggregation.rules import FEDAVG
+from pipar_rpc.aggregation.rules import networks_kept
 from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
@@ -25,7 +25,7 @@ def needed_bytes(plan: Plan) -> int:
         return plan.network.num_bytes
     networks = num_devices if settings.aggregation_every == 0 else 1
     momenta = num_devices if settings.momentum else 0
-    remembered = int(settings.aggregation_rule.name != FEDAVG)  # FedAvgM keeps one more network
+    remembered = networks_kept(settings.aggregation_rule)
     return plan.network.num_bytes * (1 + (networks + momenta + remembered) * (plan.checkpoints.keep + 1))
 
 

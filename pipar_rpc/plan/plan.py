@@ -123,7 +123,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     if data.num_classes not in {None, classes}:
         raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
     data = replace(data, classes=source.classes, num_classes=classes)
-    network = check_model(config, data)
+    network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
     devices = []
     largest_batch = max(device.batch_size for device in device_configs)

@@ -1,11 +1,29 @@
 """Federated averaging of whole networks (McMahan et al., 2017)."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pipar_rpc.base.states import State
+
+
+class FedAvg:
+    """The average, weighted by samples (McMahan et al., 2017); see `weighted_average`."""
+
+    networks_kept: ClassVar[int] = 0
+
+    def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
+        """The average; the global network before does not matter."""
+        return weighted_average(networks, samples)
+
+    def state(self) -> State:
+        """Nothing."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Does nothing."""
 
 
 def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> State:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 
-from pipar_rpc.aggregation.rules import FEDAVG
+from pipar_rpc.aggregation.rules import networks_kept
 from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
@@ -26,7 +26,7 @@ def needed_bytes(plan: Plan) -> int:
         return plan.network.num_bytes
     networks = num_devices if settings.aggregation_every == 0 else 1
     optimizers = num_devices * settings.optimizer_copies
-    remembered = int(settings.aggregation_rule.name != FEDAVG)  # FedAvgM keeps one more network
+    remembered = networks_kept(settings.aggregation_rule)
     copies = 1 + (networks + optimizers + remembered) * (plan.checkpoints.keep + 1)
     return math.ceil(plan.network.num_bytes * copies)
 

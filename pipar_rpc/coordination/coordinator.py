@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from pipar_rpc.aggregation.rules import FedAvg
+from pipar_rpc.aggregation.fedavg import FedAvg
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.compression.models import ExactModel, ModelCodec

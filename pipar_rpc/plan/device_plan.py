@@ -45,8 +45,8 @@ class Network:
     smallest: int
 
 
-def check_model(config: Config, data: DataSpec) -> Network:
-    """Checks that the network accepts the images and the weights, and the aggregation rule the network."""
+def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
+    """Checks that the network accepts images and weights, and the aggregation rule network and devices."""
     assert data.num_classes is not None
     model = config.model
     images = (data.channels, data.image_size, data.num_classes)
@@ -56,7 +56,7 @@ def check_model(config: Config, data: DataSpec) -> Network:
     if not any(unit.trained for unit in units):
         trained = "a function whose network has something to train: no parameter requires a gradient"
         raise ConfigError("model._target_", model._target_, trained)
-    build_rule(config.aggregation.rule.spec, network)
+    build_rule(config.aggregation.rule.spec, network, num_devices)
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))

@@ -119,7 +119,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     check_roots(config, num_devices, one_machine)
     device_configs = _device_configs(raw, config, num_devices)
     source, data = _open(_data_spec(config, device_configs), data_root, config.node.download)
-    network = check_model(config, data)
+    network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
     devices = []
     largest_batch = max(device.batch_size for device in device_configs)

@@ -1,105 +1,48 @@
-"""Aggregation rules: each against its formula, and one of the user's own."""
+"""Aggregation rules: what all of them keep, and one of the user's own."""
+
+import inspect
 
 import pytest
 import torch
-from torch import nn
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.aggregation.rules import CUSTOM, FedAvg, RuleSpec, build_rule
+from pipar_rpc.aggregation.rules import CUSTOM, RULES, RuleSpec, build_rule
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.coordination.aggregation import Aggregator
-from pipar_rpc.timing.timeline import Timeline
 from tests.support.configuration import plan
 from tests.support.processes import ROOT
-
-BETA, LR = 0.5, 0.75
-SAMPLES = (3, 1)
-
-
-def network():
-    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-
-
-def states(seed, count=2):
-    """Of networks of which no two numbers are equal."""
-    torch.manual_seed(seed)
-    found = [
-        {name: torch.randn(own.shape).to(own.dtype) for name, own in network().state_dict().items()}
-        for _ in range(count)
-    ]
-    return [state | {"1.num_batches_tracked": torch.tensor(number)} for number, state in enumerate(found)]
-
-
-def rounds(rule, numbers, before):
-    """Aggregates these rounds one after the other."""
-    aggregator = Aggregator(rule, before)
-    return [aggregator.aggregate(states(number), SAMPLES, Timeline()) for number in numbers]
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name, own in first.items():
-        assert torch.equal(own, second[name]), name
-
-
-def momentum(**args):
-    return build_rule(RuleSpec("fedavgm", None, args), network())
+from tests.support.rules import SAMPLES, assert_equal, network, rounds, rule, states
 
 
 def test_fedavg_is_the_weighted_average():
-    made = FedAvg().aggregate(states(0)[0], states(1), SAMPLES)
+    made = rule("fedavg").aggregate(states(0)[0], states(1), SAMPLES)
     assert_equal(made, weighted_average(states(1), SAMPLES))
 
 
-def test_fedavgm_moves_parameters_and_averages_the_rest():
-    before = states(0)[0]
-    first, second = rounds(momentum(beta=BETA, lr=LR), (1, 2), before)
-    averages = [weighted_average(states(number), SAMPLES) for number in (1, 2)]
-    for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
-        v = averages[0][name] - before[name]
-        torch.testing.assert_close(first[name], before[name] + LR * v)
-        v = BETA * v + averages[1][name] - first[name]
-        torch.testing.assert_close(second[name], first[name] + LR * v)
-    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
-        assert torch.equal(second[name], averages[1][name])
-
-
-def test_fedavgm_without_momentum_is_fedavg():
-    for made, number in zip(rounds(momentum(beta=0), (1, 2, 3), states(0)[0]), (1, 2, 3), strict=True):
-        assert_equal(made, weighted_average(states(number), SAMPLES))
-
-
-def test_the_first_round_without_a_global_network_is_an_average():
-    assert_equal(rounds(momentum(), (1,), None)[0], weighted_average(states(1), SAMPLES))
-
-
-def test_a_rule_goes_on_from_its_state():
-    before = states(0)[0]
-    whole = rounds(momentum(), (1, 2, 3), before)
-    first, second = momentum(), momentum()
-    (one,) = rounds(first, (1,), before)
-    second.load(first.state())
-    assert_equal(rounds(second, (2, 3), one)[-1], whole[-1])
-
-
-def test_frozen_parameters_have_no_momentum():
-    frozen = network()
-    frozen[0].weight.requires_grad_(False)
-    rule = build_rule(RuleSpec("fedavgm"), frozen)
-    rounds(rule, (1, 2), states(0)[0])
-    assert rule.state().keys() == {"0.bias", "1.weight", "1.bias"}
-
-
-def test_what_is_given_is_not_changed():
-    before, given, seen = states(0)[0], states(1), states(1)
-    momentum().aggregate(before, given, SAMPLES)
-    assert_equal(before, states(0)[0])
-    for first, second in zip(given, seen, strict=True):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_given_is_not_changed(name, dtype):
+    used, before, given = rule(name, 4), states(0, 1, dtype)[0], states(1, 4, dtype)
+    made = used.aggregate(before, given, (1, 2, 3, 4))
+    kept = dict(used.state())
+    copies = {key: own.clone() for key, own in kept.items()}
+    used.aggregate(made, given, (1, 2, 3, 4))
+    assert_equal(before, states(0, 1, dtype)[0])
+    assert_equal(kept, copies)
+    for first, second in zip(given, states(1, 4, dtype), strict=True):
         assert_equal(first, second)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_has_its_file_with_its_defaults(name):
+    """Those in conf/aggregation/rule/ and in the class are the same."""
+    parameters = inspect.signature(RULES[name]).parameters
+    defaults = {key: own.default for key, own in parameters.items() if own.default is not own.empty}
+    spec = plan(f"aggregation/rule={name}").settings.aggregation_rule
+    assert spec == RuleSpec(name, None, defaults)
+
+
 def own(name):
-    return build_rule(RuleSpec(CUSTOM, f"{__name__}.{name}"), network())
+    return build_rule(RuleSpec(CUSTOM, f"{__name__}.{name}"), network(), 2)
 
 
 class Wrong:
@@ -149,9 +92,18 @@ def test_what_is_no_rule(name, line):
 
 def test_a_rule_of_the_users_may_take_arguments_and_the_names_of_parameters():
     target = "pipar_rpc.aggregation.rules.FedAvgM"
-    rule = build_rule(RuleSpec(CUSTOM, target, {"beta": BETA}), network())
-    expected = rounds(momentum(beta=BETA), (1, 2), states(0)[0])
-    assert_equal(rounds(rule, (1, 2), states(0)[0])[-1], expected[-1])
+    users = build_rule(RuleSpec(CUSTOM, target, {"beta": 0.5}), network(), 2)
+    expected = rounds(rule("fedavgm", beta=0.5), (1, 2), states(0)[0])
+    assert_equal(rounds(users, (1, 2), states(0)[0])[-1], expected[-1])
+
+
+def test_a_rule_of_the_users_may_take_the_number_of_devices():
+    target = "pipar_rpc.aggregation.rules.TrimmedMean"
+    users = build_rule(RuleSpec(CUSTOM, target), network(), 5)
+    expected = rule("trimmed_mean", 5).aggregate(None, states(1, 5), [1] * 5)
+    assert_equal(users.aggregate(None, states(1, 5), [1] * 5), expected)
+    with pytest.raises(UserError, match=r"of 3 devices 0\.25 drops none"):
+        build_rule(RuleSpec(CUSTOM, target), network(), 3)
 
 
 def test_the_rule_of_the_docs(monkeypatch):
@@ -159,7 +111,7 @@ def test_the_rule_of_the_docs(monkeypatch):
     options = ("aggregation/rule=custom", "aggregation.rule._target_=own_aggregation_rule.Median")
     spec = plan(*options).settings.aggregation_rule
     three = states(1, count=3)
-    made = build_rule(spec, network()).aggregate(None, three, (1, 1, 1))
+    made = build_rule(spec, network(), 3).aggregate(None, three, (1, 1, 1))
     for name, tensor in made.items():
         middle = torch.stack([state[name] for state in three]).sort(dim=0).values[1]
         assert torch.equal(tensor, middle)

@@ -80,6 +80,7 @@ BAD = {
     "devices.overrides.1.compression.models.name=int8": "models: must be the same for all devices",
     "devices.overrides.1.compression.activations.name=int9": "devices.overrides.1.compression.activations",
     "aggregation.rule.args.beta=0.5": "aggregation.rule.args.beta: no such argument of fedavg: it has none",
+    "aggregation.rule.name=trimmed-mean": "must be a known rule: did you mean trimmed_mean?",
     "fault.timeout_s=0": "fault.timeout_s=0.0: must be > 0 seconds",
     "strategy=fedprox": "strategy=fedprox: must be a known strategy: (one of fl, pipar, sfl, sl)",
     "data.train_size_per_device=400": "data.train_size_per_device=400: must be 1..359 (digits has 1438",
@@ -142,6 +143,13 @@ def test_bad_input_is_one_line(override):
 )
 def test_what_a_rule_does_not_take_is_one_line(overrides, line):
     assert line in message("aggregation/rule=fedavgm", *overrides)
+
+
+def test_a_rule_knows_how_many_devices_there_are():
+    plan("aggregation/rule=trimmed_mean")
+    line = message("aggregation/rule=trimmed_mean", world_size=4)
+    allowed = "0, or 1/3 or more and below 0.5 (of 3 devices 0.25 drops none)"
+    assert line == f"aggregation.rule.args.ratio=0.25: must be {allowed}"
 
 
 def test_gradients_at_the_places_of_activations_have_no_ratio_of_their_own():

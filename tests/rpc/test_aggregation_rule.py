@@ -8,26 +8,36 @@ from tests.support.overrides import SMALL, sweep_of
 from tests.support.references import (
     SPLIT,
     federated,
+    server_adam,
     server_momentum,
     split_federated_with_one_server_half,
 )
 
-BETA, LR, ROUNDS = 0.5, 0.75, 3
+ROUNDS = 3
+MOMENTUM = {"beta": 0.5, "lr": 0.75}
+ADAM = {"eta": 0.02, "beta1": 0.6, "beta2": 0.7, "tau": 0.005}
+
+
+def options(name, args):
+    return f"aggregation.rule.name={name}", *(f"aggregation.rule.args.{key}={args[key]}" for key in args)
+
+
 JOBS = {
-    "pipar": ("pipeline.num_micro_batches=3",),
-    "fl": ("strategy=fl",),
-    "plain": ("aggregation.rule.args.beta=0.0", "aggregation.rule.args.lr=1.0"),
-    "shared": ("strategy=sfl", "sfl.server=shared"),
+    "pipar": (*options("fedavgm", MOMENTUM), "pipeline.num_micro_batches=3"),
+    "fl": (*options("fedavgm", MOMENTUM), "strategy=fl"),
+    "plain": options("fedavgm", {"beta": 0.0, "lr": 1.0}),
+    "shared": (*options("fedavgm", MOMENTUM), "strategy=sfl", "sfl.server=shared"),
+    "adam": (*options("fedadam", ADAM), "pipeline.num_micro_batches=3"),
 }
+RULES = {"plain": {}, "adam": {"rule": server_adam(**ADAM)}}  # of the others: momentum
 
 
 @pytest.fixture(scope="module")
 def models(module_processes):
     common = [option for option in SMALL if not option.startswith("epochs")]
     common += [f"epochs={ROUNDS}", "model.norm=group", f"pipeline.split_point={SPLIT}"]
-    common += ["devices.overrides.2.batch_size=4", "aggregation/rule=fedavgm"]
-    rule = (f"aggregation.rule.args.beta={BETA}", f"aggregation.rule.args.lr={LR}")
-    sweep = sweep_of(module_processes.directory, {name: (*rule, *more) for name, more in JOBS.items()})
+    common += ["devices.overrides.2.batch_size=4"]
+    sweep = sweep_of(module_processes.directory, JOBS)
     done = module_processes.torchrun(3, *common, *sweep, module="tests.support.float64_main", timeout=180)
     assert done.code == 0, done.err
     folders = sorted(path.parent for path in module_processes.directory.glob("outputs/*/*/*/model.pt"))
@@ -38,5 +48,5 @@ def models(module_processes):
 @pytest.mark.parametrize("name", JOBS)
 def test_over_rpc_it_equals_a_plain_loop(models, name):
     reference = split_federated_with_one_server_half if name == "shared" else federated
-    rule = {} if name == "plain" else {"rule": server_momentum(BETA, LR)}
+    rule = RULES.get(name, {"rule": server_momentum(**MOMENTUM)})
     assert_close(models[name], reference(epochs=ROUNDS, **rule), 1e-9)

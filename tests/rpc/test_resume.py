@@ -19,7 +19,7 @@ JOBS = {
     "sl": ("strategy=sl", "fault.leave.1=4", *INT8),
     "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
     "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
-    "momentum": ("aggregation.rule.name=fedavgm", "aggregation.rule.args.beta=0.5", *INT8),
+    "adaptive": ("aggregation.rule.name=fedyogi", "aggregation.rule.args.beta1=0.5", *INT8),
     "never_averaged": ("aggregation.every=0",),
 }
 

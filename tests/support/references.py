@@ -126,6 +126,29 @@ def server_momentum(beta: float, lr: float) -> Rule:
     return rule
 
 
+def server_adam(eta: float, beta1: float, beta2: float, tau: float) -> Rule:
+    """m and v of d = average - w, w = w + eta * m / (sqrt(v) + tau), for each parameter w."""
+
+    def rule(network: nn.Module) -> Aggregate:
+        weights = {name: own.detach().clone() for name, own in network.named_parameters()}
+        m = {name: torch.zeros_like(own) for name, own in weights.items()}
+        v = {name: torch.full_like(own, tau**2) for name, own in weights.items()}
+
+        def aggregate(states: list[State], samples: list[int]) -> State:
+            network = weighted_average(states, samples)
+            for name, before in weights.items():
+                change = network[name] - before
+                m[name] = beta1 * m[name] + (1 - beta1) * change
+                v[name] = beta2 * v[name] + (1 - beta2) * change**2
+                network[name] = before + eta * m[name] / (v[name].sqrt() + tau)
+            weights.update({name: network[name] for name in weights})
+            return network
+
+        return aggregate
+
+    return rule
+
+
 def federated(
     epochs: int = EPOCHS,
     make: Make = initial_network,

@@ -1,25 +1,45 @@
 """The training of a job, round by round: what happens between two updates of the global network, in order."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.best_model import BestModel
 from pipar_rpc.checkpoints.saving import Saver
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
 from pipar_rpc.coordination.rounds import Position
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.plan.settings import Settings
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.observer import Observer
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.rows import epoch_line, make_row
+from pipar_rpc.results.rows import epoch_line, make_row, targets_line
 from pipar_rpc.results.terminal import Progress
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection
 from pipar_rpc.training.evaluation import Evaluator
 
 log = logging.getLogger(__name__)
+
+
+def has_reached(row: Row, targets: Mapping[str, float]) -> bool:
+    """Whether an epoch has all the accuracies that end a job, by column; never if there are none."""
+    reached = [row.get(name) is not None and row[name] >= target for name, target in targets.items()]
+    return bool(targets) and all(reached)
+
+
+def is_done(settings: Settings, epoch: int, rows: Sequence[Row]) -> bool:
+    """Whether nothing is left to train: no epoch, or one has reached the accuracies that end the job.
+
+    Args:
+        settings: settings of the job.
+        epoch: epoch that would be trained next, from 1.
+        rows: rows of the epochs that have ended.
+    """
+    return epoch > settings.epochs or any(has_reached(row, settings.until) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,7 @@ class TrainingLoop:
         reselector: chooses P and N again; None if they stay.
         evaluator: measures networks on held-out images.
         saver: writes checkpoints.
+        best: keeps the network with the highest accuracy.
         observer: records what happens.
         progress: the bar on the terminal.
         outputs: receive the rows.
@@ -53,21 +74,24 @@ class TrainingLoop:
     reselector: Reselector | None
     evaluator: Evaluator
     saver: Saver
+    best: BestModel
     observer: Observer
     progress: Progress
     outputs: Outputs
     rows: list[Row]
 
     def run(self, start: Position) -> State | None:
-        """Trains from `start` to the end; returns the global network, None if nothing was trained.
+        """Trains from `start` until the job is done; returns the global network, None if nothing was trained.
 
         Raises:
             RegroupError: a lost device has come back, which only a new group can admit.
             PeerError: a device failed, or too few are left.
             UserError: a device cannot do its part, for a reason the user can mend.
         """
-        final = None
-        for epoch in range(start.epoch, self.first_plan.settings.epochs + 1):
+        final, settings = None, self.first_plan.settings
+        for epoch in range(start.epoch, settings.epochs + 1):
+            if is_done(settings, epoch, self.rows):
+                break
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
@@ -83,7 +107,9 @@ class TrainingLoop:
             # Whichever round was the last: the device with the most to train may have been lost in it.
             if (ended := self._end(epoch, sums, network, plan, selection)) is None:
                 continue
-            self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows)
+            self.best.consider(self.rows, ended.result.network)
+            last = is_done(settings, epoch + 1, self.rows)
+            self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
             self._report(ended)
             final = ended.result.network
         return final
@@ -134,5 +160,10 @@ class TrainingLoop:
 
     def _report(self, ended: EndedEpoch) -> None:
         self.outputs.add(ended.row)
-        log.info(epoch_line(ended.row, self.first_plan.settings.epochs))
+        settings = self.first_plan.settings
+        reached = targets_line(settings.until) if has_reached(ended.row, settings.until) else ""
+        log.info(epoch_line(ended.row, settings.epochs, reached))
         self.observer.warn(ended.result, ended.row)
+        if reached:
+            ends = f"the job ends after epoch {ended.row['epoch']}: {reached}"
+            self.outputs.event(ends, self.coordinator.membership.round)

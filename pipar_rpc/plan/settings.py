@@ -18,6 +18,7 @@ class Settings:
     Attributes:
         strategy: way in which the devices train together.
         epochs: number of epochs.
+        until: accuracies, 0..1, by column of results.csv; the first epoch that has all of them ends the job.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
         aggregation_rule: rule by which the devices' networks become the global one.
         momentum: momentum factor of both halves' optimisers.
@@ -33,6 +34,7 @@ class Settings:
 
     strategy: Strategy
     epochs: int
+    until: Mapping[str, float]
     aggregation_every: int
     aggregation_rule: RuleSpec
     momentum: float
@@ -111,6 +113,7 @@ def settings_of(config: Config) -> Settings:
     return Settings(
         strategy=config.resolved_strategy,
         epochs=config.epochs,
+        until=config.until.targets,
         aggregation_every=config.aggregation.every,
         aggregation_rule=config.aggregation.rule.spec,
         momentum=config.optimizer.momentum,

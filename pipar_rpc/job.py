@@ -13,6 +13,7 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.best_model import BestModel, deciding_column
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
@@ -33,12 +34,12 @@ from pipar_rpc.results.columns import Row
 from pipar_rpc.results.figures import class_counts_figure
 from pipar_rpc.results.observer import observing
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.run_files import MODEL
+from pipar_rpc.results.run_files import BEST_MODEL, MODEL
 from pipar_rpc.results.terminal import Progress
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection, select
 from pipar_rpc.training.evaluation import Evaluator
-from pipar_rpc.training_loop import TrainingLoop
+from pipar_rpc.training_loop import TrainingLoop, is_done
 from pipar_rpc.transport.rpc_group import Session
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def run(
     Args:
         plan: plan of the job.
         node: this machine.
-        output_dir: folder of results.csv, model.pt, tensorboard/ and checkpoints/; nobody else writes there.
+        output_dir: folder of results.csv, models, tensorboard/ and checkpoints/; nobody else writes there.
         job: number within a multirun.
         goes_on: whether the job was begun in this folder by a process that has ended.
         group: RPC group of all ranks.
@@ -86,7 +87,7 @@ def run(
         if checkpoint and not in_place and plan.checkpoints.every:
             folder.save(checkpoint)
         model = output_dir / MODEL
-        if checkpoint and checkpoint.epoch > plan.settings.epochs:
+        if checkpoint and is_done(plan.settings, checkpoint.epoch, rows):
             log.info("nothing is left to train")
             if in_place and _is_last(model, folder):
                 on_saved()
@@ -135,6 +136,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     coordinator = Coordinator(
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec)
     )
+    best = _best_model(job, checkpoint)
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -142,7 +144,8 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         reselector=reselector,
         evaluator=_evaluator(plan, job.node, network, progress),
         observer=stack.enter_context(observing(membership, outputs, job.output_dir, settings, start)),
-        saver=Saver(job.folder, coordinator, job.group, start.elapsed_s),
+        saver=Saver(job.folder, coordinator, job.group, best, start.elapsed_s),
+        best=best,
         progress=progress,
         outputs=outputs,
         rows=job.rows,
@@ -169,6 +172,12 @@ def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | Non
     rule = build_rule(plan.settings.aggregation_rule, network, len(plan.devices))
     rule.load(checkpoint.rule if checkpoint else {})
     return Aggregator(rule, checkpoint.networks[0] if checkpoint else network.state_dict())
+
+
+def _best_model(job: _Job, checkpoint: Checkpoint | None) -> BestModel:
+    """The best network, which a checkpoint brings into the job's folder."""
+    path, spec = job.output_dir / BEST_MODEL, job.plan.devices[0].model
+    return BestModel(path, spec, deciding_column(job.plan), checkpoint.best if checkpoint else {})
 
 
 def _deploy(

@@ -23,18 +23,26 @@ def main() -> None:
     parser.add_argument(
         "--iterations", type=int, help="iterations of an epoch (default: as many as were run)"
     )
+    parser.add_argument(
+        "--target",
+        type=float,
+        help="accuracy, 0..1, whose time is compared (default: the jobs' until.*, or what all runs reached)",
+    )
     args = parser.parse_args()
     if args.iterations is not None and args.iterations < 1:
         raise ConfigError("--iterations", args.iterations, ">= 1")
+    if args.target is not None and not 0 < args.target <= 1:
+        raise ConfigError("--target", args.target, "above 0 and at most 1")
     runs = load(args.folders)
     iterations = args.iterations or max(run.iterations for run in runs)
     folder: Path = args.folders[0]
     intro = (
         f"{len(runs)} runs. Times, idle times and rates are those of an epoch of {iterations} iterations: "
         "iterations take what the measured ones took, and models are moved and averaged once. "
-        "In each case the fastest run of each strategy is compared."
+        "In each case the fastest run of each strategy is compared. "
+        "Times to an accuracy are those of the epochs as they were run."
     )
-    sections = make_sections(runs, iterations, folder)
+    sections = make_sections(runs, iterations, folder, args.target)
     (folder / "report.html").write_text(render(intro, sections, [run.folder for run in runs]))
     print(folder / "report.html")
 

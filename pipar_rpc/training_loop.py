@@ -1,32 +1,60 @@
 """The training of a job, round by round: what happens between two updates of the global network, in order."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.best_model import BestModel
 from pipar_rpc.checkpoints.saving import Saver
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
 from pipar_rpc.coordination.rounds import Position
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.plan.settings import Settings
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.observer import Observer
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.rows import epoch_line, evaluation_columns, make_row
+from pipar_rpc.results.rows import epoch_line, evaluation_columns, make_row, targets_line
 from pipar_rpc.results.terminal import Progress
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection
-from pipar_rpc.training.evaluation import Evaluator
+from pipar_rpc.training.evaluation import Evaluation, Evaluator
 
 log = logging.getLogger(__name__)
 
 
+def has_reached(row: Row, targets: Mapping[str, float]) -> bool:
+    """Whether an epoch has all the accuracies that end a job, by column; never if there are none."""
+    reached = [row.get(name) is not None and row[name] >= target for name, target in targets.items()]
+    return bool(targets) and all(reached)
+
+
+def is_done(settings: Settings, epoch: int, rows: Sequence[Row]) -> bool:
+    """Whether nothing is left to train: no epoch, or one has reached the accuracies that end the job.
+
+    Args:
+        settings: settings of the job.
+        epoch: epoch that would be trained next, from 1.
+        rows: rows of the epochs that have ended.
+    """
+    return epoch > settings.epochs or any(has_reached(row, settings.until) for row in rows)
+
+
 @dataclass(frozen=True)
 class EndedEpoch:
-    """An epoch whose networks have been evaluated, and its row of the results."""
+    """An epoch whose networks have been evaluated, its row of the results, and what the test samples gave."""
 
     result: EpochResult
+    row: Row
+    test: Evaluation | None
+
+
+class Held(NamedTuple):
+    """What was measured on held-out samples: the evaluation of the test samples, and all columns."""
+
+    test: Evaluation | None
     row: Row
 
 
@@ -41,6 +69,7 @@ class TrainingLoop:
         reselector: chooses P and N again; None if they stay.
         evaluator: measures networks on held-out images.
         saver: writes checkpoints.
+        best: keeps the network with the highest accuracy.
         observer: records what happens.
         progress: the bar on the terminal.
         outputs: receive the rows.
@@ -53,21 +82,24 @@ class TrainingLoop:
     reselector: Reselector | None
     evaluator: Evaluator
     saver: Saver
+    best: BestModel
     observer: Observer
     progress: Progress
     outputs: Outputs
     rows: list[Row]
 
     def run(self, start: Position) -> State | None:
-        """Trains from `start` to the end; returns the global network, None if nothing was trained.
+        """Trains from `start` until the job is done; returns the global network, None if nothing was trained.
 
         Raises:
             RegroupError: a lost device has come back, which only a new group can admit.
             PeerError: a device failed, or too few are left.
             UserError: a device cannot do its part, for a reason the user can mend.
         """
-        final = None
-        for epoch in range(start.epoch, self.first_plan.settings.epochs + 1):
+        final, settings = None, self.first_plan.settings
+        for epoch in range(start.epoch, settings.epochs + 1):
+            if is_done(settings, epoch, self.rows):
+                break
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
@@ -83,8 +115,10 @@ class TrainingLoop:
             # Whichever round was the last: the device with the most to train may have been lost in it.
             if (ended := self._end(epoch, sums, network, plan, selection)) is None:
                 continue
-            self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows)
-            self._report(ended)
+            self.best.consider(self.rows, ended.result.network)
+            last = is_done(settings, epoch + 1, self.rows)
+            self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
+            self._report(ended, last)
             final = ended.result.network
         return final
 
@@ -109,15 +143,15 @@ class TrainingLoop:
         if network is None and epoch == settings.epochs:
             result.network = self.coordinator.gather()
         measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
-        row = make_row(plan, self.number, epoch, result) | measured | self.observer.observe(epoch, result)
+        row = make_row(plan, self.number, epoch, result) | measured.row | self.observer.observe(epoch, result)
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}
         self.rows.append(row)
-        return EndedEpoch(result, row)
+        return EndedEpoch(result, row, measured.test)
 
-    def _evaluate(self, epoch: int, result: EpochResult) -> dict[str, Any]:
-        """The columns that are measured on held-out images; None where there is no network or no image."""
+    def _evaluate(self, epoch: int, result: EpochResult) -> Held:
+        """What is measured on held-out samples; None where there is no network or no sample."""
         settings, evaluator, state = self.first_plan.settings, self.evaluator, result.network
         own = result.device_networks if settings.device_val else []
         names = [name for name, wanted in (("val", settings.val), ("test", settings.test)) if wanted]
@@ -126,11 +160,16 @@ class TrainingLoop:
         found = {name: evaluator.measure(state, name) if state else None for name in names}
         by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
         self.progress.stop()
-        if epoch == settings.epochs:
-            self.outputs.confusion(found.get("test"), self.first_plan.devices[0].data.classes)
-        return evaluation_columns(found, by_device)
+        return Held(found.get("test"), evaluation_columns(found, by_device))
 
-    def _report(self, ended: EndedEpoch) -> None:
+    def _report(self, ended: EndedEpoch, last: bool) -> None:
         self.outputs.add(ended.row)
-        log.info(epoch_line(ended.row, self.first_plan.settings.epochs))
+        if last:
+            self.outputs.confusion(ended.test, self.first_plan.devices[0].data.classes)
+        settings = self.first_plan.settings
+        reached = targets_line(settings.until) if has_reached(ended.row, settings.until) else ""
+        log.info(epoch_line(ended.row, settings.epochs, reached))
         self.observer.warn(ended.result, ended.row)
+        if reached:
+            ends = f"the job ends after epoch {ended.row['epoch']}: {reached}"
+            self.outputs.event(ends, self.coordinator.membership.round)

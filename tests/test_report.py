@@ -35,7 +35,13 @@ def test_the_page_holds_everything(sweep):
         assert f"<td>{speed_up}</td>" in page
     assert page.count("published, other hardware") >= 3
     pictures = {path.name for path in sweep.glob("*.png")}
-    assert {"epoch_time.png", "idle.png", "throughput.png", "test_accuracy_by_epoch.png"} <= pictures
+    assert {
+        "epoch_time.png",
+        "idle.png",
+        "throughput.png",
+        "test_accuracy_by_epoch.png",
+        "accuracy_by_time.png",
+    } <= pictures
     assert len(re.findall("data:image/png;base64", page)) == len(pictures)
 
 
@@ -47,6 +53,23 @@ def test_the_iteration_of_each_compared_run_is_in_the_page(sweep):
     shown = [base64.b64encode(name.encode()).decode() in page for name in ("0_pipar", "1_sfl", "2_sfl")]
     assert shown == [True, True, False]  # the third is not the best split point
     assert "<summary>vgg5, K = 4, pi, 4g: sfl P=1</summary>" in page
+
+
+def test_every_cell_has_a_heading(sweep):
+    """The codecs of a case once had none, and all figures stood under the heading beside theirs."""
+    assert report(sweep).code == 0
+    page = (sweep / "report.html").read_text()
+    for table in re.findall("<table>(.*?)</table>", page, flags=re.DOTALL):
+        first, *others = re.findall("<tr>(.*?)</tr>", table)
+        assert {row.count("<td") for row in others} == {first.count("<th")}
+
+
+def test_the_time_to_a_target_is_compared(sweep):
+    assert report(sweep, "--target=0.75").code == 0
+    page = (sweep / "report.html").read_text()
+    assert "<td>0.75</td><td>1 of 1</td><td>3</td><td>30</td>" in page
+    assert report(sweep, "--target=0.9").code == 0
+    assert "<td>0 of 1</td><td></td><td>not reached</td>" in (sweep / "report.html").read_text()
 
 
 def test_numbers_change_with_the_files(sweep):
@@ -64,6 +87,7 @@ def test_numbers_change_with_the_files(sweep):
     [
         (["nowhere"], "no results.csv with rows below nowhere"),
         (["nowhere", "--iterations=0"], "--iterations=0: must be >= 1"),
+        (["nowhere", "--target=70"], "--target=70.0: must be above 0 and at most 1"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, line):

@@ -43,6 +43,7 @@ class Checkpoint:
         elapsed_s: emulated seconds since the training began, without interruptions; for bandwidth traces.
         num_iterations: number of iterations trained, on the device with the most.
         rule: state of the aggregation rule, by names of its own.
+        best: network of the epoch with the highest accuracy so far; empty if none was evaluated.
     """
 
     round: int
@@ -56,6 +57,7 @@ class Checkpoint:
     elapsed_s: float = 0.0
     num_iterations: int = 0
     rule: State = field(default_factory=dict)
+    best: State = field(default_factory=dict)
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:

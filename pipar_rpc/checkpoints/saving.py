@@ -7,6 +7,7 @@ import time
 from pipar_rpc.aggregation.rules import networks_kept
 from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.best_model import BestModel, deciding_column
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.coordination.aggregation import average
 from pipar_rpc.coordination.coordinator import Coordinator
@@ -20,15 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def needed_bytes(plan: Plan) -> int:
-    """Computes the bytes of the checkpoints and the model that a job keeps."""
+    """Computes the bytes of the checkpoints and the models that a job keeps."""
     settings, num_devices = plan.settings, len(plan.devices)
+    best = int(deciding_column(plan) is not None)
     if not plan.checkpoints.every:
-        return plan.network.num_bytes
+        return plan.network.num_bytes * (1 + best)
     networks = num_devices if settings.aggregation_every == 0 else 1
     optimizers = num_devices * settings.optimizer_copies
-    remembered = networks_kept(settings.aggregation_rule)
-    copies = 1 + (networks + optimizers + remembered) * (plan.checkpoints.keep + 1)
-    return math.ceil(plan.network.num_bytes * copies)
+    in_each = networks + optimizers + networks_kept(settings.aggregation_rule) + best
+    return math.ceil(plan.network.num_bytes * (1 + best + in_each * (plan.checkpoints.keep + 1)))
 
 
 class Saver:
@@ -38,23 +39,31 @@ class Saver:
         folder: folder of the checkpoints.
         coordinator: coordinator of the job.
         group: RPC group, which knows the lost devices that have come back.
+        best: best network so far.
         elapsed_s: real seconds of training before this process began.
     """
 
     def __init__(
-        self, folder: CheckpointFolder, coordinator: Coordinator, group: Session, elapsed_s: float
+        self,
+        folder: CheckpointFolder,
+        coordinator: Coordinator,
+        group: Session,
+        best: BestModel,
+        elapsed_s: float,
     ) -> None:
         self._folder, self._coordinator, self._membership = folder, coordinator, coordinator.membership
-        self._group, self._told = group, False
+        self._group, self._best, self._told = group, best, False
         self._began = time.monotonic() - elapsed_s
 
-    def after_round(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> None:
-        """Writes a checkpoint if one is due, as at the end of the training; arguments as of `save`.
+    def after_round(
+        self, position: Position, network: State | None, plan: Plan, rows: list[Row], last: bool = False
+    ) -> None:
+        """Writes a checkpoint if one is due, as it is after the `last` round; other arguments as of `save`.
 
         Raises:
             RegroupError: a lost device has come back, which only a new group can admit.
         """
-        every, last = plan.checkpoints.every, position.epoch > plan.settings.epochs
+        every = plan.checkpoints.every
         returned = [] if last else self._group.returned()
         regroups = bool(returned) and self._can_regroup(returned, every > 0)
         if every and (last or regroups or self._membership.round % every == 0):
@@ -111,6 +120,7 @@ class Saver:
             num_iterations=(position.epoch - 1) * max(handle.iterations for handle in everyone)
             + position.iteration,
             rule=self._coordinator.rule_state(),
+            best=self._best.state,
         )
 
     def _own_networks(self) -> list[State]:

@@ -20,6 +20,7 @@ from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, Schedule
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
+from pipar_rpc.plan.until_schema import UntilConfig
 
 
 @dataclass
@@ -117,6 +118,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None
     epochs: int = 10
+    until: UntilConfig = field(default_factory=UntilConfig)
     batch_size: int = 100
     enable_val: bool = True
     enable_test: bool = True
@@ -145,6 +147,7 @@ class Config:
         require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
+        self.until.check(self.enable_val, self.enable_test, self.data.val_size, self.aggregation.every)
         require(self.seed >= 0, "seed", self.seed, ">= 0")
 
     @property

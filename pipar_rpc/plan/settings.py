@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         strategy: way in which the devices train together.
         epochs: number of epochs.
+        until: accuracies, 0..1, by column of results.csv; the first epoch that has all of them ends the job.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
         aggregation_rule: rule by which the devices' networks become the global one.
         optimizer_copies: state of the optimisers as a multiple of the network's size.
@@ -35,6 +36,7 @@ class Settings:
 
     strategy: Strategy
     epochs: int
+    until: Mapping[str, float]
     aggregation_every: int
     aggregation_rule: RuleSpec
     optimizer_copies: float
@@ -119,6 +121,7 @@ def settings_of(config: Config, optimizer_copies: float) -> Settings:
     return Settings(
         strategy=config.resolved_strategy,
         epochs=config.epochs,
+        until=config.until.targets,
         aggregation_every=config.aggregation.every,
         aggregation_rule=config.aggregation.rule.spec,
         optimizer_copies=optimizer_copies,

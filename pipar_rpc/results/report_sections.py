@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pipar_rpc.results.columns import COLUMNS
 from pipar_rpc.results.published import Published, read_published
+from pipar_rpc.results.report_accuracy import accuracy_figure, time_to_accuracy_section
 from pipar_rpc.results.report_figures import Cases, bars, curves, up_down_bars
 from pipar_rpc.results.report_page import Section, existing_picture, picture
 from pipar_rpc.results.runs import ORDER, Run, best, shown
+from pipar_rpc.results.time_to_accuracy import compare
 
 PUBLISHED = "published, other hardware"
 MEASURED_BY_THE_PAPER = ("4g", "4g_plus", "wifi")
-CASE = ("model", "network", "K", "testbed")
+CASE = ("model", "network", "K", "testbed", "codecs")
 
 
 def ratio(above: float, below: float) -> str:
@@ -53,7 +55,9 @@ def figures_section(cases: Cases, known: Mapping[str, str], iterations: int) -> 
             for above, below, figure in comparisons.values()
         ]
         section.rows.append([*case, *cells])
-    section.rows.append([PUBLISHED, "", "", "", *(known.get(title, "") for title in comparisons)])
+    section.rows.append(
+        [PUBLISHED, *[""] * (len(CASE) - 1), *(known.get(title, "") for title in comparisons)]
+    )
     return section
 
 
@@ -99,13 +103,16 @@ def accuracy_section(runs: Sequence[Run], known: Mapping[str, Mapping[str, str |
     return section
 
 
-def make_sections(runs: Sequence[Run], iterations: int, folder: Path) -> list[Section]:
+def make_sections(
+    runs: Sequence[Run], iterations: int, folder: Path, target: float | None = None
+) -> list[Section]:
     """Makes all sections that have something in them; writes their pictures into the folder.
 
     Args:
         runs: runs, as `load` returns them.
         iterations: number of iterations of an epoch.
         folder: folder of the PNG files.
+        target: accuracy whose time is compared, 0..1; None for that of `time_to_accuracy.compare`.
     """
     known = read_published()
     cases = best(runs, iterations)
@@ -126,13 +133,18 @@ def make_sections(runs: Sequence[Run], iterations: int, folder: Path) -> list[Se
     ):
         figures.pictures.append(picture(up_down_bars(cases, up, down, title, labels), name, folder))
     learned = accuracy_section(runs, known.accuracy)
-    for column, title in (("train_loss", "Training loss"), ("test_accuracy", "Test accuracy")):
-        for by_time in (False, True):
-            if (curve := curves(runs, column, title, by_time)) is not None:
-                learned.pictures.append(
-                    picture(curve, f"{column}_by_{'time' if by_time else 'epoch'}", folder)
-                )
-    sections = [times, figures, learned, runs_section(runs, iterations), iterations_section(cases)]
+    for column, title, by in (
+        ("train_loss", "Training loss", "epoch"),
+        ("train_loss", "Training loss", "time"),
+        ("test_accuracy", "Test accuracy", "epoch"),  # over time it has a section of its own
+    ):
+        if (curve := curves(runs, column, title, by_time=by == "time")) is not None:
+            learned.pictures.append(picture(curve, f"{column}_by_{by}", folder))
+    comparisons = compare(runs, target)
+    soon = time_to_accuracy_section(comparisons)
+    if comparisons:
+        soon.pictures.append(picture(accuracy_figure(comparisons), "accuracy_by_time", folder))
+    sections = [times, figures, learned, soon, runs_section(runs, iterations), iterations_section(cases)]
     return [section for section in sections if section.rows or section.pictures]
 
 

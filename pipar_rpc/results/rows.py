@@ -70,8 +70,13 @@ def _joined(values: Sequence[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """Formats a row as one line for the log."""
+def targets_line(targets: Mapping[str, float]) -> str:
+    """Says that the accuracies of `until`, by column, were reached."""
+    return ", ".join(f"until.{name}={target:g} reached" for name, target in targets.items())
+
+
+def epoch_line(row: Row, epochs: int, reached: str = "") -> str:
+    """Formats a row as one line for the log, with what the epoch has reached, if that ends the job."""
     accuracies = ", ".join(
         f"{name} {row[f'{name}_accuracy']:.4f}"
         for name in ("train", "val", "test")
@@ -98,5 +103,5 @@ def epoch_line(row: Row, epochs: int) -> str:
         f"epoch {row['epoch']}/{epochs}: {row['epoch_time_s']:.2f} s{scaled}, loss {row['train_loss']:.4f}, "
         f"{accuracies}{iterations}"
         f"idle server {row['server_idle_s']:.2f} s devices {row['device_idle_s']:.2f} s, "
-        f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down"
+        f"{row['uplink_mbps']:.2f} Mbit/s up {row['downlink_mbps']:.2f} down{reached and f'; {reached}'}"
     )

@@ -10,11 +10,14 @@ from pipar_rpc.base.errors import UserError
 ASIDE, MOVING = "replaced", "replaced.partial"
 MARK = ".pipar_rpc"  # in these two: a folder of the user's may have the same name
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
-MODEL, ROWS, CONFIG = "model.pt", "results.csv", "config.yaml"
+MODEL, BEST_MODEL, ROWS, CONFIG = "model.pt", "model_best.pt", "results.csv", "config.yaml"
 CHECKPOINTS = "checkpoints"
 TABLES, PICTURES = ("selection.csv", "trace.json"), ("partition.png", "iteration.png")
 # What a run writes; that by which it is known comes last.
-PARTS = (".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOINTS, ROWS, MODEL, CONFIG)
+PARTS = (
+    *(".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOINTS),
+    *(ROWS, BEST_MODEL, MODEL, CONFIG),
+)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -47,7 +50,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 def sign_of(run: Path, trained: bool = False) -> Path | None:
     """Returns a file that shows that a run has begun in a folder, or that it has trained, or None."""
-    for path in (*checkpoints_of(run), run / MODEL, run / ROWS, run / CONFIG):
+    for path in (*checkpoints_of(run), run / MODEL, run / BEST_MODEL, run / ROWS, run / CONFIG):
         if path.is_file() and not (trained and (path.name == CONFIG or _is_empty_table(path))):
             return path
     return None

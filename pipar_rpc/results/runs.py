@@ -1,19 +1,28 @@
 """Reads results files as runs that can be compared. Every number of a report comes from here."""
 
 import csv
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.results.run_files import ROWS, runs_in
+from pipar_rpc.results.run_files import CONFIG, ROWS, runs_in
 
 ORDER = ("fl", "sl", "sfl", "pipar")
 UNCOMPRESSED = "none"  # also the runs of versions without codecs
 NETWORKS = ("4g", "4g_plus", "wifi", "none")
+NO_METHOD = (  # keys in which runs of one method may differ; P and N are in the label
+    *("seed", "epochs", "until", "pipeline", "timeline", "enable_val", "enable_test", "enable_device_val"),
+    *("node", "resume", "overwrite", "checkpoint", "experiment_name", "objective"),
+)
 
 
 def shown(value: float) -> str:
@@ -66,6 +75,37 @@ class Run:
         """Returns the figures of all epochs that have one."""
         return [float(row[column]) for row in self.rows if row[column]]
 
+    def over_time(self, column: str) -> dict[int, tuple[float, float]]:
+        """Returns, by epoch, the seconds of training until its end, and a figure, where there is one."""
+        times = accumulate(float(row["epoch_time_s"]) for row in self.rows)
+        return {
+            int(row["epoch"]): (time, float(row[column]))
+            for row, time in zip(self.rows, times, strict=True)
+            if row.get(column)
+        }
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The configuration, section by section; empty if config.yaml is not there."""
+        path = self.folder / CONFIG
+        read = (
+            yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            if path.exists()
+            else {}
+        )
+        return read if isinstance(read, Mapping) else {}
+
+    @cached_property
+    def method(self) -> dict[str, str]:
+        """The settings by dotted keys, without those in which runs of one method may differ."""
+        return _flat({key: value for key, value in self.settings.items() if key not in NO_METHOD})
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The accuracies, 0..1, at which the job was to end, by column."""
+        until = self.settings.get("until") or {}
+        return {column: float(target) for column, target in until.items() if target is not None}
+
     def median(self, column: str) -> float:
         """Returns the median over epochs; NaN without a figure."""
         values = self.curve(column)
@@ -109,6 +149,17 @@ class Run:
         models = self.median("model_bytes")
         other = (self.median(f"{link}_bytes") - models) * iterations / self.iterations
         return (models + other) * 8e-6 / self.epoch_s(iterations)
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns the values of a section and of those below it by their dotted keys, as text."""
+    found: dict[str, str] = {}
+    for key, value in section.items():
+        inside = value if isinstance(value, Mapping) else {}
+        found |= (
+            _flat(inside, f"{prefix}{key}.") if inside else {f"{prefix}{key}": json.dumps(value, default=str)}
+        )
+    return found
 
 
 def load(folders: Sequence[Path]) -> list[Run]:

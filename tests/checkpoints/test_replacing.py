@@ -39,7 +39,8 @@ def make_run(folder, mark="old", rounds=(3, 4), rows=1, model=True):
     for number in rounds:
         CheckpointFolder(folder, keep=9).save(make(number))
     if model:
-        (folder / "model.pt").write_text(mark)
+        for name in ("model.pt", "model_best.pt"):
+            (folder / name).write_text(mark)
 
 
 def names(aside):
@@ -84,6 +85,7 @@ def set_aside(folder):
 SIGNS = {
     "checkpoints/round_000003.pt": lambda folder: CheckpointFolder(folder).save(make(3)),
     "model.pt": lambda folder: (folder / "model.pt").write_text(""),
+    "model_best.pt": lambda folder: (folder / "model_best.pt").write_text(""),
     "results.csv": lambda folder: (folder / "results.csv").write_text("job,epoch\n0,1\n"),
     "config.yaml": lambda folder: (folder / "config.yaml").write_text(configured("old")),
     "multirun.yaml": lambda folder: (folder / "multirun.yaml").write_text(""),
@@ -162,6 +164,7 @@ def test_resume_auto_finds_the_run_of_the_same_training(tmp_path, monkeypatch, c
     assert not goes_on
     assert not folder.exists()
     assert caplog.messages == ["resume=auto: nothing to resume in outputs/pipar"]
+    assert begun("until.test_accuracy=0.5") == (run, True)  # the same one, to another end
     line = f"resume=auto: another training is in {run}: optimizer.lr differs"
     with pytest.raises(UserError, match=f"^{line}$"):
         begun("optimizer.lr=0.05", f"hydra.run.dir={run}")
@@ -225,6 +228,7 @@ def test_a_newer_run_counts_from_its_first_checkpoint_on(tmp_path):
     older = files(tmp_path)
     replacing.set_aside(tmp_path, sweep=False)
     make_run(tmp_path, "failed", rounds=(), rows=2, model=False)
+    (tmp_path / "model_best.pt").write_text("failed")
     replacing.set_aside(tmp_path, sweep=False)  # it got nowhere: the older stays
     assert files(tmp_path) == older
     make_run(tmp_path, "newer", rounds=(1,), rows=0, model=False)  # killed before the older had been removed

@@ -187,12 +187,11 @@ def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved
     monkeypatch.setattr(coordinator, "train", lambda *_: setattr(handles[1].remote, "lost", "lost device2"))
     monkeypatch.setattr(coordinator, "average", lambda *_: {})
     monkeypatch.setattr(TrainingLoop, "_end", lambda *_: other.ended)
-    other.plan.settings.epochs = 1
+    other.plan.settings.epochs, other.plan.settings.until = 1, {}
     shown = (other.progress, other.outputs, [])
-    monkeypatch.setattr(TrainingLoop, "_report", lambda self, ended: self.rows.append(ended))
-    loop = TrainingLoop(
-        0, other.plan, coordinator, None, other.evaluator, other.saver, other.observer, *shown
-    )
+    monkeypatch.setattr(TrainingLoop, "_report", lambda self, ended, last: self.rows.append(ended))
+    kept = (other.saver, other.best)
+    loop = TrainingLoop(0, other.plan, coordinator, None, other.evaluator, *kept, other.observer, *shown)
     loop.run(Position())
     assert loop.rows == [other.ended]
     assert saved == [Position(1, 1), Position(2, 0)]

@@ -60,6 +60,9 @@ BAD = {
     "+epoch=3": "epoch: no such key: did you mean epochs?",
     "xyz.abc=3": "xyz: no such key",
     "epochs=0": "epochs=0: must be >= 1",
+    "until.val_accuracy=0": "until.val_accuracy=0.0: must be above 0 and at most 1, or null",
+    "until.test_accuracy=70": "until.test_accuracy=70.0: must be above 0 and at most 1, or null",
+    "until.test_acc=0.7": "until.test_acc: no such key: did you mean until.test_accuracy?",
     "batch_size=0": "batch_size=0: must be >= 1",
     "batch_size=360": "batch_size=360: must be 1..359 (device 3 has 359 samples)",
     "seed=-1": "seed=-1: must be >= 0",
@@ -158,6 +161,31 @@ def test_gradients_at_the_places_of_activations_have_no_ratio_of_their_own():
     line = message("compression=topk", "+devices.overrides.2.compression.gradients.args.ratio=0.5")
     assert line.startswith("devices.overrides.2.compression.gradients.args.ratio=0.5: must be 0.1")
     plan("compression=topk", "+compression.gradients.args.ratio=0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "reason"),
+    [
+        ("val", "enable_val=false", "enable_val=false, which measures none"),
+        ("val", "data.val_size=0", "data.val_size=0, which leaves no validation samples"),
+        ("test", "enable_test=false", "enable_test=false, which measures none"),
+        *(
+            (
+                name,
+                "aggregation.every=0",
+                "aggregation.every=0, where only the last epoch has an averaged network",
+            )
+            for name in ("val", "test")
+        ),
+    ],
+)
+def test_an_accuracy_that_nothing_measures_ends_no_job(name, override, reason):
+    key = f"until.{name}_accuracy"
+    assert message(f"{key}=0.7", override) == f"{key}=0.7: must be null with {reason}"
+    other = {"val": "test", "test": "val"}[name]
+    assert plan(override).settings.until == {}
+    if override != "aggregation.every=0":
+        assert plan(f"until.{other}_accuracy=0.7", override).settings.until == {f"{other}_accuracy": 0.7}
 
 
 def test_a_server_alone_is_refused():

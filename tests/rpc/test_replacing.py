@@ -2,24 +2,41 @@
 
 import psutil
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc.checkpoints import replacing
-from tests.support.overrides import BASE
+from tests.support.overrides import BASE, merged
 from tests.support.processes import child_of
 from tests.support.results import files, rows_of
 
 DYING = "tests.support.dying_main"
+# One right answer of ten is enough.
+UNTIL = ("until.test_accuracy=0.01", "until.val_accuracy=0.01", "data.val_size=90", "data.test_size=100")
+
+
+def assert_ended_early(job):
+    """After the first of three epochs, as was told once."""
+    reached = "until.val_accuracy=0.01 reached, until.test_accuracy=0.01 reached"
+    ends, log = f"the job ends after epoch 1: {reached}", (job / "pipar_rpc.log").read_text()
+    events = EventAccumulator(str(job / "tensorboard"))
+    events.Reload()
+    told = [event.tensor_proto.string_val[0] for event in events.Tensors("devices/events/text_summary")]
+    assert sum(ends.encode() in text for text in told) == 1
+    assert log.count(f" down; {reached}\n") == log.count(ends) == 1
+    assert [row["epoch"] for row in rows_of(job)] == ["1"]
 
 
 def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
-    """One folder: a run whose model is cut off, one killed as it begins, one whose server is killed."""
+    """One folder: a run that ends early, its model cut off; one killed as it begins; one whose server is."""
     fixed = (*BASE, "hydra.run.dir=job")
     job = processes.directory / "job"
-    torchrun = processes.start_torchrun(3, *fixed, module=DYING, options=("--max-restarts=1",))
+    early = merged(*fixed, *UNTIL)
+    torchrun = processes.start_torchrun(3, *early, module=DYING, options=("--max-restarts=1",))
     done = processes.finish(torchrun, 120)
     assert done.code == 0, done.err
     assert "nothing is left to train" in done.out
     assert torch.load(job / "model.pt", weights_only=True)  # half of it is no finished training
+    assert_ended_early(job)
     assert {path.name for path in job.iterdir()} <= {*replacing.PARTS, ".lock"}
     before = files(job)
     killed = processes.start_torchrun(3, *fixed, "seed=1", "overwrite=true")

@@ -101,6 +101,10 @@ def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(proces
     events = EventAccumulator(str(second / "tensorboard"))
     events.Reload()
     assert events.Scalars("network_by_second/uplink_mbps/device1")[0].step == int(saved.elapsed_s) > 0
-    one, two = (torch.load(path / "model.pt") for path in (second, whole))
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5)
+    for name in (
+        "model.pt",
+        "model_best.pt",
+    ):  # which may be of the first epoch, and so from the first folder
+        one, two = (torch.load(path / name) for path in (second, whole))
+        for key in one:
+            torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-5)

@@ -42,10 +42,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def assert_same(first: Path, second: Path) -> None:
-    """Two jobs' networks, bit for bit."""
-    one, two = (torch.load(path / "model.pt", weights_only=True) for path in (first, second))
-    assert one.keys() == two.keys()
-    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    """Two jobs' networks, bit for bit: the last ones and the best."""
+    for name in ("model.pt", "model_best.pt"):
+        one, two = (torch.load(path / name, weights_only=True) for path in (first, second))
+        assert one.keys() == two.keys()
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
 
 
 SFL = PIPAR | {"strategy": "sfl", "num_micro_batches": 1, "epoch_time_s": 13, "training_time_s": 9}

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipar_rpc.aggregation.participation import build_participation
 from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
@@ -133,8 +134,10 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     reselector = Reselector(selection, membership, network, outputs.selected_again) if selection else None
     in_turn, aggregator = settings.strategy.in_turn, _aggregator(plan, network, checkpoint)
     model_codec = build_model_codec(plan.devices[0].model_codec, "compression.models")
+    participation = build_participation(settings.participation, settings.seed, len(plan.devices))
     coordinator = Coordinator(
-        *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec)
+        *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec),
+        participation,
     )
     best = _best_model(job, checkpoint)
     loop = TrainingLoop(

@@ -1,11 +1,12 @@
 """Rank 0's part: rounds of training on all devices, and the average of their networks in between."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from pipar_rpc.aggregation.fedavg import FedAvg
+from pipar_rpc.aggregation.participation import Participation, Uniform
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.compression.models import ExactModel, ModelCodec
@@ -46,6 +47,7 @@ class Coordinator:
         keep_networks: whether to keep each device's own network, which takes memory.
         aggregator: maker of the global network, with which all devices begin; FedAvg by default.
         model_codec: codec of models that travel; by default they travel as they are.
+        participation: policy that chooses the devices of a round; all by default.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class Coordinator:
         keep_networks: bool = False,
         aggregator: Aggregator | None = None,
         model_codec: ModelCodec | None = None,
+        participation: Participation | None = None,
     ) -> None:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
+        self._participation = participation or Uniform(seed=0)
         self._transfer = ModelTransfer(model_codec or ExactModel())
         for handle in membership.everyone:
             handle.holds = self._aggregator.network
@@ -83,7 +87,14 @@ class Coordinator:
             UserError: a device cannot do its part, for a reason that the user can mend.
         """
         self.membership.begin_round()
-        return self._one_by_one(current, sums) if self._in_turn else self._together(current, sums)
+        chosen = self._chosen(self.membership.round)
+        for handle in self.membership.handles:
+            handle.port.begin_round(current.start, rests=handle not in chosen)
+        return (
+            self._one_by_one(current, sums, chosen)
+            if self._in_turn
+            else self._together(current, sums, chosen)
+        )
 
     def average(self, trained: Trained, sums: EpochSums) -> State | None:
         """Averages and returns the global network, once all halves hold it; None if it is never averaged.
@@ -121,11 +132,20 @@ class Coordinator:
             for handle, state in self.membership.ask(Device.optimizer_state).items()
         }
 
-    def _together(self, current: Round, sums: EpochSums) -> Trained:
+    def _chosen(self, number: int) -> list[DeviceHandle]:
+        """The devices that train round `number`, of those that are there now."""
+        everyone, present = self.membership.everyone, self.membership.handles
+        numbers = [k for k, handle in enumerate(everyone, start=1) if handle in present]
+        return [everyone[k - 1] for k in self._participation.choose(number, numbers)]
+
+    def _together(self, current: Round, sums: EpochSums, chosen: Sequence[DeviceHandle]) -> Trained:
         trained: dict[DeviceHandle, Future[RoundReport]] = {}
         uploads: dict[DeviceHandle, Future[State]] = {}
         began = time.monotonic()
-        for handle in self.membership.handles:
+        self._hand_out([handle for handle in chosen if handle.holds is not self._aggregator.network])
+        for handle in chosen:
+            if not handle.present:
+                continue
             trained[handle] = _train(handle, current)
             if self._every != 0:  # queued behind the training: starts without waiting for the others
                 uploads[handle] = handle.call(Device.upload)
@@ -136,11 +156,11 @@ class Coordinator:
             sums.note(handle, report)
         return Trained(reports, uploads)
 
-    def _one_by_one(self, current: Round, sums: EpochSums) -> Trained:
+    def _one_by_one(self, current: Round, sums: EpochSums, chosen: Sequence[DeviceHandle]) -> Trained:
         """Each device in turn takes the device half over from the one before, trains it and hands it on."""
         reports: dict[DeviceHandle, RoundReport] = {}
-        for handle in self.membership.handles:
-            if current.start >= handle.iterations:
+        for handle in chosen:
+            if current.start >= handle.iterations or not handle.present:
                 continue
             before = handle.half.snapshot()  # the turn of a device that is lost will be undone
             report = self._turn(handle, current, sums)
@@ -201,10 +221,25 @@ class Coordinator:
                 handle: {key: tensor.clone() for key, tensor in device_network.items()}
                 for handle, device_network in networks.items()
             }
-        held, loaded = self._transfer.distribute(states, network, before)
+        names = {handle: _device_names(handle, network) for handle in self.membership.handles}
+        receivers = self._chosen(self.membership.round + 1)
+        held, loaded = self._transfer.distribute(names, network, before, receivers)
         self._aggregator.network = held
         self.membership.collect(loaded, Device.load)
         return held
+
+    def _hand_out(self, handles: Sequence[DeviceHandle]) -> None:
+        """Gives the global network to devices that do not hold it, as they train in place of a lost one."""
+        if (network := self._aggregator.network) is None or not handles:
+            return
+        names = {handle: _device_names(handle, network) for handle in handles}
+        self.membership.collect(self._transfer.hand_out(names, network), Device.load)
+
+
+def _device_names(handle: DeviceHandle, network: State) -> list[str]:
+    """The names of a device half's tensors, in the network's order."""
+    on_server = handle.half.state()
+    return [name for name in network if name not in on_server]
 
 
 def _train(handle: DeviceHandle, current: Round) -> Future[RoundReport]:

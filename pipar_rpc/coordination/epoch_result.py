@@ -36,6 +36,7 @@ class EpochResult:
         device_networks: each device's own network before the last average, if they are kept; None for those
             that were not in it.
         lost: numbers of the devices that have left so far.
+        trained: number of devices that trained.
     """
 
     metrics: EpochMetrics
@@ -53,6 +54,7 @@ class EpochResult:
     network: State | None
     device_networks: list[State | None]
     lost: list[int]
+    trained: int
 
 
 class Counters(NamedTuple):
@@ -154,6 +156,7 @@ class EpochSums:
             network=network,
             device_networks=[self.device_networks.get(handle) for handle in usage],
             lost=[number for number, handle in enumerate(usage, start=1) if not handle.present],
+            trained=sum(any(report.samples for report in sums.reports) for sums in usage.values()),
         )
 
 

@@ -1,6 +1,6 @@
 """Models that travel, as `compression.models` encodes them: up to be averaged and back down, or handed on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 
 from pipar_rpc.base.states import State, num_bytes
@@ -44,9 +44,13 @@ class ModelTransfer:
         return handle.call(Device.load, payload)
 
     def distribute(
-        self, names: Mapping[DeviceHandle, Iterable[str]], network: State, before: State | None
+        self,
+        names: Mapping[DeviceHandle, Iterable[str]],
+        network: State,
+        before: State | None,
+        receivers: Collection[DeviceHandle] | None = None,
     ) -> tuple[State, dict[DeviceHandle, Future[None]]]:
-        """Loads the global network into all server halves, and into all device halves over their downlinks.
+        """Loads the global network into all server halves, and into device halves over their downlinks.
 
         Sends each device half when its emulated transfer has ended; the links run at the same time.
 
@@ -54,29 +58,53 @@ class ModelTransfer:
             names: names of the tensors of each device's half.
             network: state of the whole network, as it was aggregated.
             before: the global network that was distributed before; None if there was none.
+            receivers: devices whose halves are sent; None for all.
 
         Returns:
-            The network as everyone holds it from now on, and one future per device.
+            The network as everyone holds it from now on, and one future per receiver.
         """
         crossing = {name: network[name] for own in names.values() for name in own}
         held = network | self._codec.decode(self._codec.encode(crossing, before), before)
         payloads: dict[tuple[int, bool], State] = {}  # devices with the same split point get the same
-        transfers = []
+        transfers: dict[DeviceHandle, State] = {}
         for handle, its in names.items():
             own, knows = tuple(its), handle.holds is before
+            handle.half.load({name: held[name] for name in held.keys() - set(own)})
+            if receivers is not None and handle not in receivers:
+                continue
             key = len(own), knows
             if key not in payloads:
                 source, base = (network, before) if knows else (held, None)
                 payloads[key] = self._codec.encode({name: source[name] for name in own}, base)
             handle.saved_bytes += num_bytes({name: held[name] for name in own}) - num_bytes(payloads[key])
-            handle.half.load({name: held[name] for name in held.keys() - set(own)})
-            transfers.append((reserve_download(handle, payloads[key]), handle, payloads[key]))
-        loaded: dict[DeviceHandle, Future[None]] = {}
-        for slot, handle, payload in sorted(transfers, key=lambda transfer: transfer[0].arrival):
-            handle.port.downlink.wait(slot)
-            handle.holds = held
-            loaded[handle] = handle.call(Device.load, payload)
-        return held, loaded
+            transfers[handle] = payloads[key]
+        return held, _send(transfers, held)
+
+    def hand_out(
+        self, names: Mapping[DeviceHandle, Iterable[str]], network: State
+    ) -> dict[DeviceHandle, Future[None]]:
+        """Loads the global network, which was distributed to others, into device halves; it goes whole.
+
+        Args:
+            names: names of the tensors of each device's half.
+            network: the network as everyone else holds it.
+        """
+        halves = {handle: {name: network[name] for name in own} for handle, own in names.items()}
+        payloads = {handle: self._codec.encode(half, None) for handle, half in halves.items()}
+        for handle, half in halves.items():
+            handle.saved_bytes += num_bytes(half) - num_bytes(payloads[handle])
+        return _send(payloads, network)
+
+
+def _send(payloads: Mapping[DeviceHandle, State], held: State) -> dict[DeviceHandle, Future[None]]:
+    """Sends networks over the emulated downlinks, all at the same time; then the devices hold `held`."""
+    transfers = [(reserve_download(handle, payload), handle, payload) for handle, payload in payloads.items()]
+    loaded: dict[DeviceHandle, Future[None]] = {}
+    for slot, handle, payload in sorted(transfers, key=lambda transfer: transfer[0].arrival):
+        handle.port.downlink.wait(slot)
+        handle.holds = held
+        loaded[handle] = handle.call(Device.load, payload)
+    return loaded
 
 
 def reserve_download(handle: DeviceHandle, *states: State) -> Slot:

@@ -28,7 +28,7 @@ DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; 
 }
 FREE_KEYS = (  # below these, any key may be added
     *("devices.overrides.", "model.args.", "aggregation.rule.args.", "fault.leave."),
-    *("optimizer.args.", "schedule.args.", "loss.args.", "metrics."),
+    *("optimizer.args.", "schedule.args.", "loss.args.", "metrics.", "participation.args."),
     *(f"compression.{what}.args." for what in ("activations", "gradients", "models")),
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pipar_rpc.aggregation.participation import build_participation
 from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.data import (
     OWN,
@@ -116,6 +117,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     if unknown:
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
     check_fault(config, num_devices)
+    build_participation(config.participation.spec, config.seed, num_devices)
     check_roots(config, num_devices, one_machine)
     device_configs = _device_configs(raw, config, num_devices)
     source, data = _open(_data_spec(config, device_configs), data_root, config.node.download)

@@ -17,6 +17,7 @@ SAME = (
     "num_devices",
     "batch_size",
     "aggregation",
+    "participation",
     "compression",
     "optimizer",
     "loss",

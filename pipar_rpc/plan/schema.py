@@ -19,6 +19,7 @@ from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
 from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, ScheduleConfig, metric_specs
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
+from pipar_rpc.plan.participation_schema import ParticipationConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
@@ -106,6 +107,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     metrics: dict[str, Any] = field(default_factory=dict)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    participation: ParticipationConfig = field(default_factory=ParticipationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -134,6 +136,9 @@ class Config:
         rule = self.aggregation.rule.name
         averages = self.strategy != "sl" or rule == FEDAVG
         require(averages, "aggregation.rule.name", rule, f"{FEDAVG} with strategy=sl, which never averages")
+        everyone = self.participation.spec.everyone or self.aggregation.every != 0
+        averaged = "1, with all devices, where nothing is averaged (aggregation.every=0)"
+        require(everyone, "participation.fraction", self.participation.fraction, averaged)
         mu, strategy = self.aggregation.fedprox_mu, self.strategy
         pulled = mu == 0 or (self.aggregation.every != 0 and strategy != "sl")
         require(pulled, "aggregation.fedprox_mu", mu, f"0 where nothing is averaged (strategy={strategy})")

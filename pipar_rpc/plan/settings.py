@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipar_rpc.aggregation.participation import ParticipationSpec
 from pipar_rpc.aggregation.rules import RuleSpec
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.learning.metrics import MetricSpec
@@ -22,6 +23,7 @@ class Settings:
         until: accuracies, 0..1, by column of results.csv; the first epoch that has all of them ends the job.
         aggregation_every: iterations between two aggregations; -1 for one in each epoch, 0 for none.
         aggregation_rule: rule by which the devices' networks become the global one.
+        participation: policy that chooses the devices of a round.
         optimizer_copies: state of the optimisers as a multiple of the network's size.
         metrics: further metrics of held-out data, by name.
         seed: seed of every random choice.
@@ -39,6 +41,7 @@ class Settings:
     until: Mapping[str, float]
     aggregation_every: int
     aggregation_rule: RuleSpec
+    participation: ParticipationSpec
     optimizer_copies: float
     metrics: Mapping[str, MetricSpec]
     seed: int
@@ -124,6 +127,7 @@ def settings_of(config: Config, optimizer_copies: float) -> Settings:
         until=config.until.targets,
         aggregation_every=config.aggregation.every,
         aggregation_rule=config.aggregation.rule.spec,
+        participation=config.participation.spec,
         optimizer_copies=optimizer_copies,
         metrics=config.metric_specs,
         seed=config.seed,

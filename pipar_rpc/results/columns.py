@@ -218,6 +218,7 @@ _DECLARED = (
     Column("learning_rate", "rate of the last iteration", "", "train/learning_rate", devices="mean"),
     Column("val_loss", "mean loss of the global network on validation samples", "", "val/loss"),
     Column("test_loss", "mean loss of the global network on test samples", "", "test/loss"),
+    Column("devices_trained", "devices that trained in it", tag="devices/trained", devices="sum"),
     Column(
         "val_metrics", "`metrics.*` of validation samples: `name=value;...`", "", "val/metric", figure=False
     ),

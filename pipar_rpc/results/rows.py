@@ -43,6 +43,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "server_peak_rss_mb": peak_rss_mb(),
         "device_peak_rss_mb": max(result.device_peak_rss_mb),
         "each_device_peak_rss_mb": tuple(result.device_peak_rss_mb),
+        "devices_trained": result.trained,
         "devices_alive": len(devices) - len(result.lost),
         "devices_lost": tuple(result.lost) or None,
     }

@@ -19,6 +19,14 @@ class Lane(Protocol):
     def submit(self, number: int, call: Callable[[], None]) -> None:
         """Queues `call` to run after those with smaller numbers."""
 
+    def begin_round(self, iteration: int, rests: bool) -> None:
+        """Says what a round is to bring, before its first call and after the last one of the round before.
+
+        Args:
+            iteration: first iteration of the round, from 0 within the epoch.
+            rests: whether the device sits the round out, so that no calls come.
+        """
+
     def leave(self) -> None:
         """Says that no further calls come."""
 
@@ -66,6 +74,9 @@ class InOrder:
         self._waiting[number] = call
         self._pool.submit(self._run_ready)
 
+    def begin_round(self, iteration: int, rests: bool) -> None:
+        """Does nothing, since nobody else waits for this device's calls."""
+
     def leave(self) -> None:
         """Says that no further calls come; does nothing, since nobody else waits for them."""
 
@@ -103,8 +114,8 @@ class Rotation:
     """Merges the numbered calls of several devices, one for each iteration, into one fixed order.
 
     That order is iteration 1 of every device, then iteration 2 of every device, and so on; devices that have
-    done their last iteration of an epoch, or have left, are passed over. So the result does not depend on
-    who is faster. It is for one server half that all devices train.
+    done their last iteration of an epoch, sit a round out, or have left, are passed over. So the result does
+    not depend on who is faster. It is for one server half that all devices train.
 
     Args:
         num_devices: K.
@@ -116,6 +127,7 @@ class Rotation:
         self._waiting: list[dict[int, Callable[[], None]]] = [{} for _ in range(num_devices)]
         self._done = [0] * num_devices
         self._left: set[int] = set()
+        self._resting: set[int] = set()
         self._index = self._iteration = 0  # whose turn is next
         self._lengths: Sequence[int] = [1] * num_devices
 
@@ -126,6 +138,11 @@ class Rotation:
     def lane(self, index: int) -> Lane:
         """Returns the lane of device `index`."""
         return _Lane(self, index)
+
+    def begin_round(self, index: int, iteration: int, rests: bool) -> None:
+        """Begins a round of device `index`, see `Lane.begin_round`; the first device has the first turn."""
+        (self._resting.add if rests else self._resting.discard)(index)
+        self._index, self._iteration = 0, iteration
 
     def submit(self, index: int, number: int, call: Callable[[], None]) -> None:
         """Queues call `number` of device `index`."""
@@ -142,9 +159,9 @@ class Rotation:
         self._pool.submit(lambda: None).result(timeout_s)
 
     def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
-        while len(self._left) < len(self._lengths):
+        while len(self._left | self._resting) < len(self._lengths):
             index = self._index
-            if index not in self._left and self._iteration < self._lengths[index]:
+            if index not in self._left | self._resting and self._iteration < self._lengths[index]:
                 call = self._waiting[index].pop(self._done[index], None)
                 if call is None:
                     return
@@ -165,6 +182,9 @@ class _Lane:
 
     def submit(self, number: int, call: Callable[[], None]) -> None:
         self._rotation.submit(self._index, number, call)
+
+    def begin_round(self, iteration: int, rests: bool) -> None:
+        self._rotation.begin_round(self._index, iteration, rests)
 
     def leave(self) -> None:
         self._rotation.leave(self._index)

@@ -82,6 +82,10 @@ class Port:
         """The RRef with which the device addresses this port."""
         return rpc.RRef(self)
 
+    def begin_round(self, iteration: int, rests: bool) -> None:
+        """Says what a round is to bring, before the device is asked to train; see `Lane.begin_round`."""
+        self._order.begin_round(iteration, rests)
+
     def listen(self) -> None:
         """Begins to expect signs of life, as the device has just been asked to train."""
         self._last_heard = self._iteration_began = time.monotonic()

@@ -146,3 +146,24 @@ def test_calls_run_in_the_order_of_their_numbers():
             in_order.submit(number, lambda number=number: seen.append(number))
         in_order.settle(5)
     assert seen == list(range(50))
+
+
+@given(st.integers(2, 4), st.lists(st.sets(st.integers(0, 3)), min_size=1, max_size=4), st.integers(1, 3))
+def test_a_rotation_passes_over_devices_that_sit_a_round_out(devices, rests, iterations):
+    """The others' turns are iteration by iteration in the order of their numbers, in every round."""
+    done, ran, expected = [0] * devices, [], []
+    with open_order("rotation", devices) as rotation:
+        rotation.begin([iterations * len(rests)] * devices, 0)
+        for round_number, resting in enumerate(rests):
+            training = [index for index in range(devices) if index not in resting]
+            for index in range(devices):
+                rotation.lane(index).begin_round(round_number * iterations, index in resting)
+            for index in reversed(training):
+                for number in range(done[index], done[index] + iterations):
+                    call = lambda index=index, number=number: ran.append((index, number))  # noqa: E731
+                    rotation.lane(index).submit(number, call)
+            rotation.lane(0).settle(5)
+            expected += [(index, done[index] + step) for step in range(iterations) for index in training]
+            for index in training:
+                done[index] += iterations
+    assert ran == expected

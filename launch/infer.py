@@ -30,12 +30,12 @@ BATCH_SIZE, ITERATIONS = 100, 100  # of an epoch of the paper
 
 
 def seconds(unit: UnitTimes) -> float:
-    """Of one iteration of a whole mini-batch."""
+    """Returns the seconds of one iteration of a whole mini-batch."""
     return unit.iteration_s(BATCH_SIZE)
 
 
 def pipelined_seconds(first: UnitTimes, activation_bytes: float, published: PublishedEpoch) -> float:
-    """An iteration of PiPar with P = 1, on a server that takes no time."""
+    """Returns the seconds of an iteration of PiPar with P = 1, on a server that takes no time."""
     parts = published.num_micro_batches
     samples = round(BATCH_SIZE / parts)
     mbit = activation_bytes * BATCH_SIZE / parts * 8e-6

@@ -21,7 +21,7 @@ def variants(choices: Sequence[Sequence[str]], together: Sequence[bool]) -> list
 
     Args:
         choices: each override as those of single jobs.
-        together: of each override, whether its values are wanted in all combinations; else once, beside the
+        together: whether the values of each override are wanted in all combinations; else once, beside the
             first ones of the others.
 
     Returns:

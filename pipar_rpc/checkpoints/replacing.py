@@ -37,8 +37,8 @@ def refuse(root: Path, sweep: bool, overwrite: bool, resume: bool) -> None:
         root: folder of the run or the sweep.
         sweep: whether it is a sweep.
         overwrite: whether the older run or sweep may be replaced.
-        resume: whether the new run was to go on with the older one, but found no checkpoint: without
-            results, the older one begins anew.
+        resume: whether the new run was to go on with the older one, but found no checkpoint: an older run
+            that has trained nothing begins anew.
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     _refuse_foreign(key, root)

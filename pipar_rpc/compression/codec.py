@@ -47,7 +47,7 @@ class Codec(Protocol):
         """The values that a payload stands for.
 
         Args:
-            payload: what `encode` returned, on any device; it may not be changed.
+            payload: result of `encode`, on any device; it may not be changed.
             shape: shape of the values that were encoded.
             dtype: their type.
 

@@ -22,7 +22,7 @@ class Int4:
     Activations are rounded to nearest, gradients at random without bias.
 
     Args:
-        role: what is coded, which decides the rounding.
+        role: kind of values, which decides the rounding.
     """
 
     def __init__(self, role: Role) -> None:

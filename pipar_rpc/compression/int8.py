@@ -20,7 +20,7 @@ class Int8:
     Activations are rounded to nearest, gradients at random without bias.
 
     Args:
-        role: what is coded, which decides the rounding.
+        role: kind of values, which decides the rounding.
     """
 
     def __init__(self, role: Role) -> None:

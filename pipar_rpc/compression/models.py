@@ -153,7 +153,7 @@ def build_model_codec(spec: CodecSpec, key: str) -> ModelCodec:
     """The codec for whole networks; as `build_codec`, with `MODEL_CODECS`.
 
     Args:
-        spec: which codec.
+        spec: codec.
         key: configuration key of the codec, e.g. "compression.models", for errors.
 
     Raises:

@@ -63,9 +63,9 @@ def build_codec(spec: CodecSpec, key: str, role: Role) -> Codec:
     it returns is tried on a few random numbers.
 
     Args:
-        spec: which codec.
+        spec: codec.
         key: configuration key of the codec, e.g. "compression.activations", for errors.
-        role: what is coded; it decides the rounding.
+        role: kind of values; it decides the rounding.
 
     Raises:
         UserError: unknown name; arguments that the codec does not have or that are out of range; no such
@@ -83,7 +83,7 @@ def make(
     """What the spec stands for, without a look at it; see `build_codec`.
 
     Args:
-        spec: which codec.
+        spec: codec.
         key: configuration key of the codec, for errors.
         codecs: those that have a name.
         offered: keyword arguments that codecs get if they have parameters for them.

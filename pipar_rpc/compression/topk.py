@@ -88,7 +88,7 @@ class Masked:
     """Sends the values at places that both ends know; the rest is 0.
 
     Args:
-        indices: for each sample the places of its values, int64 of shape [b, k].
+        indices: places of each sample's values, int64 of shape [b, k].
     """
 
     def __init__(self, indices: Tensor) -> None:
@@ -117,7 +117,7 @@ def gradient_codec(gradients: Codec, activations: Codec, payload: Tensor, shape:
     Args:
         gradients: the codec for gradients.
         activations: the codec for activations.
-        payload: what the activation was sent as.
+        payload: payload of the activation.
         shape: shape of the activation, [b, *sample].
     """
     if isinstance(gradients, TopK) and isinstance(activations, TopK):

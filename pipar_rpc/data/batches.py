@@ -16,8 +16,8 @@ class Transform:
     """How stored images become network input; applied to whole batches.
 
     Attributes:
-        mean: per channel, of images scaled to 0..1.
-        std: per channel.
+        mean: mean of each channel, of images scaled to 0..1.
+        std: standard deviation of each channel.
         random_crop: pixels of zero padding around a training image before a random crop of its own size
             is taken; 0 for none.
         random_flip: whether a training image is mirrored left to right with probability one half.

@@ -28,7 +28,7 @@ def open_source(spec: DataSpec, root: Path, download: bool) -> Source:
     """Opens the data set `spec.name` below `root`.
 
     Args:
-        spec: which data set.
+        spec: data set.
         root: the data root of this machine.
         download: whether files that are missing may be downloaded.
 
@@ -52,7 +52,7 @@ def load_train_part(
 
     Args:
         source: source of the images.
-        spec: which of them.
+        spec: samples that are wanted.
         device: its number.
         num_devices: K.
         on_images: function called before every few images; what it raises ends the loading.

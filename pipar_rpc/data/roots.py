@@ -28,7 +28,7 @@ def overlapping(places: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
     """The first two devices of which one reads what the other does, or a folder inside it; None if none do.
 
     Args:
-        places: by the devices' names, their `whereabouts`; empty for a device that need not be apart.
+        places: `whereabouts` by devices' names; empty for a device that need not be apart.
     """
     owners: dict[str, str] = {}
     for name, (root, *_) in ((name, own) for name, own in places.items() if own):

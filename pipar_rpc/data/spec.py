@@ -42,11 +42,11 @@ class Partition:
     Attributes:
         name: "iid", "dirichlet", "shards", "sizes", "file" or "own".
         alpha: concentration for "dirichlet"; small values give each class to few devices.
-        classes_per_device: for "shards".
+        classes_per_device: number of classes, for "shards".
         sizes: samples of each device, for "sizes".
         ratios: shares of each device, for "sizes".
         indices: samples of each device, for "file".
-        limits: per device, samples that are kept of its part (with "own" at most); None for all.
+        limits: number of samples that each device keeps of its part (with "own" at most); None for all.
         smallest: samples that a device must have at least, for "dirichlet".
     """
 

@@ -16,7 +16,7 @@ class UnitSummary:
 
     Attributes:
         name: name of the unit in the sequence.
-        output_shape: for one sample.
+        output_shape: shape of its output for one sample.
         num_parameters: numbers in its parameters, trained or frozen.
         activation_bytes: bytes of the output for one sample, as it crosses.
         flops: work of the forward pass for one sample, as torch counts it: convolutions and matrix products,
@@ -58,7 +58,7 @@ def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:
     """Samples that a micro-batch needs at least: 2 where batch norm would see a single number, otherwise 1.
 
     Args:
-        network: on the meta device.
+        network: network on the meta device.
         spec: network that is described.
 
     Raises:
@@ -79,7 +79,7 @@ def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
     """Bytes that each unit keeps for the backward pass of one sample; nothing is computed.
 
     Args:
-        network: on the meta device.
+        network: network on the meta device.
         spec: network that is described.
     """
     count, found = 4, list[int]()

@@ -7,6 +7,13 @@ from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method
 
 
+def check_split_point(split_point: int, num_units: int, model: str) -> None:
+    """Raises ConfigError if the network has no such split point."""
+    if split_point > num_units:
+        allowed = f"1..{num_units} ({model} has {num_units} cut units)"
+        raise ConfigError("pipeline.split_point", split_point, allowed)
+
+
 def check_selector(config: Config, num_units: int) -> None:
     """Raises ConfigError if the selector may choose a split point that the network does not have."""
     points = config.selector.split_points

@@ -23,6 +23,7 @@ from pipar_rpc.models import (
     smallest_batch,
     summarise,
 )
+from pipar_rpc.plan.checks import check_split_point
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
@@ -77,9 +78,7 @@ def device_job(
     """
     strategy, num_units = config.resolved_strategy, len(model.units)
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
-    if split_point > num_units:
-        what = f"1..{num_units} ({model.spec.name} has {num_units} cut units)"
-        raise ConfigError("pipeline.split_point", split_point, what)
+    check_split_point(split_point, num_units, model.spec.name)
     (uplink, downlink), coding = _links(config), _coding(config)
     job = DeviceJob(
         rank=rank,

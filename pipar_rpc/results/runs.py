@@ -59,8 +59,8 @@ class Case(NamedTuple):
 class Run:
     """One job.
 
-    An epoch's figures can be given for another number of iterations than were run: iterations take what they
-    took, and models travel and are averaged as often as they were.
+    An epoch's figures can be given for another number of iterations than were run: each iteration takes what
+    it took, and models travel and are averaged as often as they were.
     """
 
     folder: Path

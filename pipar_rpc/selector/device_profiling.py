@@ -30,7 +30,7 @@ class DeviceProfiler(LinkTest):
 
     Args:
         node: the device's machine.
-        stop: ends measurements.
+        stop: request to end measurements.
         job: job of the device, with split point Q.
     """
 

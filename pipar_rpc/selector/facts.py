@@ -69,7 +69,7 @@ class DeviceFacts:
         batch_size: B.
         smallest: samples that a micro-batch has at least.
         iterations: between two aggregations; infinite if nothing is aggregated.
-        memory_bytes: for weights, gradients, optimiser's state and activations; infinite for no limit.
+        memory_bytes: bytes for weights, gradients, optimiser's state and activations; infinite for no limit.
         crossing: bytes of micro-batches on their way, and times of the server's codecs; None where all
             crosses as it is.
         num_samples: samples of an epoch, whose last mini-batch may be smaller; infinite if that is no matter.

@@ -27,7 +27,7 @@ class Reselector:
         selection: made before the training.
         membership: the devices.
         network: the uncut network, as a pattern.
-        on_change: told what changed, a line for each device, and after which round.
+        on_change: function called with the changes, a line for each device, and the round before.
 
     Attributes:
         selection: present choice of P and N.

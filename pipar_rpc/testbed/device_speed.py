@@ -114,7 +114,7 @@ class SpeedSpec:
         """A generous guess of what an iteration computes on the emulated device, for deadlines.
 
         Args:
-            flops: of the forward pass of the units that the device holds, for one sample.
+            flops: work of the forward pass of the units that the device holds, for one sample.
         """
         if self.profile:
             once = sum(unit.iteration_s(self.batch_size) for unit in self.profile[: self.num_units])
@@ -201,7 +201,7 @@ def calibrate_all(
 
     Args:
         specs: speed of each device.
-        ask: runs `calibrate` on the device with an index, from 0, with the machines that are known.
+        ask: function that runs `calibrate` on a device, by its index from 0, with the known machines.
     """
     known: dict[str, MachineSpeed] = {}
     found: list[tuple[str, MachineSpeed] | None] = []

@@ -200,7 +200,7 @@ class LinkSpec:
     """What a `Link` is made from, as plain data.
 
     Attributes:
-        rate: by time.
+        rate: rate at each time.
         latency_s: see `Link`.
         jitter_s: see `Link`.
         bin_s: see `Link`.

@@ -47,8 +47,8 @@ class Pace:
         Sleeping too long by a little, as operating systems do, shortens the next block's sleep.
 
         Args:
-            stage: what is computed.
-            samples: of how many samples.
+            stage: stage of the computation.
+            samples: number of samples.
         """
         began = self.clock()
         yield

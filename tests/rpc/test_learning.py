@@ -1,4 +1,4 @@
-"""Learning over RPC against plain loops in double precision: optimisers, schedules, losses, who takes part."""
+"""Learning over RPC against plain loops in double precision: what is minimised, how, and who takes part."""
 
 import copy
 from dataclasses import dataclass

@@ -94,10 +94,11 @@ class Criterion:
         return labels.numel() if self._ignored is None else int((labels != self._ignored).sum())
 
     def num_correct(self, outputs: Tensor, labels: Tensor) -> int:
-        """Number of labels whose class has the largest output; classes are the outputs' second dimension."""
+        """Number of these labels whose class has the largest output, along the outputs' second dimension."""
         if labels.is_floating_point() or outputs.dim() != labels.dim() + 1:
             return 0
-        return int((outputs.argmax(dim=1) == labels).sum())  # no class is ignore_index
+        right = outputs.argmax(dim=1) == labels
+        return int((right if self._ignored is None else right & (labels != self._ignored)).sum())
 
 
 def check_loss(spec: LossSpec, outputs: Tensor, labels: Tensor) -> None:

@@ -1,0 +1,71 @@
+"""What is measured on held-out data, against one pass over all of it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipar_rpc.data import Images, Transform
+from pipar_rpc.learning import Criterion, LossSpec
+from pipar_rpc.learning.metrics import Metrics, MetricSpec
+from pipar_rpc.training.evaluation import BATCH_SIZE, Evaluator
+from tests.support.loops import CPU
+
+COUNT = 2 * BATCH_SIZE + 17
+
+
+def evaluator(network, labels, spec, metrics=None):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (len(labels), 1, 2, 2), dtype=torch.uint8)
+    transform, seen = Transform((0.5,), (0.25,)), []
+    made = Evaluator(
+        network, {"test": Images(images, labels)}, transform, CPU, Criterion(spec), metrics, seen.append
+    )
+    return made, network.eval()(transform.normalise(images)).detach(), seen
+
+
+def linear(classes):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, classes))
+
+
+def test_batches_of_a_set_make_up_the_whole_set():
+    labels, network = torch.arange(COUNT) % 3, linear(3)
+    spec = LossSpec(args={"weight": [1, 2, 5], "ignore_index": 1})
+    metrics = Metrics({"mean": MetricSpec(f"{__name__}:Mean")})
+    made, outputs, seen = evaluator(network, labels, spec, metrics)
+    found = made.measure(network.state_dict(), "test")
+    weight = torch.tensor([1.0, 2.0, 5.0])
+    assert found.loss == pytest.approx(
+        float(F.cross_entropy(outputs, labels, weight, ignore_index=1)), rel=1e-5
+    )
+    counted = labels != 1
+    assert found.accuracy == float((outputs.argmax(dim=1) == labels)[counted].double().mean())
+    assert found.metrics == {"mean": pytest.approx(float(outputs.mean()), rel=1e-4)}
+    pairs = zip(labels.tolist(), outputs.argmax(dim=1).tolist(), strict=True)
+    expected = torch.zeros(3, 3, dtype=torch.int64)
+    for true, predicted in pairs:
+        expected[true, predicted] += 1
+    assert torch.equal(found.confusion, expected)
+    assert seen == [BATCH_SIZE, BATCH_SIZE, 17]
+    assert made.num_samples("test", "val") == COUNT
+    assert made.measure(network.state_dict(), "val") is None
+
+
+class Mean:
+    def reset(self):
+        self.sums = []
+
+    def update(self, outputs, labels):
+        self.sums += outputs.flatten().tolist()
+
+    def compute(self):
+        return sum(self.sums) / len(self.sums)
+
+
+def test_other_labels_have_a_loss_and_no_accuracy():
+    labels, network = torch.rand(COUNT, 2), linear(2)
+    made, outputs, _ = evaluator(network, labels, LossSpec("mse"))
+    found = made.measure(network.state_dict(), "test")
+    assert found.loss == pytest.approx(float(F.mse_loss(outputs, labels)), rel=1e-5)
+    assert (found.accuracy, found.confusion, found.metrics) == (None, None, {})

@@ -23,7 +23,6 @@ from tests.support.commands import run_here
 
 CONV1 = {"conv1.0.weight", "conv1.0.bias", "conv1.1.weight", "conv1.1.bias"}
 CONV2 = {name.replace("conv1", "conv2") for name in CONV1}
-STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 
 
 def spec(**changes) -> ModelSpec:
@@ -42,7 +41,8 @@ def frozen_in(network: nn.Module) -> set[str]:
 def counting_in(network: nn.Module) -> set[str]:
     """Batch norms whose statistics change in a forward pass in training mode."""
     before = copy.deepcopy(network.state_dict())
-    network.train()(torch.rand(4, 3, 32 if len(network) > 3 else 8, 32 if len(network) > 3 else 8))
+    size = 32 if len(network) > 3 else 8
+    network.train()(torch.rand(4, 3, size, size))
     names = [name for name in before if name.endswith("running_mean")]
     return {
         n.removesuffix(".running_mean") for n in names if not torch.equal(before[n], network.state_dict()[n])
@@ -129,7 +129,7 @@ def test_a_unit_without_parameters_has_a_name_too():
 
 def test_aggregation_rules_get_the_names_of_what_trains():
     network = build_meta(spec(freeze=("conv*", "*.bias")))
-    (rule,) = [build_rule(RuleSpec("custom", "tests.models.test_freezing.Names"), network, 2)]
+    rule = build_rule(RuleSpec("custom", "tests.models.test_freezing.Names"), network, 2)
     assert rule._rule.parameters == ("fc1.1.weight", "fc2.weight")
 
 

@@ -81,8 +81,8 @@ def main() -> None:
     args = parser.parse_args()
     profile = read_profile(args.profile)
     known = read_published().epochs
-    if profile.model not in known or (profile.image_size, profile.channels) != (32, 3):
-        what = f"of {' or '.join(known)}, images of 3x32x32: only their times are published"
+    if profile.model not in known or (profile.image_size, profile.channels) != (32, 3) or profile.freeze:
+        what = f"of {' or '.join(known)}, images of 3x32x32, nothing frozen: only their times are published"
         raise ConfigError("profile", args.profile, what)
     inferred = infer(profile, known[profile.model])
     origin = "published epoch times, by python -m launch.infer"

@@ -53,6 +53,7 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         units=units,
         target=spec.target,
         args=spec.args,
+        freeze=spec.freeze if isinstance(spec.freeze, int) else list(spec.freeze),
         machine=_this_machine(device),
     )
 

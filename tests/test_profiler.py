@@ -34,12 +34,23 @@ def test_the_profiler_as_a_command(tmp_path, profiler):
     assert profile.machine["threads"] == "1"
 
 
+def test_what_is_frozen_is_recorded_so(tmp_path, profiler):
+    options = ["vgg5", "--image-size=8", "--batch-sizes=4", "--runs=1"]
+    assert profiler(*options, "--freeze=2").code == 0
+    profile = read_profile(tmp_path / "profile_vgg5.yaml")
+    assert profile.spec.freeze == profile.freeze == 2
+    assert [unit.backward[4] > 0 for unit in profile.units] == [False, False, True, True, True]
+    assert profiler(*options, "--freeze=[conv1, fc2.bias]").code == 0
+    assert read_profile(tmp_path / "profile_vgg5.yaml").spec.freeze == ("conv1", "fc2.bias")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["vgg6"], "model.name=vgg6: must be a known model: did you mean vgg"),
         (["vgg5", "--batch-sizes=0"], "--batch-sizes=0: must be numbers from 1"),
         (["vgg5", "--slowdown=0"], "--slowdown=0.0: must be > 0"),
+        (["vgg5", "--freeze=[conv9]"], "model.freeze=conv9: must be a name or pattern of units"),
         (["vgg5", "--channels=0"], "--channels=0: must be >= 1"),
         (["vgg5", "--threads=100000"], "--threads=100000: must be 1.."),
         (["vgg5", "--arg=width=3"], "--arg=['width=3']: must be absent but for a function of your own"),

@@ -5,6 +5,7 @@ import argparse
 import yaml
 
 from pipar_rpc.base.errors import require
+from pipar_rpc.models.freezing import Frozen, frozen_of
 from pipar_rpc.models.norm import Norm
 from pipar_rpc.models.spec import CUSTOM, ModelSpec
 
@@ -16,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, default=10, help="(default 10)")
     help_arg = "keyword argument of your own function, as model.args.NAME=VALUE; may be repeated"
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help=help_arg)
+    help_freeze = (
+        "what does not train, as model.freeze: a number of first units, or a list '[conv1, fc1.1.bias]'"
+    )
+    parser.add_argument("--freeze", default="[]", metavar="N|LIST", help=help_freeze)
     parser.add_argument("--norm", choices=[norm.value for norm in Norm], default="batch")
 
 
@@ -28,4 +33,12 @@ def spec_of(args: argparse.Namespace, name: str) -> ModelSpec:
     require(target is not None or not args.arg, "--arg", args.arg, "absent but for a function of your own")
     pairs = [pair.partition("=") for pair in args.arg]
     keywords = {key: yaml.safe_load(value) for key, _, value in pairs}
-    return ModelSpec(called, Norm(args.norm), *images, target, keywords)
+    return ModelSpec(called, Norm(args.norm), *images, target, keywords, _frozen(args.freeze))
+
+
+def _frozen(text: str) -> Frozen:
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError:  # an unquoted *
+        given = text
+    return frozen_of(given, "--freeze")

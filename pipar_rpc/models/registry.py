@@ -10,6 +10,7 @@ from pipar_rpc.base.errors import ConfigError, nearest
 from pipar_rpc.base.states import State
 from pipar_rpc.models.custom import build_custom
 from pipar_rpc.models.dropout import seed_dropout
+from pipar_rpc.models.freezing import freeze
 from pipar_rpc.models.norm import Norm
 from pipar_rpc.models.spec import CUSTOM, ModelSpec
 from pipar_rpc.models.torchvision_nets import Published, mobilenet, resnet
@@ -43,10 +44,11 @@ def build_model(spec: ModelSpec) -> nn.Sequential:
     """Builds the uncut network with torch's current random state.
 
     Raises:
-        ConfigError: unknown name, or images that are too small for the network.
+        ConfigError: unknown name, images that are too small for the network, or names to freeze that it does
+            not have.
         UserError: the function of a custom network is not there or failed.
     """
-    return seed_dropout(_build(spec)[0])
+    return freeze(seed_dropout(_build(spec)[0]), spec.freeze)
 
 
 def build_meta(spec: ModelSpec) -> nn.Sequential:

@@ -22,6 +22,7 @@ class ModelSpec:
         num_classes: number of outputs.
         target: dotted name of the function that builds a custom network.
         args: further keyword arguments for that function.
+        freeze: what does not train: a number of first units, or names and patterns; see `freezing.freeze`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelSpec:
     num_classes: int
     target: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    freeze: int | tuple[str, ...] = ()
 
 
 def named_units(network: nn.Sequential) -> list[tuple[str, nn.Module]]:

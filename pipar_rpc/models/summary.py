@@ -21,7 +21,7 @@ class UnitSummary:
         activation_bytes: bytes of the output for one sample, as it crosses.
         flops: work of the forward pass for one sample, as torch counts it: convolutions and matrix products,
             a multiplication and an addition being two.
-        trained: whether any of its parameters requires a gradient.
+        num_trained: numbers in those of its parameters that require a gradient.
     """
 
     name: str
@@ -29,7 +29,12 @@ class UnitSummary:
     num_parameters: int
     activation_bytes: int
     flops: int
-    trained: bool
+    num_trained: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has anything to train."""
+        return self.num_trained > 0
 
 
 def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
@@ -44,7 +49,7 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         with FlopCounterMode(display=False) as counter:
             x = _apply(unit, x, name, spec)
         parameters = sum(parameter.numel() for parameter in unit.parameters())
-        trained = any(parameter.requires_grad for parameter in unit.parameters())
+        trained = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
         flops = counter.get_total_flops()
         units.append(UnitSummary(name, tuple(x.shape[1:]), parameters, x.nbytes, flops, trained))
     if tuple(x.shape) != (1, spec.num_classes):
@@ -101,18 +106,29 @@ def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
 
 
 def table(units: list[UnitSummary]) -> str:
-    """The units as text, with a line of sums."""
-    rows = [("unit", "name", "output", "parameters", "bytes/sample", "MFLOPs/sample")]
-    for index, unit in enumerate(units, start=1):
-        shape = "x".join(map(str, unit.output_shape))
-        numbers = (f"{unit.num_parameters:,}", f"{unit.activation_bytes:,}", f"{unit.flops / 1e6:,.2f}")
-        rows.append((str(index), unit.name, shape, *numbers))
-    parameters, flops = sum(u.num_parameters for u in units), sum(u.flops for u in units)
-    rows.append(("", "total", "", f"{parameters:,}", "", f"{flops / 1e6:,.2f}"))
+    """The units as text, with a line of sums; what is trained has a column if something is not."""
+    names = ["unit", "name", "output", "parameters", "bytes/sample", "MFLOPs/sample", "trained"]
+    rows = [names, *([str(index), *_cells(unit)] for index, unit in enumerate(units, start=1))]
+    parameters, trained = sum(u.num_parameters for u in units), sum(u.num_trained for u in units)
+    flops = sum(u.flops for u in units)
+    rows.append(["", "total", "", f"{parameters:,}", "", f"{flops / 1e6:,.2f}", f"{trained:,}"])
+    if trained == parameters:
+        rows = [row[:-1] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     form = "  ".join(f"{{:{'<' if index == 1 else '>'}{width}}}" for index, width in enumerate(widths))
     lines = [form.format(*row).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _cells(unit: UnitSummary) -> list[str]:
+    shape, counts = "x".join(map(str, unit.output_shape)), (unit.num_parameters, unit.activation_bytes)
+    return [
+        unit.name,
+        shape,
+        *(f"{n:,}" for n in counts),
+        f"{unit.flops / 1e6:,.2f}",
+        f"{unit.num_trained:,}",
+    ]
 
 
 def _images(spec: ModelSpec, count: int) -> Tensor:

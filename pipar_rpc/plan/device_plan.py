@@ -23,6 +23,7 @@ from pipar_rpc.models import (
     smallest_batch,
     summarise,
 )
+from pipar_rpc.models.freezing import frozen_of, has_batch_statistics
 from pipar_rpc.plan.checks import check_split_point
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
@@ -51,7 +52,14 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
     assert data.num_classes is not None
     model = config.model
     images = (data.channels, data.image_size, data.num_classes)
-    spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
+    spec = ModelSpec(
+        model.name,
+        model.norm,
+        *images,
+        target=model._target_,
+        args=model.args,
+        freeze=frozen_of(model.freeze),
+    )
     network = build_meta(spec)
     units = summarise(network, spec)
     if not any(unit.trained for unit in units):
@@ -180,7 +188,7 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
         path = Path(testbed.profile)
         profile = read_profile(path)
         profile.check(path, model.spec, [unit.name for unit in model.units])
-        units = tuple(profile.units)
+        units = profile.times([unit.trained for unit in model.units])
     speed = SpeedSpec(
         model=model.spec,
         num_units=len(model.units),
@@ -215,7 +223,8 @@ def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bo
     elif n > job.num_micro_batches:
         needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
         told.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
-    if job.num_micro_batches > 1 and job.model.norm is Norm.batch and job.model.name != CUSTOM:
+    batch_norm = job.model.norm is Norm.batch and job.model.name != CUSTOM
+    if job.num_micro_batches > 1 and batch_norm and has_batch_statistics(build_meta(job.model)):
         size = batch_size // job.num_micro_batches
         samples = "1 sample" if size == 1 else f"{size} samples"
         told.append(

@@ -1,7 +1,10 @@
 """Recorded speed of a real device: how long each cut unit of a network takes there, as a YAML file."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from operator import or_
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ from yaml import YAMLError
 
 from pipar_rpc.base.errors import ConfigError, first_line
 from pipar_rpc.models import ModelSpec, Norm
+from pipar_rpc.models.freezing import frozen_of, shown
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 KEY = "testbed.profile"
@@ -21,7 +25,7 @@ class DeviceProfile:
     """What `python -m pipar_rpc.profiler` records: the file's keys and their types.
 
     Attributes:
-        model, norm, channels, image_size, num_classes, target, args: network; see `ModelSpec`.
+        model, norm, channels, image_size, num_classes, target, args, freeze: network; see `ModelSpec`.
         units: times of each cut unit, in order; batch size -> seconds.
         machine: machine and versions with which it was recorded; for the reader.
     """
@@ -35,12 +39,33 @@ class DeviceProfile:
     target: str | None = None
     machine: dict[str, str] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
+    freeze: Any = field(default_factory=list)
 
     @property
     def spec(self) -> ModelSpec:
         """The network it was recorded with."""
         images = (self.channels, self.image_size, self.num_classes)
-        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args)
+        frozen = frozen_of(self.freeze, f"{KEY}: freeze")
+        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args, freeze=frozen)
+
+    def times(self, trained: Sequence[bool]) -> tuple[UnitTimes, ...]:
+        """The units' times where some of them are frozen.
+
+        The first ones have no backward pass, and none of them has an update. If the network was recorded
+        without frozen units, other backward passes stay as they are, which is an upper limit.
+
+        Args:
+            trained: whether each unit has anything to train.
+        """
+        reached = accumulate(trained, or_)
+        return tuple(
+            replace(
+                unit,
+                backward=unit.backward if back else dict.fromkeys(unit.backward, 0.0),
+                update=unit.update if own else 0.0,
+            )
+            for unit, own, back in zip(self.units, trained, reached, strict=True)
+        )
 
     def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
         """Writes the file, `origin` in its first line; raises OSError."""
@@ -50,10 +75,14 @@ class DeviceProfile:
 
     def check(self, path: Path, spec: ModelSpec, unit_names: list[str]) -> None:
         """Raises ConfigError unless this is a profile of that network with those units."""
-        if replace(self.spec, args=spec.args) != spec:
-            raise ConfigError(KEY, path, f"a profile of {_called(spec)}; it is of {_called(self.spec)}")
+        own = self.spec
+        if replace(own, args=spec.args, freeze=spec.freeze) != spec:
+            raise ConfigError(KEY, path, f"a profile of {_called(spec)}; it is of {_called(own)}")
         if self.args != spec.args:
             raise ConfigError(KEY, path, f"a profile with model.args {spec.args}; it has {self.args}")
+        if self.freeze and own.freeze != spec.freeze:
+            asked = f"a profile without model.freeze, or with {shown(spec.freeze)}"
+            raise ConfigError(KEY, path, f"{asked}; it has {shown(own.freeze)}")
         if [unit.name for unit in self.units] != unit_names:
             raise ConfigError(KEY, path, f"a profile of the units {', '.join(unit_names)}")
 

@@ -10,12 +10,18 @@ from tests.support.configuration import plan
     ("rule", "networks"), [("fedavg", 0), ("trimmed_mean", 0), ("fedavgm", 1), ("fedadam", 2), ("fedyogi", 2)]
 )
 def test_what_a_rule_remembers_is_counted(rule, networks):
-    """The model, and in each of two checkpoints the global network and four devices' momenta."""
+    """Two models, and in each of two checkpoints the global network, the best one and four devices' momenta."""
     made = plan(f"aggregation/rule={rule}", "checkpoint.keep=1")
-    assert needed_bytes(made) == made.network.num_bytes * (1 + 2 * (5 + networks))
+    assert needed_bytes(made) == made.network.num_bytes * (2 + 2 * (6 + networks))
+
+
+def test_an_optimisers_state_is_counted():
+    """Of Adam two moments for each of four devices."""
+    made = plan("optimizer=adam", "checkpoint.keep=1", "enable_val=false", "enable_test=false")
+    assert needed_bytes(made) == made.network.num_bytes * (1 + 2 * (1 + 8))
 
 
 def test_one_network_is_assumed_of_a_rule_of_the_users():
     target = "aggregation.rule._target_=pipar_rpc.aggregation.fedavg.FedAvg"
     made = plan("aggregation/rule=custom", target, "checkpoint.keep=1")
-    assert needed_bytes(made) == made.network.num_bytes * (1 + 2 * (5 + 1))
+    assert needed_bytes(made) == made.network.num_bytes * (2 + 2 * (6 + 1))

@@ -7,7 +7,11 @@ import pytest
 
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.models import Norm
 from pipar_rpc.plan.plan import make_plan
+from pipar_rpc.plan.same_training import DEFAULTS
+from pipar_rpc.testbed.device_profile import DeviceProfile
+from pipar_rpc.testbed.unit_times import UnitTimes
 from tests.support.configuration import message, plan
 from tests.support.processes import ROOT
 
@@ -320,6 +324,56 @@ def test_a_network_with_nothing_to_train_is_refused():
     assert f"{target}: must be a function whose network has something to train" in message(
         "model=custom", target, "data=synthetic", "data.image_size=8"
     )
+
+
+@pytest.mark.parametrize(
+    ("frozen", "allowed"),
+    [
+        ("-1", "a number of first units, 0 or more, or a list of names or patterns"),
+        ("true", "a number of first units, 0 or more, or a list of names or patterns"),
+        ("conv1", "a number of first units, 0 or more, or a list of names or patterns"),
+        ("[[conv1]]", "a number of first units, 0 or more, or a list of names or patterns"),
+        ("5", "0..4: there are 5 cut units"),
+        ("[conv1,conv9]", "a name or pattern of units (conv1, conv2, conv3, fc1, fc2) or of layers"),
+        ("['*']", "something that leaves parameters to train"),
+        ("['conv*','fc*']", "something that leaves parameters to train"),
+    ],
+)
+def test_what_cannot_be_frozen(frozen, allowed):
+    line = message(f"model.freeze={frozen}")
+    assert line.startswith("model.freeze=")
+    assert f": must be {allowed}" in line
+
+
+def test_what_is_frozen_is_part_of_the_network():
+    """It goes to the devices with the network, and another training cannot go on from this one."""
+    one = plan("model.freeze=[conv1,'*.bias']")
+    assert {job.model.freeze for job in one.devices} == {("conv1", "*.bias")}
+    assert [unit.trained for unit in one.network.units] == [False, True, True, True, True]
+    assert one.checkpoints.same["model.freeze"] == ["conv1", "*.bias"]
+    assert plan("model.freeze=2").checkpoints.same["model.freeze"] == 2
+    assert plan().checkpoints.same["model.freeze"] == DEFAULTS["model.freeze"] == []
+    assert "devices.overrides.1.model" in message("+devices.overrides.1.model.freeze=1")
+
+
+def test_a_recorded_device_does_not_replay_what_frozen_units_save(tmp_path):
+    names, path = ("conv1", "conv2", "conv3", "fc1", "fc2"), tmp_path / "pi.yaml"
+    units = [UnitTimes(name, {10: 1.0}, {10: 2.0}, 0.5) for name in names]
+    DeviceProfile("vgg5", Norm.batch, 1, 32, 10, units).write(path)
+    profiled = (f"testbed.profile={path}", "num_devices=1", "pipeline.split_point=3")
+    (job,) = plan(*profiled, "model.freeze=2").devices
+    assert [unit.backward[10] for unit in job.speed.profile] == [0, 0, 2, 2, 2]
+    assert [unit.update for unit in job.speed.profile] == [0, 0, 0.5, 0.5, 0.5]
+    assert plan(*profiled).devices[0].speed.profile == tuple(units)
+
+
+def test_statistics_that_are_frozen_are_not_those_of_micro_batches():
+    """So there is nothing to tell, and resnet's maps of one pixel do not cap N."""
+    told = ["batch statistics" in " ".join(plan(f"model.freeze={own}").notices) for own in ("3", "2")]
+    assert told == [False, True]
+    resnet = ("model=resnet18", "data=synthetic", "batch_size=10", "pipeline.num_micro_batches=10")
+    frozen = plan(*resnet, "model.freeze=['*.running_*']").devices[0]
+    assert (frozen.num_micro_batches, plan(*resnet).devices[0].num_micro_batches) == (10, 5)
 
 
 def test_devices_may_have_codecs_of_their_own():

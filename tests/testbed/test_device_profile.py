@@ -65,6 +65,34 @@ def test_a_profile_with_other_arguments_is_refused(tmp_path):
         profile_of(VGG5).check(tmp_path / "pi.yaml", spec, [])
 
 
+def test_what_is_frozen_is_not_replayed(tmp_path):
+    """Of a profile of the whole network: no backward pass of the first units, no update of any frozen one."""
+    profile, frozen = profile_of(VGG5), dataclasses.replace(VGG5, freeze=("conv1", "conv2", "fc1"))
+    names = [unit.name for unit in profile.units]
+    profile.check(tmp_path / "pi.yaml", frozen, names)
+    trained = [unit.trained for unit in summarise(build_meta(frozen), frozen)]
+    assert trained == [False, False, True, False, True]
+    times = profile.times(trained)
+    assert [unit.forward for unit in times] == [unit.forward for unit in profile.units]
+    assert [max(unit.backward.values()) > 0 for unit in times] == [False, False, True, True, True]
+    assert [unit.update > 0 for unit in times] == trained
+    assert profile.times([True] * 5) == tuple(profile.units)
+
+
+def test_a_profile_with_something_frozen_is_for_that_network_alone(tmp_path):
+    path, frozen = tmp_path / "pi.yaml", dataclasses.replace(VGG5, freeze=("conv1",))
+    profile = dataclasses.replace(profile_of(VGG5), freeze=["conv1"])
+    profile.write(path)
+    assert read_profile(path) == profile
+    names = [unit.name for unit in profile.units]
+    profile.check(path, frozen, names)
+    for other, said in ((VGG5, "[]"), (dataclasses.replace(VGG5, freeze=2), "2")):
+        with pytest.raises(UserError) as raised:
+            profile.check(path, other, names)
+        line = f"without model.freeze, or with {said}; it has [conv1]"
+        assert str(raised.value) == f"testbed.profile={path}: must be a profile {line}"
+
+
 def test_a_profile_of_other_units_is_refused(tmp_path):
     with pytest.raises(UserError, match="must be a profile of the units a, b"):
         profile_of(VGG5).check(tmp_path / "pi.yaml", VGG5, ["a", "b"])

@@ -10,7 +10,7 @@ from tests.support.configuration import plan
     ("rule", "networks"), [("fedavg", 0), ("trimmed_mean", 0), ("fedavgm", 1), ("fedadam", 2), ("fedyogi", 2)]
 )
 def test_what_a_rule_remembers_is_counted(rule, networks):
-    """Two models, and in each of two checkpoints the global network, the best one and four devices' momenta."""
+    """Two models, and in each of two checkpoints the global network, the best one and four momenta."""
     made = plan(f"aggregation/rule={rule}", "checkpoint.keep=1")
     assert needed_bytes(made) == made.network.num_bytes * (2 + 2 * (6 + networks))
 

@@ -46,11 +46,8 @@ class Network:
 
 
 def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
-    """Checks that the network accepts images and weights, and the aggregation rule network and devices."""
-    assert data.num_classes is not None
-    model = config.model
-    images = (data.channels, data.image_size, data.num_classes)
-    spec = ModelSpec(model.name, model.norm, *images, target=model._target_, args=model.args)
+    """Checks that the network accepts samples and weights, and the aggregation rule network and devices."""
+    model, spec = config.model, _model_spec(config, data)
     network = build_meta(spec)
     units = summarise(network, spec)
     if not any(unit.trained for unit in units):
@@ -60,6 +57,24 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
+
+
+def _model_spec(config: Config, data: DataSpec) -> ModelSpec:
+    """The network for this data; of what is no image with a class, it gets the shape as it is."""
+    model, channels, image_size, given = config.model, data.channels, data.image_size, data.input
+    if given is not None:
+        channels, image_size = given.shape[:2] if given.is_square_image else (0, 0)
+        given = None if given.is_square_image and data.has_classes else given
+    sizes = (channels, image_size, data.num_classes or 0)
+    return ModelSpec(model.name, model.norm, *sizes, target=model._target_, args=model.args, input=given)
+
+
+def _transform(config: Config) -> Transform | None:
+    """The way from the package's images to network input; data sets of the user's need none."""
+    data = config.data
+    if data.name == CUSTOM:
+        return None
+    return Transform(tuple(data.mean), tuple(data.std), data.random_crop, data.random_flip)
 
 
 def device_job(
@@ -86,9 +101,7 @@ def device_job(
         num_devices=num_devices,
         model=model.spec,
         data=data,
-        transform=Transform(
-            tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
-        ),
+        transform=_transform(config),
         num_units=num_units,
         split_point=num_units,
         num_micro_batches=1,

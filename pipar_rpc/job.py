@@ -195,7 +195,8 @@ def _deploy(
     progress = Progress(handles, plan.settings.epochs)
     stack.callback(progress.stop)
     counts = [handle.class_counts for handle in handles]
-    job.outputs.picture("data/partition", class_counts_figure(counts, plan.devices[0].data.classes))
+    classes = plan.devices[0].data.classes or ("all",)
+    job.outputs.picture("data/partition", class_counts_figure(counts, classes))
     membership = Membership(handles, faults.min_devices, faults.leave, progress.refresh, job.outputs.event)
     return membership, progress
 
@@ -212,12 +213,12 @@ def _network(plan: Plan) -> nn.Sequential:
 
 
 def _evaluator(plan: Plan, node: Node, network: nn.Sequential, progress: Progress) -> Evaluator:
-    """For validation and test images; without those that are switched off."""
+    """For validation and test samples; without those that are switched off."""
     first, settings = plan.devices[0], plan.settings
     val, test = load_held_out(open_source(first.data, node.data_root, node.download), first.data)
     wanted = {"val": settings.val or settings.device_val, "test": settings.test}
     sets = {
-        name: images for name, images in (("val", val), ("test", test)) if wanted[name] and len(images.labels)
+        name: samples for name, samples in (("val", val), ("test", test)) if wanted[name] and len(samples)
     }
     criterion, metrics = Criterion(first.learning.loss, node.device), Metrics(settings.metrics)
     return Evaluator(network, sets, first.transform, node.device, criterion, metrics, progress.evaluated)

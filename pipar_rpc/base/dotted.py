@@ -29,7 +29,7 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
     Raises:
         UserError: no such function, or it failed.
     """
-    function = _resolved(key, target)
+    function = resolved(key, target)
     prefix = f"{key.removesuffix(TARGET)}args"
     filled = {name: _built(f"{prefix}.{name}", value, offered) for name, value in args.items()}
     try:
@@ -40,7 +40,12 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
         raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _resolved(key: str, target: str) -> Callable[..., Any]:
+def resolved(key: str, target: str) -> Callable[..., Any]:
+    """The function or class that a dotted name stands for.
+
+    Raises:
+        ConfigError: this machine has none of that name.
+    """
     try:
         function = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -62,7 +67,7 @@ def _built(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
         return {name: _built(f"{key}.{name}", item, offered) for name, item in value.items()}
     settings = {name: item for name, item in value.items() if name not in {TARGET, PARTIAL, POSITIONAL}}
     filled = {name: _built(f"{key}.{name}", item, offered) for name, item in settings.items()}
-    function = _resolved(f"{key}.{TARGET}", value[TARGET])
+    function = resolved(f"{key}.{TARGET}", value[TARGET])
     positional = [_built(f"{key}.{POSITIONAL}", item, offered) for item in value.get(POSITIONAL, [])]
     if value.get(PARTIAL, False):
         return functools.partial(function, *positional, **filled)

@@ -2,12 +2,31 @@
 
 from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.held_out import split_held_out
-from pipar_rpc.data.partition import OWN, PARTITIONS, digest, partition, read_indices
-from pipar_rpc.data.registry import PUBLISHED, SOURCES, load_held_out, load_train_part, open_source
+from pipar_rpc.data.partition import PARTITIONS, digest, partition, read_indices
+from pipar_rpc.data.registry import (
+    PUBLISHED,
+    SOURCES,
+    describe,
+    load_held_out,
+    load_train_part,
+    open_source,
+    some_labels,
+)
 from pipar_rpc.data.roots import overlapping, whereabouts
-from pipar_rpc.data.spec import DataSpec, DataSummary, Images, MissingDataError, Partition, Source
+from pipar_rpc.data.samples import Images, Samples
+from pipar_rpc.data.spec import (
+    CUSTOM,
+    OWN,
+    DataSpec,
+    DataSummary,
+    MissingDataError,
+    Partition,
+    Source,
+    Split,
+)
 
 __all__ = [
+    "CUSTOM",
     "OWN",
     "PARTITIONS",
     "PUBLISHED",
@@ -18,8 +37,11 @@ __all__ = [
     "Images",
     "MissingDataError",
     "Partition",
+    "Samples",
     "Source",
+    "Split",
     "Transform",
+    "describe",
     "digest",
     "load_held_out",
     "load_train_part",
@@ -27,6 +49,7 @@ __all__ = [
     "overlapping",
     "partition",
     "read_indices",
+    "some_labels",
     "split_held_out",
     "whereabouts",
 ]

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipar_rpc.base.random_streams import generator
-from pipar_rpc.data.spec import Images
+from pipar_rpc.data.samples import Samples
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How stored images become network input; applied to whole batches.
+    """How the package's stored images become network input; applied to whole batches.
 
     Attributes:
         mean: mean of each channel, of images scaled to 0..1.
@@ -60,34 +60,42 @@ class Batches:
     Args:
         data: the device's own samples.
         batch_size: B.
-        transform: way from stored images to network input.
+        transform: way from stored images to network input; None for samples that are network input.
         seed: the experiment's seed.
         device: number of the device, 1..K.
     """
 
-    def __init__(self, data: Images, batch_size: int, transform: Transform, seed: int, device: int) -> None:
+    def __init__(
+        self, data: Samples, batch_size: int, transform: Transform | None, seed: int, device: int
+    ) -> None:
         self._data, self._batch_size, self._transform = data, batch_size, transform
         self._stream = (seed, device)
 
     @property
     def num_samples(self) -> int:
         """Samples of the device."""
-        return len(self._data.labels)
+        return len(self._data)
 
     def class_counts(self) -> list[int]:
-        """Samples of each class, from 0 to the largest that the device has."""
-        return torch.bincount(self._data.labels).tolist()
+        """Samples of each class, from 0 to the largest that the device has; one number if none are."""
+        return self._data.class_counts()
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / self._batch_size)
 
     def get(self, epoch: int, iteration: int) -> tuple[Tensor, Tensor]:
-        """Batch `iteration` (from 0) of `epoch`: images [b, C, H, W] as floats and labels [b]."""
+        """Batch `iteration` (from 0) of `epoch`: inputs [b, ...] and labels [b, ...].
+
+        A data set of the user's draws from the process's global generators, with a stream of its own for
+        each batch (`global_generators`): no other thread may draw from them meanwhile.
+        """
         seed, device = self._stream
         shuffle = generator(seed, "shuffle", device, epoch)
         order = torch.randperm(self.num_samples, generator=shuffle)
         start = iteration * self._batch_size
         chosen = order[start : start + self._batch_size]
-        images = self._data.images[chosen]
-        images = self._transform.augment(images, generator(seed, "augment", device, epoch, iteration))
-        return self._transform.normalise(images), self._data.labels[chosen]
+        rng = generator(seed, "augment", device, epoch, iteration)
+        inputs, labels = self._data.read(chosen, rng)
+        if self._transform is not None:
+            inputs = self._transform.normalise(self._transform.augment(inputs, rng))
+        return inputs, labels

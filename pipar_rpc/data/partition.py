@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pipar_rpc.base.errors import ConfigError, UserError, first_line
 from pipar_rpc.base.random_streams import generator
-from pipar_rpc.data.spec import DataSpec
+from pipar_rpc.data.held_out import validation_in_training
+from pipar_rpc.data.spec import OWN, DataSpec
 
-OWN = "own"
+BY_CLASS = ("dirichlet", "shards")  # partitions that spread classes
 MAX_DRAWS = 100  # of a Dirichlet partition, until every device has enough
 
 
@@ -31,21 +32,35 @@ def partition(labels: Tensor, spec: DataSpec, num_devices: int) -> list[Tensor]:
     means anything.
 
     Args:
-        labels: int64 of shape [n], of the whole training split; with "own", of what this machine has.
+        labels: class numbers, int64 of shape [n], of the whole training split; with "own", of what this
+            machine has.
         spec: names the kind of partition and its parameters.
         num_devices: K.
 
     Raises:
-        ConfigError: the samples do not suffice, or the parameters do not fit the number of devices.
+        ConfigError: the samples do not suffice, the parameters do not fit the number of devices, or classes
+            are to be spread where there are none.
     """
     kind = spec.partition
-    parts = PARTITIONS[kind.name](labels, spec, num_devices)
+    if kind.name in BY_CLASS and not spec.has_classes:
+        others = ", ".join(name for name in PARTITIONS if name not in BY_CLASS)
+        none = f"{others}: the labels of this data set are no class numbers"
+        raise ConfigError("partition.name", kind.name, none)
+    left = _without(validation_in_training(len(labels), spec), len(labels))
+    parts = [left[part] for part in PARTITIONS[kind.name](labels[left], spec, num_devices)]
     for device, (part, limit) in enumerate(zip(parts, kind.limits, strict=False), start=1):
         if limit is not None and limit > len(part) and kind.name != OWN:
             key = f"devices.overrides.{device}.data.train_size_per_device"
             raise ConfigError(key, limit, f"1..{len(part)} (device {device} has {len(part)} samples)")
     limits = kind.limits or [None] * num_devices
     return [part[:limit] for part, limit in zip(parts, limits, strict=True)]
+
+
+def _without(taken: Tensor, count: int) -> Tensor:
+    """The numbers 0..count-1 that are not taken, in order."""
+    free = torch.ones(count, dtype=torch.bool)
+    free[taken] = False
+    return free.nonzero()[:, 0]
 
 
 def read_indices(path: Path) -> tuple[tuple[int, ...], ...]:

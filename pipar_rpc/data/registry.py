@@ -1,23 +1,28 @@
 """The data sets by name, and what each process loads of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipar_rpc.base.errors import ConfigError, nearest
 from pipar_rpc.data.embedded import Digits, Synthetic
-from pipar_rpc.data.held_out import split_held_out
+from pipar_rpc.data.held_out import split_held_out, validation_in_training
 from pipar_rpc.data.imagefolder import ImageFolder
+from pipar_rpc.data.own import OwnDataSet
 from pipar_rpc.data.partition import partition
-from pipar_rpc.data.spec import DataSpec, Images, Source
+from pipar_rpc.data.samples import Files, Images, Samples
+from pipar_rpc.data.spec import CUSTOM, IN_FILES, DataSpec, Source, Split
 from pipar_rpc.data.torchvision_sets import TorchVision
 
 AT_ONCE = 64  # images that are loaded in one go
 SOURCES: dict[str, Callable[[DataSpec, Path, bool], Source]] = {
     "digits": Digits,
     "synthetic": Synthetic,
-    "imagefolder": ImageFolder,
+    IN_FILES: ImageFolder,
+    CUSTOM: OwnDataSet,
     **dict.fromkeys(TorchVision.FILES, TorchVision),
 }
 
@@ -41,38 +46,79 @@ def open_source(spec: DataSpec, root: Path, download: bool) -> Source:
     return SOURCES[spec.name](spec, root, download)
 
 
+def describe(source: Source, spec: DataSpec) -> DataSpec:
+    """Adds to a specification what a data set tells of itself on the server.
+
+    These are its classes, and of a data set of the user's shape and type of the input.
+
+    Raises:
+        ConfigError: the number of classes is not the configured one.
+        UserError: a data set of the user's fails.
+    """
+    if isinstance(source, OwnDataSet):
+        return source.describe()
+    classes = len(source.classes)
+    if spec.num_classes not in {None, classes}:
+        raise ConfigError("data.num_classes", spec.num_classes, f"{classes} for data={spec.name}")
+    return replace(spec, classes=source.classes, num_classes=classes)
+
+
+def some_labels(source: Source) -> Tensor:
+    """A few labels of the test split, as the loss gets them: shape [b, ...]."""
+    return source.some_labels() if isinstance(source, OwnDataSet) else source.labels("test")[:2]
+
+
 def load_train_part(
     source: Source,
     spec: DataSpec,
     device: int,
     num_devices: int,
     on_images: Callable[[], None] = lambda: None,
-) -> Images:
-    """The training images of one device (1..K) and of no other; only these are kept in memory.
+) -> Samples:
+    """The training samples of one device (1..K) and of no other.
+
+    Images are kept in memory, but those of files that would take more than `spec.max_decoded_mb`; what a data
+    set of the user's keeps is its own affair.
 
     Args:
-        source: source of the images.
+        source: source of the samples.
         spec: samples that are wanted.
         device: its number.
         num_devices: K.
         on_images: function called before every few images; what it raises ends the loading.
     """
-    labels = source.labels("train")
-    indices = partition(labels, spec, num_devices)[device - 1]
+    labels = source.labels("train", on_images) if isinstance(source, OwnDataSet) else source.labels("train")
+    return _load(source, spec, "train", partition(labels, spec, num_devices)[device - 1], on_images)
+
+
+def load_held_out(source: Source, spec: DataSpec) -> tuple[Samples, Samples]:
+    """Validation and test samples, fixed by the seed.
+
+    Disjoint parts of the data set's test split; with `spec.val_from` "train", validation samples are those of
+    the training split that no device gets.
+    """
+    val, test = split_held_out(len(source.labels("test")), spec)
+    if spec.val_from == "train" and spec.val_size:
+        val = validation_in_training(len(source.labels("train")), spec)
+    return _load(source, spec, spec.val_from, val), _load(source, spec, "test", test)
+
+
+def _load(
+    source: Source,
+    spec: DataSpec,
+    split: Split,
+    indices: Tensor,
+    on_images: Callable[[], None] = lambda: None,
+) -> Samples:
+    if isinstance(source, OwnDataSet):
+        return source.samples(split, indices, on_images)
+    labels = source.labels(split)[indices]
+    if len(indices) and not spec.memory_bytes(len(indices)):
+        return Files(source, split, indices, labels)
     images = torch.empty(0, dtype=torch.uint8)
     for start in range(0, len(indices), AT_ONCE):
         on_images()
-        some = source.images("train", indices[start : start + AT_ONCE])
+        some = source.images(split, indices[start : start + AT_ONCE])
         images = images if start else some.new_empty(len(indices), *some.shape[1:])
         images[start : start + len(some)] = some
-    return Images(images, labels[indices])
-
-
-def load_held_out(source: Source, spec: DataSpec) -> tuple[Images, Images]:
-    """Validation and test images: disjoint parts of the data set's test split, fixed by the seed."""
-    labels = source.labels("test")
-    val, test = split_held_out(len(labels), spec)
-    return (
-        Images(source.images("test", val), labels[val]),
-        Images(source.images("test", test), labels[test]),
-    )
+    return Images(images, labels)

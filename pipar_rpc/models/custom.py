@@ -15,21 +15,18 @@ KEY = "model._target_"
 def build_custom(spec: ModelSpec) -> nn.Sequential:
     """Calls the user's function and returns its units as a sequence.
 
-    The function gets, of `channels`, `image_size`, `num_classes` and `norm` ("batch", "group" or "none"),
-    those that it has parameters for, and what `model.args` holds. It returns an `nn.Sequential` or a list of
-    modules, each of which is one cut unit.
+    The function gets, of `channels`, `image_size`, `num_classes`, `input_shape` and `norm` ("batch", "group"
+    or "none"), those that it has parameters for and that are known, and what `model.args` holds. It returns
+    an `nn.Sequential` or a list of modules, each of which is one cut unit.
 
     Raises:
         UserError: no such function, it failed, or returned something else.
     """
     if not spec.target:
         raise ConfigError(KEY, spec.target, "the dotted name of a function, e.g. my_nets.build")
-    offered = {
-        "channels": spec.channels,
-        "image_size": spec.image_size,
-        "num_classes": spec.num_classes,
-        "norm": spec.norm.value,
-    }
+    sizes = {"channels": spec.channels, "image_size": spec.image_size, "num_classes": spec.num_classes}
+    known: dict[str, Any] = {name: size for name, size in sizes.items() if size}
+    offered = known | {"norm": spec.norm.value, "input_shape": spec.sample.shape}
     return _sequence(dotted.call(KEY, spec.target, offered, spec.args), spec.target)
 
 

@@ -75,10 +75,19 @@ def _build(spec: ModelSpec) -> tuple[nn.Sequential, nn.Module]:
     if spec.name == CUSTOM:
         built: nn.Sequential | Published = build_custom(spec)
     elif spec.name in MODELS:
+        _check_images(spec)
         built = MODELS[spec.name](spec.channels, spec.image_size, spec.num_classes, spec.norm)
     else:
         raise ConfigError("model.name", spec.name, f"a known model: {nearest(spec.name, [*MODELS, CUSTOM])}")
     return built if isinstance(built, tuple) else (built, built)
+
+
+def _check_images(spec: ModelSpec) -> None:
+    if not (spec.channels and spec.image_size):
+        own = f"custom: a network of your own, as the input is no square image but {spec.sample}"
+        raise ConfigError("model.name", spec.name, own)
+    if not spec.num_classes:
+        raise ConfigError("data.num_classes", None, f"the number of outputs of {spec.name}")
 
 
 def _names(spec: ModelSpec) -> dict[str, str]:

@@ -41,10 +41,11 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
     """Describes the units in order; `network` is on the meta device, so nothing is computed.
 
     Raises:
-        UserError: a unit does not take the output of the one before it, or the last one has other outputs.
+        UserError: a unit does not take the output of the one before it, returns no floats, or the last one
+            has not an output for each class, where images have classes.
     """
     network = network.eval()
-    units, x = [], _images(spec, 1)
+    units, x = [], spec.make_input(1, "meta")
     for name, unit in named_units(network):
         with FlopCounterMode(display=False) as counter:
             x = _apply(unit, x, name, spec)
@@ -52,7 +53,7 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         trained = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
         flops = counter.get_total_flops()
         units.append(UnitSummary(name, tuple(x.shape[1:]), parameters, x.nbytes, flops, trained))
-    if tuple(x.shape) != (1, spec.num_classes):
+    if spec.input is None and tuple(x.shape) != (1, spec.num_classes):
         found = tuple(x.shape[1:])
         expected = f"expected ({spec.num_classes},)"
         raise UserError(f"model={_called(spec)}: outputs {found} for each image, {expected}")
@@ -67,13 +68,13 @@ def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:
         spec: network that is described.
 
     Raises:
-        UserError: the network cannot be trained on these images at all.
+        UserError: the network cannot be trained on these samples at all.
     """
     network = network.train()
     try:
-        _run(network, _images(spec, 1))
+        _run(network, spec.make_input(1, "meta"))
     except ValueError:  # "Expected more than 1 value per channel when training"
-        x = _images(spec, 2)
+        x = spec.make_input(2, "meta")
         for name, unit in named_units(network):
             x = _apply(unit, x, name, spec)
         return 2
@@ -88,7 +89,7 @@ def held_bytes(network: nn.Sequential, spec: ModelSpec) -> list[int]:
         spec: network that is described.
     """
     count, found = 4, list[int]()
-    network, x = network.train(), _images(spec, count)
+    network, x = network.train(), spec.make_input(count, "meta")
     for unit in network:
         kept: dict[int, torch.UntypedStorage] = {}
 
@@ -131,10 +132,6 @@ def _cells(unit: UnitSummary) -> list[str]:
     ]
 
 
-def _images(spec: ModelSpec, count: int) -> Tensor:
-    return torch.empty(count, spec.channels, spec.image_size, spec.image_size, device="meta")
-
-
 @torch.no_grad()
 def _run(unit: nn.Module, x: Tensor) -> Tensor:
     y: Tensor = unit(x)
@@ -146,11 +143,19 @@ def _apply(unit: nn.Module, x: Tensor, name: str, spec: ModelSpec) -> Tensor:
         y = _run(unit, x)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         shape = tuple(x.shape[1:])
-        where = f"model={_called(spec)}: unit {name} cannot take {shape} for each image"
+        where = f"model={_called(spec)}: unit {name} cannot take {shape} for each {_sample(spec)}"
         raise UserError(f"{where}: {first_line(error)}") from error
     if not isinstance(y, Tensor):
         raise UserError(f"model={_called(spec)}: unit {name} returns {type(y).__name__}, expected one tensor")
+    if not y.is_floating_point():
+        kind = str(y.dtype).removeprefix("torch.")
+        only = "expected floats: only float activations cross"
+        raise UserError(f"model={_called(spec)}: unit {name} returns {kind}, {only}")
     return y
+
+
+def _sample(spec: ModelSpec) -> str:
+    return "image" if spec.input is None else "sample"
 
 
 def _called(spec: ModelSpec) -> str:

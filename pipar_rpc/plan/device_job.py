@@ -22,7 +22,7 @@ class DeviceJob:
         num_devices: K.
         model: uncut network.
         data: data set, of which the device takes its own part.
-        transform: conversion of stored images to network input.
+        transform: conversion of stored images to network input; None for a data set of the user's.
         num_units: Q, the number of units between which the network can be cut.
         split_point: P, 1..Q.
         num_micro_batches: N.
@@ -43,7 +43,7 @@ class DeviceJob:
     num_devices: int
     model: ModelSpec
     data: DataSpec
-    transform: Transform
+    transform: Transform | None
     num_units: int
     split_point: int
     num_micro_batches: int

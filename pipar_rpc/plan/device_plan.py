@@ -1,34 +1,29 @@
 """One device's part of a job: its checked configuration as plain data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
-from pipar_rpc.base.states import num_bytes
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import (
     CUSTOM,
-    ModelSpec,
     Norm,
     UnitSummary,
     build_meta,
-    read_weights,
-    smallest_batch,
-    summarise,
 )
-from pipar_rpc.models.freezing import frozen_of, has_batch_statistics
+from pipar_rpc.models.freezing import has_batch_statistics
 from pipar_rpc.plan.checks import check_split_point
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
 from pipar_rpc.plan.learning_plan import learning_of
+from pipar_rpc.plan.model_plan import Network
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.testbed.bandwidth_trace import read_trace
 from pipar_rpc.testbed.device_profile import read_profile
@@ -37,38 +32,12 @@ from pipar_rpc.testbed.link import LinkSpec, RateTrace
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 
-@dataclass(frozen=True)
-class Network:
-    """What is known of the network before it has weights."""
-
-    spec: ModelSpec
-    units: list[UnitSummary]
-    num_bytes: int
-    smallest: int
-
-
-def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
-    """Checks that the network accepts images and weights, and the aggregation rule network and devices."""
-    assert data.num_classes is not None
-    model = config.model
-    images = (data.channels, data.image_size, data.num_classes)
-    spec = ModelSpec(
-        model.name,
-        model.norm,
-        *images,
-        target=model._target_,
-        args=model.args,
-        freeze=frozen_of(model.freeze),
-    )
-    network = build_meta(spec)
-    units = summarise(network, spec)
-    if not any(unit.trained for unit in units):
-        trained = "a function whose network has something to train: no parameter requires a gradient"
-        raise ConfigError("model._target_", model._target_, trained)
-    build_rule(config.aggregation.rule.spec, network, num_devices)
-    if model.weights is not None:
-        read_weights(Path(model.weights), spec, model.strict_weights)
-    return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
+def _transform(config: Config) -> Transform | None:
+    """The way from the package's images to network input; data sets of the user's need none."""
+    data = config.data
+    if data.name == CUSTOM:
+        return None
+    return Transform(tuple(data.mean), tuple(data.std), data.random_crop, data.random_flip)
 
 
 def device_job(
@@ -93,9 +62,7 @@ def device_job(
         num_devices=num_devices,
         model=model.spec,
         data=data,
-        transform=Transform(
-            tuple(config.data.mean), tuple(config.data.std), config.data.random_crop, config.data.random_flip
-        ),
+        transform=_transform(config),
         num_units=num_units,
         split_point=num_units,
         num_micro_batches=1,

@@ -6,21 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
-from torch import Tensor
 
 from pipar_rpc.aggregation.participation import build_participation
-from pipar_rpc.base.errors import ConfigError, UserError
-from pipar_rpc.data import (
-    OWN,
-    DataSpec,
-    MissingDataError,
-    Partition,
-    Source,
-    open_source,
-    partition,
-    read_indices,
-    split_held_out,
-)
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.data import DataSpec, some_labels
 from pipar_rpc.plan.checks import (
     check_fault,
     check_roots,
@@ -28,10 +17,9 @@ from pipar_rpc.plan.checks import (
     check_threads,
     resolved_num_devices,
 )
+from pipar_rpc.plan.data_plan import data_spec, open_data, part_sizes
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.device_plan import (
-    Network,
-    check_model,
     check_samples,
     check_shared_half,
     cut_job,
@@ -40,6 +28,7 @@ from pipar_rpc.plan.device_plan import (
 )
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
+from pipar_rpc.plan.model_plan import Network, check_model
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.settings import (
@@ -120,7 +109,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     build_participation(config.participation.spec, config.seed, num_devices)
     check_roots(config, num_devices, one_machine)
     device_configs = _device_configs(raw, config, num_devices)
-    source, data = _open(_data_spec(config, device_configs), data_root, config.node.download)
+    source, data = open_data(data_spec(config, device_configs), data_root, config.node.download)
     network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
     devices = []
@@ -132,31 +121,22 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         check_shared_half(config.strategy, devices)
     if one_machine:
         check_threads(config.node, any(job.speed.calibrated for job in devices))
-    some = source.labels("test")[:2]
-    part_sizes = _part_sizes(source, data, num_devices, one_machine)
-    for job, size in zip(devices, part_sizes or (), strict=False):
+    sizes = part_sizes(source, data, num_devices, one_machine)
+    for job, size in zip(devices, sizes or (), strict=False):
         with _named(job.rank, config):
             check_samples(job, size)
     config.num_devices = num_devices
+    copies = check_learning(config, network.units[-1].output_shape, some_labels(source))
     return Plan(
         devices=tuple(devices),
         notices=_notices(config, device_configs, devices),
         network=network,
-        settings=settings_of(config, check_learning(config, network.units[-1].output_shape, some)),
+        settings=settings_of(config, copies),
         labels=labels_of(config),
         checkpoints=_checkpointing(config, device_configs, data),
         selector=selector_of(config),
         faults=faults_of(config),
     )
-
-
-def _open(data: DataSpec, root: Path, download: bool) -> tuple[Source, DataSpec]:
-    """Opens the data set, which knows its classes."""
-    source = open_source(data, root, download)
-    classes = len(source.classes)
-    if data.num_classes not in {None, classes}:
-        raise ConfigError("data.num_classes", data.num_classes, f"{classes} for data={data.name}")
-    return source, replace(data, classes=source.classes, num_classes=classes)
 
 
 def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataSpec) -> Checkpointing:
@@ -197,52 +177,3 @@ def _named(rank: int, config: Config) -> Iterator[None]:
         if str(rank) not in config.devices.overrides or str(error).startswith(prefix):
             raise
         raise UserError(f"{prefix}.{error}") from error
-
-
-def _data_spec(config: Config, device_configs: Sequence[Config]) -> DataSpec:
-    data, partition = config.data, config.partition
-    common = None if partition.name == OWN else data.train_size_per_device  # of samples that are shared out
-    sizes = [device.data.train_size_per_device for device in device_configs]
-    return DataSpec(
-        name=data.name,
-        channels=data.channels,
-        image_size=data.image_size,
-        num_classes=data.num_classes,
-        seed=config.seed,
-        train_size_per_device=data.train_size_per_device,
-        val_size=data.val_size,
-        test_size=data.test_size,
-        train_size=data.train_size,
-        partition=Partition(
-            name=partition.name,
-            alpha=partition.alpha,
-            classes_per_device=partition.classes_per_device,
-            sizes=tuple(partition.sizes or ()),
-            ratios=tuple(partition.ratios or ()),
-            indices=read_indices(Path(partition.path or "")) if partition.name == "file" else (),
-            limits=tuple(size if size != common else None for size in sizes),
-            smallest=max(device.batch_size for device in device_configs),
-        ),
-    )
-
-
-def _part_sizes(source: Source, spec: DataSpec, num_devices: int, one_machine: bool) -> list[int] | None:
-    held_out = source.labels("test")
-    split_held_out(len(held_out), spec)
-    _check_classes(held_out, spec)
-    if spec.partition.name == OWN:  # the training samples are on the devices
-        return None
-    try:
-        labels = source.labels("train")
-    except MissingDataError:
-        if one_machine:
-            raise
-        return None
-    _check_classes(labels, spec)
-    return [len(part) for part in partition(labels, spec, num_devices)]
-
-
-def _check_classes(labels: Tensor, spec: DataSpec) -> None:
-    least = int(labels.max()) + 1
-    if spec.num_classes is not None and least > spec.num_classes:
-        raise ConfigError("data.num_classes", spec.num_classes, f"at least {least} for data={spec.name}")

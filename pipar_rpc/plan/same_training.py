@@ -23,7 +23,7 @@ SAME = (
     "loss",
     "seed",
 )
-MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path")
+MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path", "data.max_decoded_mb")
 KIND_OF_OPTIMIZER = ("optimizer.name", "optimizer._target_")  # its settings may change on the way
 CONTENT = "partition.content"  # content of the file of partition=file, which counts instead of its path
 OWN = ("batch_size", "data", "compression")  # of these, each device may have its own

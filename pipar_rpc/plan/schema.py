@@ -13,7 +13,7 @@ from pipar_rpc.data import OWN, PUBLISHED
 from pipar_rpc.learning.metrics import MetricSpec
 from pipar_rpc.plan.aggregation_schema import AggregationConfig
 from pipar_rpc.plan.compression_schema import CompressionConfig
-from pipar_rpc.plan.data_schema import DataConfig, PartitionConfig
+from pipar_rpc.plan.data_schema import NO_VALIDATION_IN_TRAINING, DataConfig, PartitionConfig
 from pipar_rpc.plan.emulation_schema import NetworkConfig, TestbedConfig
 from pipar_rpc.plan.fault_schema import CheckpointConfig, FaultConfig
 from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, ScheduleConfig, metric_specs
@@ -148,6 +148,9 @@ class Config:
         name, shared = self.data.name, "another one with data={}, which is the same on every machine"
         owned = self.partition.name != OWN or name not in PUBLISHED
         require(owned, "partition", self.partition.name, shared.format(name))
+        apart = self.data.val_from == "test" or self.partition.name not in NO_VALIDATION_IN_TRAINING
+        all_taken = f"test with partition={self.partition.name}, which says whose each training sample is"
+        require(apart, "data.val_from", self.data.val_from, all_taken)
         n = self.num_devices
         require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")

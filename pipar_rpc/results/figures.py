@@ -43,7 +43,7 @@ def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
 
     Args:
         counts: number of samples by class and class found.
-        classes: names of the classes.
+        classes: names of the classes; those beyond have their number.
     """
     shown = len(counts)
     side = max(4.0, min(14.0, 1.8 + 0.42 * shown))
@@ -51,7 +51,7 @@ def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     axes = figure.add_subplot()
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    names = [name[:14] for name in classes]
+    names = [name[:14] for name in (*classes, *map(str, range(len(classes), shown)))]
     axes.set_title("test samples: % of each class")
     axes.set_xlabel("class found")
     axes.set_ylabel("class")

@@ -135,8 +135,8 @@ def _iterations(num_samples: int, batch_size: int, every: int) -> float:
 
 
 def _without_images(free_bytes: float, job: DeviceJob, num_samples: int) -> float:
-    """What is left of the memory once the training images are in it, as uint8."""
-    return free_bytes - num_samples * job.data.channels * job.data.image_size**2
+    """What is left of the memory once the training images are in it."""
+    return free_bytes - job.data.memory_bytes(num_samples)
 
 
 def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:

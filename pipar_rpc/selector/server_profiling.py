@@ -16,7 +16,7 @@ from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.models import ModelSpec, build_model
 from pipar_rpc.selector.facts import ServerFacts
-from pipar_rpc.testbed.unit_timer import random_images, run_once, time_units, timers
+from pipar_rpc.testbed.unit_timer import run_once, time_units, timers
 from pipar_rpc.training.exchange import Process, Result
 
 
@@ -48,11 +48,11 @@ def _crowded_seconds(
     """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
-        images = random_images(spec, max(sizes), device)
+        inputs = spec.make_input(max(sizes), device)
 
         def work(number: int, size: int) -> None:
             for _ in range(1 + runs):
-                run_once(networks[number], images[:size])
+                run_once(networks[number], inputs[:size])
 
         with open_pool("profiling", at_once) as pool:
             for size in sizes:
@@ -68,10 +68,10 @@ def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
     Making it and using it draws from torch's own generator.
     """
     network = build_model(spec).to(device).train()
-    images = random_images(spec, size, device)
+    inputs = spec.make_input(size, device)
 
     def process(part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
-        network(images).sum().backward()  # gradients add up, as within a mini-batch; no update
+        network(inputs).sum().backward()  # gradients add up, as within a mini-batch; no update
         finish(device)
         reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))
 

@@ -12,7 +12,7 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.fresh_process import run_in_process
 from pipar_rpc.compression.coding import NO_CODECS, CodingSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
-from pipar_rpc.testbed.unit_timer import Coder, random_images, run_once, sizes_to_time, timers
+from pipar_rpc.testbed.unit_timer import Coder, run_once, sizes_to_time, timers
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, replayed
 
 REFERENCE_MODEL = ModelSpec("vgg5", Norm.batch, channels=3, image_size=32, num_classes=10)
@@ -160,8 +160,8 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
     units = timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding))
-    reference_images = random_images(REFERENCE_MODEL, REFERENCE_BATCH, device)
-    images = random_images(spec.model, spec.batch_size, device)
+    reference_images = REFERENCE_MODEL.make_input(REFERENCE_BATCH, device)
+    inputs = spec.model.make_input(spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)
     began = time.monotonic()
     for run in range(1 + runs):  # in turn: what slows the machine down for a while, slows both down
@@ -169,7 +169,7 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
             break
         run_once(reference, reference_images)
         for size in sizes_to_time(spec.batch_size, smallest):
-            run_once(units, images[:size])
+            run_once(units, inputs[:size])
     (first,) = (unit.times() for unit in reference)
     seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]
     return MachineSpeed(seconds, tuple(unit.times() for unit in units))

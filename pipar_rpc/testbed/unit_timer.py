@@ -119,9 +119,9 @@ class UnitTimer:
         return result, self._clock() - began
 
 
-def run_once(units: Sequence[UnitTimer], images: Tensor) -> None:
+def run_once(units: Sequence[UnitTimer], inputs: Tensor) -> None:
     """One forward and one backward pass of consecutive units, the first of a network first."""
-    x = images
+    x = inputs
     for unit in units:
         x = unit.forward(x)
     for unit in reversed(units):
@@ -134,11 +134,6 @@ def timers(
     """A timer for each unit of a network that is on `device`."""
     named = zip(network._modules, network, strict=True)
     return [UnitTimer(name, layers, device, clock, coder) for name, layers in named]
-
-
-def random_images(spec: ModelSpec, count: int, device: torch.device) -> Tensor:
-    """Images of the size that the network takes, shape [count, C, H, W]."""
-    return torch.rand(count, spec.channels, spec.image_size, spec.image_size, device=device)
 
 
 def time_units(
@@ -166,10 +161,10 @@ def time_units(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_model(spec) if num_units is None else build_device_layers(spec, num_units)
         units = timers(network.to(device), device, clock, coder)
-        images = random_images(spec, max(sizes), device)
+        inputs = spec.make_input(max(sizes), device)
         for size in sizes:
             for _ in range(1 + runs):
-                run_once(units, images[:size])
+                run_once(units, inputs[:size])
                 on_run()
     return [unit.times() for unit in units]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
-from pipar_rpc.data import Images, Transform
+from pipar_rpc.data import Samples, Transform
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.metrics import Metrics
 
@@ -39,8 +40,8 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    data: Images,
-    transform: Transform,
+    data: Samples,
+    transform: Transform | None,
     device: torch.device,
     criterion: Criterion,
     metrics: Metrics,
@@ -51,7 +52,8 @@ def evaluate(
     Args:
         network: the uncut network, on `device`.
         data: the samples.
-        transform: preprocessing, of which the normalisation is applied and the augmentation is not.
+        transform: preprocessing, of which the normalisation is applied and the augmentation is not; None for
+            samples that are network input.
         device: torch device that computes.
         criterion: the training loss, on `device`.
         metrics: further metrics.
@@ -61,8 +63,9 @@ def evaluate(
     metrics.reset()
     loss = counted = 0.0
     correct, classified, confusion = 0, 0, list[Tensor]()
-    for images, labels in zip(data.images.split(BATCH_SIZE), data.labels.split(BATCH_SIZE), strict=True):
-        outputs = network(transform.normalise(images).to(device))
+    for chosen in torch.arange(len(data)).split(BATCH_SIZE):
+        inputs, labels = data.read(chosen, generator(0, "evaluate", int(chosen[0])))
+        outputs = network((transform.normalise(inputs) if transform else inputs).to(device))
         count = criterion.count(labels)
         if count:
             loss += count * float(criterion(outputs, labels.to(device)))
@@ -94,7 +97,7 @@ class Evaluator:
     Args:
         network: network of the right architecture, whose weights are overwritten.
         sets: samples by name, e.g. {"val": ..., "test": ...}.
-        transform: conversion of stored images to network input.
+        transform: conversion of stored images to network input; None for samples that are network input.
         device: torch device that computes.
         criterion: the training loss, on `device`.
         metrics: further metrics; none by default.
@@ -104,8 +107,8 @@ class Evaluator:
     def __init__(
         self,
         network: nn.Module,
-        sets: Mapping[str, Images],
-        transform: Transform,
+        sets: Mapping[str, Samples],
+        transform: Transform | None,
         device: torch.device,
         criterion: Criterion,
         metrics: Metrics | None = None,
@@ -117,7 +120,7 @@ class Evaluator:
 
     def num_samples(self, *names: str) -> int:
         """Counts the samples in the sets of these names."""
-        return sum(len(self._sets[name].labels) for name in names if name in self._sets)
+        return sum(len(self._sets[name]) for name in names if name in self._sets)
 
     def measure(self, state: State, name: str) -> Evaluation | None:
         """Evaluates a network with these weights on the set `name`; None if there is no such set."""

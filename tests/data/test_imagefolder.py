@@ -7,12 +7,20 @@ import pytest
 import torch
 
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.random_streams import generator
 from pipar_rpc.data import (
+    Batches,
     DataSpec,
     MissingDataError,
+    Transform,
+    load_held_out,
+    load_train_part,
     open_source,
 )
+from pipar_rpc.data.imagefolder import ImageFolder
 from tests.support.data_files import write_folder
+
+RNG = generator(0, "test")
 
 
 def spec(name="digits", **changes) -> DataSpec:
@@ -71,3 +79,27 @@ def test_imagefolder_errors(tmp_path):
         source.labels("train")
     with pytest.raises(UserError, match=r"0\.png is not a readable image"):
         source.images("test", torch.tensor([0]))
+
+
+def test_images_that_would_take_too_much_stay_in_their_files(tmp_path, monkeypatch):
+    write_folder(tmp_path, per_class=4)
+    transform = Transform((0.5,) * 3, (0.25,) * 3, random_crop=1, random_flip=True)
+    batches, held_out, decoded = [], [], []
+    decode = ImageFolder._decode
+    monkeypatch.setattr(ImageFolder, "_decode", lambda self, name: decoded.append(name) or decode(self, name))
+    needed_mb = 4 * 3 * 16 * 16 / 1e6  # of each of two devices
+    for most in (needed_mb, needed_mb - 1e-6):
+        asked = spec("imagefolder", image_size=16, num_classes=None, val_size=2, max_decoded_mb=most)
+        source = open_source(asked, tmp_path, download=False)
+        part = load_train_part(source, asked, 1, 2)
+        assert len(decoded) == (4 if most == needed_mb else 0)
+        own = Batches(part, 3, transform, seed=0, device=1)
+        assert own.class_counts() == torch.bincount(torch.cat([own.get(1, i)[1] for i in range(2)])).tolist()
+        batches.append([own.get(epoch, 1) for epoch in (1, 2)])
+        held_out.append(
+            [samples.read(torch.arange(len(samples)), RNG) for samples in load_held_out(source, asked)]
+        )
+        decoded.clear()
+    for first, second in zip(batches[0] + held_out[0], batches[1] + held_out[1], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert asked.memory_bytes(4) == 0

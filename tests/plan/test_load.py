@@ -8,14 +8,14 @@ from pipar_rpc.models import ALIASES, Norm
 from pipar_rpc.plan import load, schema
 from tests.support.processes import ROOT
 
-NEEDED = {"custom": "model._target_=my.build", "sizes": "partition.sizes=[1,2]", "file": "partition.path=x"}
+NEEDED = {"custom": "{}._target_=my.build", "sizes": "partition.sizes=[1,2]", "file": "partition.path=x"}
 NEEDED["own"] = "data=imagefolder"
 
 
 @pytest.mark.parametrize("group", ["model", "data", "network", "partition"])
 def test_every_choice_composes(group):
     for path in (ROOT / "conf" / group).glob("*.yaml"):
-        needed = [NEEDED[path.stem]] if path.stem in NEEDED else []
+        needed = [NEEDED[path.stem].format(group)] if path.stem in NEEDED else []
         raw, _ = hydra_compose.compose([f"{group}={path.stem}", *needed])
         loaded = load.load(raw)
         assert getattr(loaded, group).name == path.stem

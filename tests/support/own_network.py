@@ -1,6 +1,6 @@
 """Networks as users write them; `build` is docs/examples/own_network.py in short."""
 
-from torch import nn
+from torch import Tensor, nn
 
 WIDTH = 4
 
@@ -81,6 +81,32 @@ def dropping(channels: int, image_size: int, num_classes: int) -> list[nn.Module
     """Dropout wherever it is cut; on the device, of whole channels."""
     first, second, third = build(channels, image_size, num_classes)
     return [nn.Sequential(first, nn.Dropout2d(0.3)), nn.Sequential(second, nn.Dropout(0.5)), third]
+
+
+class Rounding(nn.Module):
+    """Its output is no activation that could cross."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.long()
+
+
+def rounding() -> list[nn.Module]:
+    return [Rounding(), nn.Embedding(10, 2)]
+
+
+class LastFirst(nn.Module):
+    """Outputs [b, T, C] as cross entropy takes them: [b, C, T]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def for_tokens(input_shape: tuple[int, ...], num_classes: int) -> list[nn.Module]:
+    return [nn.Embedding(num_classes, 4), nn.Sequential(nn.Linear(4, num_classes), LastFirst())]
+
+
+def vectors(input_shape: tuple[int, ...], width: int | None = None) -> list[nn.Module]:
+    return [nn.Sequential(nn.Linear(width or input_shape[0], 8), nn.Tanh()), nn.Linear(8, 1), nn.Flatten(0)]
 
 
 FROZEN = {make.__name__: make for make in (frozen_first, pooling_first, frozen_middle, frozen_last)}

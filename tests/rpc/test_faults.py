@@ -49,7 +49,7 @@ def planned(module_processes):
         fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100")
         jobs |= {f"{name}_diverging": fast, f"{name}_leaving": (*fast, "fault.leave.2=1")}
     sweep = sweep_of(module_processes.directory, jobs)
-    done = module_processes.torchrun(4, *DATA, "network=none", *sweep, timeout=300)
+    done = module_processes.training(4, *DATA, "network=none", *sweep, timeout=300)
     assert done.code == 0, done.err
     return dict(zip(jobs, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 
@@ -141,7 +141,7 @@ def hopeless(module_processes):
     }
     (directory := module_processes.directory / "hopeless").mkdir()
     sweep = (*sweep_of(directory, jobs), "hydra.sweep.dir=hopeless/jobs")
-    done = module_processes.torchrun(3, *DATA, "network=none", *sweep)
+    done = module_processes.training(3, *DATA, "network=none", *sweep)
     assert done.code == 1
     return done, *sorted(path for path in (directory / "jobs").iterdir() if path.is_dir())
 

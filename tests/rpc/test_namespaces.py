@@ -16,22 +16,6 @@ from tests.support.results import rows_of
 
 
 @needs_namespaces
-def test_one_torchrun_per_host_over_shaped_links(processes):
-    run = start(processes, "--devices=2", "--network=wifi", "--", *SMALL[:-1], "batch_size=20")
-    done = processes.finish(run, timeout=90)
-    assert done.code == 0, done.err
-    assert own_namespaces(run.pid) == []
-    (path,) = processes.directory.glob("outputs/*/*")
-    (row,) = rows_of(path)
-    assert row["network"] == "wifi_kernel"
-    assert row["num_devices"] == "2"
-    assert row["bound_s"] == ""  # real links are not timed
-    # 2 * 20 samples of 2 KiB (32 maps of 4x4) and their labels, and the device half, at 50 Mbit/s each
-    bits = 8 * (20 * (2048 + 8) + (32 * 27 + 96) * 4)
-    assert float(row["epoch_time_s"]) > bits / 50e6
-
-
-@needs_namespaces
 def test_a_host_that_drops_off_the_network_leaves_the_training(processes):
     """No connection is closed: only silence tells."""
     fault = ("fault.deadline_factor=3", "fault.min_deadline_s=3", "node.timeout_s=20", "hydra.run.dir=job")

@@ -1,6 +1,5 @@
 """A run that is replaced by another one."""
 
-import psutil
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,13 +38,11 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     assert_ended_early(job)
     assert {path.name for path in job.iterdir()} <= {*replacing.PARTS, ".lock"}
     before = files(job)
-    killed = processes.start_torchrun(3, *fixed, "seed=1", "overwrite=true")
+    killed = processes.ranks(3, *fixed, "seed=1", "overwrite=true")
     processes.wait_for("job/replaced")
-    ranks = psutil.Process(killed.pid).children()  # which outlive a torchrun that is killed
-    for process in (*ranks, killed):
-        process.kill()
-    psutil.wait_procs(ranks, 20)
-    killed.wait()
+    for rank in killed:
+        rank.kill()
+        rank.wait(60)
     assert files(job / replacing.ASIDE) == before
     torchrun = processes.start_torchrun(3, *fixed, "overwrite=true", options=("--max-restarts=2",))
     processes.wait_for("job/checkpoints/round_000006.pt")
@@ -57,6 +54,6 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     assert [row["epoch"] for row in rows_of(job)] == ["1", "2", "3"]
     assert (job / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
     before = files(job)
-    refusal = processes.torchrun(3, *fixed)
+    refusal = processes.training(3, *fixed)
     assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.err
     assert files(job) == before

@@ -7,9 +7,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc.checkpoints.file import CheckpointFolder
-from tests.support.overrides import BASE, sweep_of
-from tests.support.processes import run
-from tests.support.results import assert_same, rows_of
+from tests.support.overrides import BASE, SMALL, sweep_of
+from tests.support.processes import PATIENCE_S, run
+from tests.support.results import assert_same, files, rows_of
 
 INT8 = (  # a quarter of the bytes, and of the rate
     *(f"compression.{what}.name=int8" for what in ("activations", "gradients", "models")),
@@ -46,7 +46,7 @@ def jobs(module_processes):
         },
     )
     sweep += [option for option in BASE if option.startswith(same)]
-    done = module_processes.torchrun(3, *sweep, "hydra.sweep.dir=whole", timeout=200)
+    done = module_processes.training(3, *sweep, "hydra.sweep.dir=whole", timeout=200)
     assert done.code == 0, done.err
     for index, name in enumerate(JOBS):
         number = 1 if name == "never_averaged" else 6  # inside the second epoch
@@ -54,8 +54,8 @@ def jobs(module_processes):
         module_processes.wait_for(f"outputs/*/*/{index}_*/checkpoints/round_{number:06}.pt")
         server.send_signal(signal.SIGKILL)
         for process in (server, *devices):
-            process.wait(20)
-    done = module_processes.torchrun(3, *sweep, "resume=auto")
+            process.wait(PATIENCE_S)
+    done = module_processes.training(3, *sweep, "resume=auto")
     assert done.code == 0, done.err
     assert f"{len(JOBS)} jobs done, 0 failed" in done.out
     assert done.out.count("nothing is left to train") >= len(JOBS) - 2
@@ -80,6 +80,19 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
     assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
 
 
+def test_nothing_is_left_of_a_run_that_has_ended_and_another_training_begins_beside_it(processes):
+    run(processes, *SMALL)
+    done = run(processes, *SMALL, "resume=auto")
+    assert "nothing is left to train" in done.out
+    (path,) = processes.directory.glob("outputs/*/*")
+    assert len(rows_of(path)) == 1
+    before = files(path)
+    done = run(processes, *SMALL, "resume=auto", "optimizer.lr=0.05")
+    assert "resume=auto: nothing to resume in outputs/pipar" in done.out + done.err
+    assert len(list(processes.directory.glob("outputs/*/*/model.pt"))) == 2
+    assert files(path) == before
+
+
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):
     """The checkpoint stays as it is; and where the network is cut does not matter to the weights.
 
@@ -87,7 +100,7 @@ def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(proces
     """
     more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1", "network.uplink_mbps=0.4")
     sweep = ("--multirun", "epochs=1,3,3", "hydra.sweep.dir=first", "hydra.sweep.subdir=${epochs}/job")
-    done = processes.torchrun(3, *more, *sweep)
+    done = processes.training(3, *more, *sweep)
     assert done.code == 1
     assert "2 jobs done, 1 failed" in done.out
     assert "failed: 3/job/job 2: hydra.sweep.subdir=job: must be another folder for each job" in done.out

@@ -8,7 +8,7 @@ from tests.support.configuration import plan
 
 
 def taken(scale: float, trace: Path) -> list[float]:
-    """Seconds that pass in reality: a message over each link, from two starts; latency, jitter, an interval."""
+    """Real seconds: of a message over each link, from two starts; latency, jitter, an interval."""
     own = ("testbed.slowdown=5", f"network.trace={trace}", "network.latency_ms=30", "network.jitter_ms=8")
     device = plan(*own, f"testbed.time_scale={scale}").devices[0]
     assert device.speed.time_scale == scale

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.overrides import SMALL, merged, sweep_of
-from tests.support.processes import end
+from tests.support.processes import PATIENCE_S, end
 from tests.support.results import assert_same, job_dirs, rows_of
 
 DATA = (
@@ -49,7 +49,7 @@ def planned(module_processes):
         fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100")
         jobs |= {f"{name}_diverging": fast, f"{name}_leaving": (*fast, "fault.leave.2=1")}
     sweep = sweep_of(module_processes.directory, jobs)
-    done = module_processes.training(4, *DATA, "network=none", *sweep, timeout=300)
+    done = module_processes.training(4, *DATA, "network=none", *sweep)
     assert done.code == 0, done.err
     return dict(zip(jobs, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 
@@ -67,7 +67,7 @@ def interrupt(processes, number, *overrides):
     assert code == 0, output
     second.kill()
     for device in (first, second, third):
-        device.wait(20)
+        device.wait(PATIENCE_S)
     assert (first.returncode, third.returncode) == (0, 0)
     (path,) = processes.directory.glob("outputs/*/*")
     found = re.search(
@@ -123,7 +123,7 @@ def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_
     assert "1 jobs done, 1 failed" in output
     assert "error: lost device1 in an earlier job" in output
     assert "Traceback" not in output
-    assert [other.wait(20) for other in others] == [
+    assert [other.wait(PATIENCE_S) for other in others] == [
         1
     ]  # as the server: torchrun is to start all again or none
     path, _ = (path for _, path in sorted(job_dirs(processes).items()))

@@ -81,7 +81,7 @@ def jobs(module_processes):
         module_processes.directory, {name: merged(*defaults, *options) for name, options in JOBS.items()}
     )
     common = (option for option in SMALL if not option.startswith(own))
-    done = module_processes.training(4, *common, *sweep, module="tests.support.float64_main", timeout=180)
+    done = module_processes.training(4, *common, *sweep, module="tests.support.float64_main")
     assert done.code == 0, done.err
     return dict(zip(JOBS, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 

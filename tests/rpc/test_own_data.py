@@ -84,7 +84,7 @@ def test_one_torchrun_per_host_with_a_folder_of_its_own_over_shaped_links(proces
     write_all(root)
     options = [option for option in overrides(root) if option != "network=none"]
     run = start(processes, "--devices=2", "--network=wifi", "--", *options)
-    done = processes.finish(run, timeout=90)
+    done = processes.finish(run, timeout=200)
     assert done.code == 0, done.err
     assert own_namespaces(run.pid) == []
     (path,) = processes.directory.glob("outputs/*/*")

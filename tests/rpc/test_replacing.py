@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipar_rpc.checkpoints import replacing
 from tests.support.overrides import BASE, merged
-from tests.support.processes import child_of
+from tests.support.processes import PATIENCE_S, child_of
 from tests.support.results import files, rows_of
 
 DYING = "tests.support.dying_main"
@@ -31,7 +31,7 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     job = processes.directory / "job"
     early = merged(*fixed, *UNTIL)
     torchrun = processes.start_torchrun(3, *early, module=DYING, options=("--max-restarts=1",))
-    done = processes.finish(torchrun, 120)
+    done = processes.finish(torchrun)
     assert done.code == 0, done.err
     assert "nothing is left to train" in done.out
     assert torch.load(job / "model.pt", weights_only=True)  # half of it is no finished training
@@ -42,12 +42,12 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     processes.wait_for("job/replaced")
     for rank in killed:
         rank.kill()
-        rank.wait(60)
+        rank.wait(PATIENCE_S)
     assert files(job / replacing.ASIDE) == before
     torchrun = processes.start_torchrun(3, *fixed, "overwrite=true", options=("--max-restarts=2",))
     processes.wait_for("job/checkpoints/round_000006.pt")
     child_of(torchrun).kill()
-    done = processes.finish(torchrun, 120)
+    done = processes.finish(torchrun)
     assert done.code == 0, done.err
     assert "resumed from the end of round " in done.out, done.out + done.err
     assert not (job / replacing.ASIDE).exists()

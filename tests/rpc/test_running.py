@@ -48,7 +48,7 @@ def sweep(module_processes):
     overrides = [*SMALL, "model.norm=group", "--multirun"]
     overrides += [f"pipeline.split_point={','.join(map(str, SPLITS))}"]
     overrides += [f"pipeline.num_micro_batches={','.join(map(str, COUNTS))}"]
-    done = module_processes.torchrun(3, *overrides, module="tests.support.float64_main", timeout=180)
+    done = module_processes.torchrun(3, *overrides, module="tests.support.without_pictures")
     return done, job_dirs(module_processes)
 
 
@@ -90,7 +90,7 @@ def repeated(module_processes, tmp_path_factory):
     overrides = [option for option in SMALL if not option.startswith(("network", "epochs"))]
     overrides += ["epochs=2", "pipeline.num_micro_batches=7", "aggregation.every=1", "--multirun"]
     overrides += ["network=none,4g,wifi", "pipeline.split_point=1,9"]
-    done = group.training(4, *overrides, timeout=120)
+    done = group.training(4, *overrides)
     assert group.left_over() == []
     return done, job_dirs(group)
 

@@ -40,7 +40,7 @@ def switched(module_processes):
     (module_processes.directory / "drop.csv").write_text(TRACE)
     overrides = [*JOB, f"epochs={EPOCHS}", "network.trace=drop.csv", "testbed.profile=device.yaml"]
     overrides += ["selector.profile_iterations=1", "selector.min_gain=0", "hydra.run.dir=job"]
-    done = module_processes.training(3, *overrides, module="tests.support.float64_main", timeout=180)
+    done = module_processes.training(3, *overrides, module="tests.support.float64_main")
     assert done.code == 0, done.err
     job = module_processes.directory / "job"
     return job, (job / "pipar_rpc.log").read_text()

@@ -22,7 +22,7 @@ from tests.support.forked import Forked
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 Started = subprocess.Popen[str] | Forked
-PATIENCE_S = 150.0  # slow is not dead, and a wait that ends early costs nothing
+RUN_S, PATIENCE_S = 400.0, 150.0  # slow is not dead, and a wait that ends early costs nothing
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Processes:
         self.started.append(process)
         return process
 
-    def finish(self, process: Started, timeout: float) -> Finished:
+    def finish(self, process: Started, timeout: float = RUN_S) -> Finished:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -108,7 +108,7 @@ class Processes:
         ]
 
     def torchrun(
-        self, num_ranks: int, *overrides: str, timeout: float = 120, module: str = "pipar_rpc"
+        self, num_ranks: int, *overrides: str, timeout: float = RUN_S, module: str = "pipar_rpc"
     ) -> Finished:
         return self.finish(self.start_torchrun(num_ranks, *overrides, module=module), timeout)
 
@@ -135,7 +135,7 @@ class Processes:
         return started
 
     def training(
-        self, num_ranks: int, *overrides: str, timeout: float = 200, module: str = "pipar_rpc"
+        self, num_ranks: int, *overrides: str, timeout: float = RUN_S, module: str = "pipar_rpc"
     ) -> Finished:
         """Ranks that meet in a store as under torchrun, for tests of what they do and not of torchrun.
 
@@ -149,7 +149,7 @@ class Processes:
         ended = [self.finish(server, timeout)]
         for device in devices if ended[0].code else ():
             device.send_signal(signal.SIGTERM)
-        ended += [self.finish(device, 60) for device in devices]
+        ended += [self.finish(device, PATIENCE_S) for device in devices]
         out, err = ("\n".join(filter(None, (getattr(rank, key) for rank in ended))) for key in ("out", "err"))
         assert ended[0].code or not any(rank.code for rank in ended), err
         return Finished(ended[0].code, out, err)
@@ -190,7 +190,7 @@ class Processes:
             process.wait()
 
 
-def end(process: Started, timeout: float = 60) -> tuple[int, str]:
+def end(process: Started, timeout: float = PATIENCE_S) -> tuple[int, str]:
     """Waits for the end of a process that is expected to end by itself; returns its code and output."""
     out, err = process.communicate(timeout=timeout)
     return process.wait(), out + err

@@ -23,7 +23,7 @@ def test_a_host_that_drops_off_the_network_leaves_the_training(processes):
     small = [
         option for option in SMALL[:-1] if not option.startswith(("epochs", "batch", "data.train_size="))
     ]
-    run = start(processes, "--devices=3", "--network=wifi", "--keep-going", "--", *small, *rounds, *fault)
+    run = start(processes, "--devices=2", "--network=wifi", "--keep-going", "--", *small, *rounds, *fault)
     processes.wait_for("job/checkpoints/round_00000[3-9].pt")
     subprocess.run(["ip", "-n", f"pipar-{run.pid}-2", "link", "set", "eth0", "down"], check=True)
     done = processes.finish(run, timeout=200)

@@ -48,7 +48,7 @@ def sweep(module_processes):
     overrides = [*SMALL, "model.norm=group", "--multirun"]
     overrides += [f"pipeline.split_point={','.join(map(str, SPLITS))}"]
     overrides += [f"pipeline.num_micro_batches={','.join(map(str, COUNTS))}"]
-    done = module_processes.torchrun(3, *overrides, module="tests.support.without_pictures")
+    done = module_processes.torchrun(3, *overrides, module="tests.support.float64_without_pictures")
     return done, job_dirs(module_processes)
 
 

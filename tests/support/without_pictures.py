@@ -1,7 +1,9 @@
-"""As float64_main, without the pictures that nobody looks at: they take half a second of each job."""
+"""The ordinary command without the pictures that nobody looks at: they take half a second of each job."""
 
+from pipar_rpc.__main__ import main
 from pipar_rpc.results.outputs import Outputs
 
 Outputs.picture = lambda *_: None  # type: ignore[method-assign]
 
-from tests.support import float64_main  # noqa: E402, F401  it runs the command
+if __name__ == "__main__":
+    main()

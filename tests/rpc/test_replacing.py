@@ -55,5 +55,5 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     assert (job / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
     before = files(job)
     refusal = processes.training(3, *fixed)
-    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.err
+    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.out + refusal.err
     assert files(job) == before

@@ -9,11 +9,25 @@ import torch
 
 from tests.support.processes import Processes
 
+# Begun first, because whoever works on one of them last would keep all others waiting.
+LONGEST = ("restart", "resume", "faults", "namespaces", "replacing", "no_hang", "strategies", "selection")
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    config.option.loadscopereorder = False  # of xdist: it would begin with the files of most tests
     # Whatever a shell starts in the background ignores Ctrl-C, and so do its children, which tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files of tests/rpc/ first, then the others of it, then all else; each in its own order."""
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        return order.get(item.path.stem, len(order)) if item.path.parent.name == "rpc" else len(order) + 1
+
+    items.sort(key=place)
 
 
 @pytest.fixture

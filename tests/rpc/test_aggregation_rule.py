@@ -38,7 +38,7 @@ def models(module_processes):
     common += [f"epochs={ROUNDS}", "model.norm=group", f"pipeline.split_point={SPLIT}"]
     common += ["devices.overrides.2.batch_size=4"]
     sweep = sweep_of(module_processes.directory, JOBS)
-    done = module_processes.torchrun(3, *common, *sweep, module="tests.support.float64_main", timeout=180)
+    done = module_processes.training(3, *common, *sweep, module="tests.support.float64_without_pictures")
     assert done.code == 0, done.err
     folders = sorted(path.parent for path in module_processes.directory.glob("outputs/*/*/*/model.pt"))
     return {name: torch.load(path / "model.pt") for name, path in zip(JOBS, folders, strict=True)}

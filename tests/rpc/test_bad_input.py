@@ -1,17 +1,14 @@
 """Every kind of bad input is one line and exit code 2, from the real command, and nothing is written."""
 
 import contextlib
-import multiprocessing
-import os
 import subprocess
-import sys
 import zipfile
 
 import pytest
 import torch
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pipar_rpc.__main__"])  # imported once for all
+from tests.support.forked import Forked
+from tests.support.processes import PATIENCE_S, environment
 
 BAD = {  # what is wrong: arguments, what the line must say
     "P beyond the network": (["pipeline.split_point=6"], "pipeline.split_point=6: must be 1..5 (vgg5 has 5"),
@@ -95,21 +92,7 @@ SERVER = {
 }
 
 
-def command(arguments, environment, folder):
-    """The body of a process: `python -m pipar_rpc`, its output in two files."""
-    from pipar_rpc.__main__ import main
-
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY), number)
-    for name in [name for name in os.environ if name.startswith("TORCHELASTIC")]:
-        del os.environ[name]
-    os.environ.update(environment)
-    os.chdir(folder / "work")
-    sys.argv = ["pipar_rpc", *arguments]
-    main()
-
-
-def run(tmp_path, arguments, environment):
+def run(tmp_path, arguments, variables):
     work = tmp_path / "work"
     work.mkdir()
     (work / "a_file").write_text("")
@@ -120,12 +103,10 @@ def run(tmp_path, arguments, environment):
         for name in whole.namelist():
             text.writestr(name, b"epoch,loss\n" if name.endswith("data.pkl") else whole.read(name))
     before = sorted(work.rglob("*"))
-    process = CONTEXT.Process(target=command, args=(arguments, environment, tmp_path))
-    process.start()
-    process.join(60)
-    assert process.exitcode is not None, "not done after 60 s"
+    process = Forked("pipar_rpc", arguments, work, tmp_path / "output", environment(**variables))
+    out, err = process.communicate(PATIENCE_S)
     assert sorted(work.rglob("*")) == before
-    return process.exitcode, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    return process.wait(), out, err
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def jobs(module_processes):
     overrides = [option for option in SMALL if not option.startswith("epochs")]
     overrides += [f"epochs={EPOCHS}", f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}"]
     arguments = [*sweep_of(module_processes.directory, own), *overrides]
-    done = module_processes.torchrun(3, *arguments, module="tests.support.float64_main", timeout=180)
+    done = module_processes.training(3, *arguments, module="tests.support.float64_without_pictures")
     assert done.code == 0, done.err
     return dict(zip(JOBS, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 

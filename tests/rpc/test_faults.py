@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.overrides import SMALL, merged, sweep_of
-from tests.support.processes import end
+from tests.support.processes import PATIENCE_S, end
 from tests.support.results import assert_same, job_dirs, rows_of
 
 DATA = (
@@ -34,6 +34,7 @@ DIVERGE = {
     "shared": ("strategy=sfl", "sfl.server=shared"),
     "int8": ("strategy=pipar", *INT8),
 }
+WITHOUT_PICTURES = "tests.support.without_pictures"
 IMPATIENT = ("fault.deadline_factor=3", "fault.min_deadline_s=3")
 
 
@@ -46,10 +47,10 @@ def planned(module_processes):
         for number in ROUNDS
     }
     for name, own in DIVERGE.items():
-        fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100")
+        fast = merged(*BASE, *own, *DIVERGING, "network.uplink_mbps=100", "epochs=1")
         jobs |= {f"{name}_diverging": fast, f"{name}_leaving": (*fast, "fault.leave.2=1")}
     sweep = sweep_of(module_processes.directory, jobs)
-    done = module_processes.torchrun(4, *DATA, "network=none", *sweep, timeout=300)
+    done = module_processes.training(4, *DATA, "network=none", *sweep, module=WITHOUT_PICTURES)
     assert done.code == 0, done.err
     return dict(zip(jobs, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 
@@ -60,14 +61,15 @@ def log_of(path):
 
 def interrupt(processes, number, *overrides):
     """Sends a signal to device 2 of three after the second round; the job ends well and says when it left."""
-    server, first, second, third = processes.ranks(4, *DATA, "network=none", *merged(*BASE, *overrides))
+    command = (*DATA, "network=none", *merged(*BASE, *overrides))
+    server, first, second, third = processes.ranks(4, *command, module=WITHOUT_PICTURES)
     processes.wait_for("outputs/*/*/checkpoints/round_000002.pt")
     second.send_signal(number)
     code, output = end(server)
     assert code == 0, output
     second.kill()
     for device in (first, second, third):
-        device.wait(20)
+        device.wait(PATIENCE_S)
     assert (first.returncode, third.returncode) == (0, 0)
     (path,) = processes.directory.glob("outputs/*/*")
     found = re.search(
@@ -123,7 +125,7 @@ def test_with_one_shared_server_half_the_others_do_not_wait_for_the_turn_of_the_
     assert "1 jobs done, 1 failed" in output
     assert "error: lost device1 in an earlier job" in output
     assert "Traceback" not in output
-    assert [other.wait(20) for other in others] == [
+    assert [other.wait(PATIENCE_S) for other in others] == [
         1
     ]  # as the server: torchrun is to start all again or none
     path, _ = (path for _, path in sorted(job_dirs(processes).items()))
@@ -141,7 +143,7 @@ def hopeless(module_processes):
     }
     (directory := module_processes.directory / "hopeless").mkdir()
     sweep = (*sweep_of(directory, jobs), "hydra.sweep.dir=hopeless/jobs")
-    done = module_processes.torchrun(3, *DATA, "network=none", *sweep)
+    done = module_processes.training(3, *DATA, "network=none", *sweep, module=WITHOUT_PICTURES)
     assert done.code == 1
     return done, *sorted(path for path in (directory / "jobs").iterdir() if path.is_dir())
 

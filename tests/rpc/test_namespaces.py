@@ -16,22 +16,6 @@ from tests.support.results import rows_of
 
 
 @needs_namespaces
-def test_one_torchrun_per_host_over_shaped_links(processes):
-    run = start(processes, "--devices=2", "--network=wifi", "--", *SMALL[:-1], "batch_size=20")
-    done = processes.finish(run, timeout=90)
-    assert done.code == 0, done.err
-    assert own_namespaces(run.pid) == []
-    (path,) = processes.directory.glob("outputs/*/*")
-    (row,) = rows_of(path)
-    assert row["network"] == "wifi_kernel"
-    assert row["num_devices"] == "2"
-    assert row["bound_s"] == ""  # real links are not timed
-    # 2 * 20 samples of 2 KiB (32 maps of 4x4) and their labels, and the device half, at 50 Mbit/s each
-    bits = 8 * (20 * (2048 + 8) + (32 * 27 + 96) * 4)
-    assert float(row["epoch_time_s"]) > bits / 50e6
-
-
-@needs_namespaces
 def test_a_host_that_drops_off_the_network_leaves_the_training(processes):
     """No connection is closed: only silence tells."""
     fault = ("fault.deadline_factor=3", "fault.min_deadline_s=3", "node.timeout_s=20", "hydra.run.dir=job")
@@ -39,10 +23,10 @@ def test_a_host_that_drops_off_the_network_leaves_the_training(processes):
     small = [
         option for option in SMALL[:-1] if not option.startswith(("epochs", "batch", "data.train_size="))
     ]
-    run = start(processes, "--devices=3", "--network=wifi", "--keep-going", "--", *small, *rounds, *fault)
+    run = start(processes, "--devices=2", "--network=wifi", "--keep-going", "--", *small, *rounds, *fault)
     processes.wait_for("job/checkpoints/round_00000[3-9].pt")
     subprocess.run(["ip", "-n", f"pipar-{run.pid}-2", "link", "set", "eth0", "down"], check=True)
-    done = processes.finish(run, timeout=120)
+    done = processes.finish(run, timeout=200)
     assert done.code == 0, done.err
     log = (processes.directory / "job" / "pipar_rpc.log").read_text()
     assert re.search(r"device2 leaves (in|after) round \d+: the server waited \d+ s for device2", log), log
@@ -57,7 +41,7 @@ def test_an_interrupted_run_leaves_no_namespace_and_no_process(processes):
     wait_until(lambda: len(own_namespaces(run.pid)) == 3)
     time.sleep(3)
     run.send_signal(signal.SIGINT)
-    processes.finish(run, timeout=30)
+    processes.finish(run, timeout=200)
     assert own_namespaces(run.pid) == []
     assert processes.left_over() == []
 
@@ -70,7 +54,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(processes):
     pid = int(gone.stdout)
     subprocess.run(["ip", "netns", "add", f"pipar-{pid}-1"], check=True)
     run = start(processes, "--devices=1", "--", "pipeline.split_point=9")
-    done = processes.finish(run, timeout=60)
+    done = processes.finish(run, timeout=200)
     assert done.code != 0
     assert "pipeline.split_point=9: must be 1..5" in done.err
     assert own_namespaces(pid) == []
@@ -87,7 +71,7 @@ def test_the_rates_of_real_links_are_told_by_their_traffic(processes):
     processes.wait_for("job/checkpoints/round_000002.pt")
     uplink = ("qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "10mbit", *netns.TBF)
     subprocess.run(["tc", "-n", f"pipar-{run.pid}-1", *uplink], check=True)
-    done = processes.finish(run, timeout=120)
+    done = processes.finish(run, timeout=200)
     assert done.code == 0, done.err
     rates = [float(row["link_uplink_mbps"]) for row in rows_of(processes.directory / "job")]
     assert rates[0] == pytest.approx(47.7, rel=0.1)  # timed transfers

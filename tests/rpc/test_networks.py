@@ -29,7 +29,7 @@ def test_the_custom_network_of_the_docs(processes):
     own = processes.directory / EXAMPLE.name
     shutil.copy(EXAMPLE, own)
     (command,) = re.findall(r"^    torchrun .+ (model=custom .+)$", PAGE, flags=re.MULTILINE)
-    done = processes.torchrun(3, *command.split(), *SMALL, "devices.overrides.1.pipeline.split_point=2")
+    done = processes.training(3, *command.split(), *SMALL, "devices.overrides.1.pipeline.split_point=2")
     assert done.code == 0, done.err
     path = output_of(processes)
     assert rows_of(path)[0]["split_point"] == "2;1"
@@ -81,7 +81,7 @@ def jobs(module_processes):
         module_processes.directory, {name: merged(*defaults, *options) for name, options in JOBS.items()}
     )
     common = (option for option in SMALL if not option.startswith(own))
-    done = module_processes.torchrun(4, *common, *sweep, module="tests.support.float64_main", timeout=180)
+    done = module_processes.training(4, *common, *sweep, module="tests.support.float64_main")
     assert done.code == 0, done.err
     return dict(zip(JOBS, (path for _, path in sorted(job_dirs(module_processes).items())), strict=True))
 

@@ -1,12 +1,11 @@
 """A run that is replaced by another one."""
 
-import psutil
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc.checkpoints import replacing
 from tests.support.overrides import BASE, merged
-from tests.support.processes import child_of
+from tests.support.processes import PATIENCE_S, child_of
 from tests.support.results import files, rows_of
 
 DYING = "tests.support.dying_main"
@@ -32,31 +31,29 @@ def test_an_older_run_is_there_until_the_new_one_has_a_checkpoint(processes):
     job = processes.directory / "job"
     early = merged(*fixed, *UNTIL)
     torchrun = processes.start_torchrun(3, *early, module=DYING, options=("--max-restarts=1",))
-    done = processes.finish(torchrun, 120)
+    done = processes.finish(torchrun)
     assert done.code == 0, done.err
     assert "nothing is left to train" in done.out
     assert torch.load(job / "model.pt", weights_only=True)  # half of it is no finished training
     assert_ended_early(job)
     assert {path.name for path in job.iterdir()} <= {*replacing.PARTS, ".lock"}
     before = files(job)
-    killed = processes.start_torchrun(3, *fixed, "seed=1", "overwrite=true")
+    killed = processes.ranks(3, *fixed, "seed=1", "overwrite=true")
     processes.wait_for("job/replaced")
-    ranks = psutil.Process(killed.pid).children()  # which outlive a torchrun that is killed
-    for process in (*ranks, killed):
-        process.kill()
-    psutil.wait_procs(ranks, 20)
-    killed.wait()
+    for rank in killed:
+        rank.kill()
+        rank.wait(PATIENCE_S)
     assert files(job / replacing.ASIDE) == before
     torchrun = processes.start_torchrun(3, *fixed, "overwrite=true", options=("--max-restarts=2",))
     processes.wait_for("job/checkpoints/round_000006.pt")
     child_of(torchrun).kill()
-    done = processes.finish(torchrun, 120)
+    done = processes.finish(torchrun)
     assert done.code == 0, done.err
     assert "resumed from the end of round " in done.out, done.out + done.err
     assert not (job / replacing.ASIDE).exists()
     assert [row["epoch"] for row in rows_of(job)] == ["1", "2", "3"]
     assert (job / "pipar_rpc.log").read_text().count("epoch 3/3") == 1
     before = files(job)
-    refusal = processes.torchrun(3, *fixed)
-    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.err
+    refusal = processes.training(3, *fixed)
+    assert "error: hydra.run.dir=job: holds a run (checkpoints/round_" in refusal.out + refusal.err
     assert files(job) == before

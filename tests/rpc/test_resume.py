@@ -7,9 +7,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipar_rpc.checkpoints.file import CheckpointFolder
-from tests.support.overrides import BASE, sweep_of
-from tests.support.processes import run
-from tests.support.results import assert_same, rows_of
+from tests.support.overrides import BASE, SMALL, merged, sweep_of
+from tests.support.processes import PATIENCE_S, run
+from tests.support.results import assert_same, files, rows_of
 
 INT8 = (  # a quarter of the bytes, and of the rate
     *(f"compression.{what}.name=int8" for what in ("activations", "gradients", "models")),
@@ -18,8 +18,10 @@ INT8 = (  # a quarter of the bytes, and of the rate
 JOBS = {
     "sl": ("strategy=sl", "fault.leave.1=4", *INT8),
     "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
-    "pipar": ("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),  # with dropout
-    "adaptive": ("aggregation.rule.name=fedyogi", "aggregation.rule.args.beta1=0.5", *INT8),
+    "pipar": (  # with dropout, and a rule that has a state of its own
+        *("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),
+        *("aggregation.rule.name=fedyogi", "aggregation.rule.args.beta1=0.5", *INT8),
+    ),
     "never_averaged": ("aggregation.every=0",),
 }
 
@@ -36,7 +38,8 @@ def steps(job):
 @pytest.fixture(scope="module")
 def jobs(module_processes):
     """A sweep without an interruption, and one whose server is killed in each of its jobs."""
-    own = {name: dict(option.split("=", 1) for option in (*BASE, *more)) for name, more in JOBS.items()}
+    base = merged(*BASE, "epochs=2")
+    own = {name: dict(option.split("=", 1) for option in (*base, *more)) for name, more in JOBS.items()}
     same = ("data=", "network=", "epochs=")
     sweep = sweep_of(
         module_processes.directory,
@@ -45,8 +48,8 @@ def jobs(module_processes):
             for name, values in own.items()
         },
     )
-    sweep += [option for option in BASE if option.startswith(same)]
-    done = module_processes.torchrun(3, *sweep, "hydra.sweep.dir=whole", timeout=200)
+    sweep += [option for option in base if option.startswith(same)]
+    done = module_processes.training(3, *sweep, "hydra.sweep.dir=whole")
     assert done.code == 0, done.err
     for index, name in enumerate(JOBS):
         number = 1 if name == "never_averaged" else 6  # inside the second epoch
@@ -54,8 +57,8 @@ def jobs(module_processes):
         module_processes.wait_for(f"outputs/*/*/{index}_*/checkpoints/round_{number:06}.pt")
         server.send_signal(signal.SIGKILL)
         for process in (server, *devices):
-            process.wait(20)
-    done = module_processes.torchrun(3, *sweep, "resume=auto")
+            process.wait(PATIENCE_S)
+    done = module_processes.training(3, *sweep, "resume=auto")
     assert done.code == 0, done.err
     assert f"{len(JOBS)} jobs done, 0 failed" in done.out
     assert done.out.count("nothing is left to train") >= len(JOBS) - 2
@@ -71,13 +74,26 @@ def jobs(module_processes):
 def test_killed_and_resumed_equals_uninterrupted(jobs, name):
     whole, killed = jobs
     assert_same(killed[name], whole[name])
-    assert [row["epoch"] for row in rows_of(killed[name])] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows_of(killed[name])] == ["1", "2"]
     curves, uninterrupted = steps(killed[name]), steps(whole[name])
     for tag, found in curves.items():
         assert found == sorted(set(found)), tag
     for tag in ("train/loss", "time/epoch_s", "accuracy/test", "hparam/train_loss"):
         assert curves[tag] == uninterrupted[tag]
     assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
+
+
+def test_nothing_is_left_of_a_run_that_has_ended_and_another_training_begins_beside_it(processes):
+    run(processes, *SMALL)
+    done = run(processes, *SMALL, "resume=auto")
+    assert "nothing is left to train" in done.out
+    (path,) = processes.directory.glob("outputs/*/*")
+    assert len(rows_of(path)) == 1
+    before = files(path)
+    done = run(processes, *SMALL, "resume=auto", "optimizer.lr=0.05")
+    assert "resume=auto: nothing to resume in outputs/pipar" in done.out + done.err
+    assert len(list(processes.directory.glob("outputs/*/*/model.pt"))) == 2
+    assert files(path) == before
 
 
 def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(processes):
@@ -87,8 +103,8 @@ def test_a_run_may_be_continued_elsewhere_with_more_epochs_and_other_cuts(proces
     """
     more = (*BASE, "model.norm=group", "pipeline.num_micro_batches=1", "network.uplink_mbps=0.4")
     sweep = ("--multirun", "epochs=1,3,3", "hydra.sweep.dir=first", "hydra.sweep.subdir=${epochs}/job")
-    done = processes.torchrun(3, *more, *sweep)
-    assert done.code == 1
+    done = processes.training(3, *more, *sweep)
+    assert done.code == 2
     assert "2 jobs done, 1 failed" in done.out
     assert "failed: 3/job/job 2: hydra.sweep.subdir=job: must be another folder for each job" in done.out
     first, whole = (processes.directory / "first" / name / "job" for name in "13")

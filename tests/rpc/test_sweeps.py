@@ -76,7 +76,7 @@ def test_a_sweep_of_the_users_own_file(own_files):
     Relative paths are those of here, although Hydra goes into each job's folder.
     """
     command = [sys.executable, "-m", "pipar_rpc", *SMALL, "--config-name", "mine", "network.trace=links.csv"]
-    done = own_files.finish(own_files.start([*command, "-cd", "settings"]), 120)
+    done = own_files.finish(own_files.start([*command, "-cd", "settings"]))
     assert "2 jobs done, 2 failed" in done.out, done.err
     jobs = sorted(own_files.directory.glob("outputs/pipar/*_multirun/*_P1_N8"))
     one, two = (rows_of(job)[-1] for job in jobs)

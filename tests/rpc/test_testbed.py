@@ -38,7 +38,7 @@ def scaled(module_processes):
     ]
     overrides += ["testbed.profile=slow_board.yaml", "aggregation.every=0", "--multirun"]
     overrides += ["testbed.time_scale=1,2", "pipeline.num_micro_batches=1,8"]
-    done = module_processes.torchrun(3, *overrides)
+    done = module_processes.training(3, *overrides)
     assert done.code == 0, done.err
     return done, {number: rows_of(path)[0] for number, path in job_dirs(module_processes).items()}
 
@@ -72,7 +72,7 @@ def dropped(module_processes, tmp_path_factory):
     (group.directory / "drop.csv").write_text("time_s,uplink_mbps,downlink_mbps\n0,0.2,4\n1,0.05,4\n")
     overrides = [*SMALL, "network.trace=drop.csv", "network.jitter_ms=5", "pipeline.num_micro_batches=5"]
     overrides += ["devices.overrides.1.testbed.calibrate_s=0.2,null", "--multirun"]
-    done = group.torchrun(3, *overrides)
+    done = group.training(3, *overrides)
     assert group.left_over() == []
     assert done.code == 0, done.err
     return done, job_dirs(group)

@@ -16,7 +16,7 @@ def recorded(module_processes):
     overrides = [option for option in SMALL if not option.startswith(("epochs", "network"))]
     overrides += ["epochs=2", "network=4g", "pipeline.num_micro_batches=4", "--multirun"]
     overrides += ["strategy=pipar,sl,fl", "timeline.epochs=1,0"]
-    done = module_processes.torchrun(3, *overrides)
+    done = module_processes.training(3, *overrides)
     assert done.code == 0, done.err
     return job_dirs(module_processes)
 

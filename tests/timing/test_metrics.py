@@ -1,5 +1,7 @@
 """The figures of an epoch, by hand."""
 
+import dataclasses
+
 import pytest
 
 from pipar_rpc.timing.metrics import DeviceUsage, epoch_metrics
@@ -45,6 +47,19 @@ def test_epoch_metrics_by_hand():
     # per micro-batch: f^c 0.25, u 0.5, f^s 0.1, b^s 0.1, d 0.2, b^c 0.125: the uplink is the bottleneck
     assert metrics.bound_s == pytest.approx(0.25 + 4 * 0.5 + 0.2 + 0.2 + 0.125)
     assert metrics.efficiency == pytest.approx(metrics.bound_s / 4)
+
+
+def test_of_times_that_pass_faster_the_figures_are_scaled_back():
+    """Times and rates of `testbed.time_scale`; ratios and bytes stay."""
+
+    def faster(stages):
+        return {stage: Busy(busy.seconds / 4, busy.count) for stage, busy in stages.items()}
+
+    real = usage()
+    scaled = usage(seconds=2.0, stages=faster(real.stages), on_device=faster(real.on_device))
+    found = dataclasses.asdict(epoch_metrics(2.5, 0.75, [scaled]).scaled(4))
+    for name, value in dataclasses.asdict(epoch_metrics(10.0, 3.0, [real])).items():
+        assert found[name] == pytest.approx(value), name
 
 
 def test_no_bound_over_links_that_are_not_timed():

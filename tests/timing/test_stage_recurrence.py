@@ -27,7 +27,7 @@ def test_schedule_equals_brute_force(t, n):
     assert iteration_seconds(t, n) == pytest.approx(simulate(t, n))
 
 
-@settings(max_examples=2000)
+@settings(max_examples=500)
 @given(
     st.integers(1, 12).flatmap(lambda n: st.lists(unequal(n), min_size=1, max_size=3).map(lambda t: (n, t)))
 )

@@ -103,8 +103,9 @@ class TrainingLoop:
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
-            sums, network = EpochSums(self.coordinator.membership.everyone), None
-            for this in self.coordinator.rounds(start if epoch == start.epoch else Position(epoch)):
+            begin = start if epoch == start.epoch else Position(epoch)
+            sums, network = EpochSums(self.coordinator.membership.everyone, begin.iteration), None
+            for this in self.coordinator.rounds(begin):
                 trained = self.coordinator.train(this, sums)  # both halves of every device have ended
                 network = self.coordinator.average(trained, sums)
                 if self.reselector and network is not None:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from statistics import fmean
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ class EpochResult:
 
     Attributes:
         metrics: times, bytes and the figures that follow from them.
-        losses: loss of each iteration; mean over the devices that took part in it.
+        losses: loss of each iteration, mean over the devices that took part in it; None if none did.
         train_loss: mean loss over what counts, which is the samples for most losses.
         train_accuracy: share of the labels classified correctly while training, 0..1; None without classes.
         learning_rate: optimiser's rate in the last iteration; mean over the devices.
@@ -40,7 +39,7 @@ class EpochResult:
     """
 
     metrics: EpochMetrics
-    losses: list[float]
+    losses: list[float | None]
     train_loss: float
     train_accuracy: float | None
     learning_rate: float
@@ -86,6 +85,7 @@ class EpochSums:
 
     Args:
         handles: all devices, also those that have left.
+        first: first iteration that is trained, from 0 within the epoch.
 
     Attributes:
         training_s: seconds from the start of each round until the last device had trained, summed up.
@@ -93,7 +93,8 @@ class EpochSums:
         device_networks: each device's own network before the last average, if they are kept.
     """
 
-    def __init__(self, handles: Sequence[DeviceHandle]) -> None:
+    def __init__(self, handles: Sequence[DeviceHandle], first: int = 0) -> None:
+        self._first = first
         self._usage = {handle: Usage(Counters.of(handle)) for handle in handles}
         self.training_s, self.aggregation = 0.0, Timeline()
         self.device_networks: Mapping[DeviceHandle, State] = {}
@@ -141,7 +142,7 @@ class EpochSums:
         reports = [report for sums in usage.values() for report in sums.reports]
         return EpochResult(
             metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
-            losses=_mean_losses(usage),
+            losses=_mean_losses(usage, self._first),
             train_loss=_ratio([report.loss for report in reports], [report.counted for report in reports])
             or 0.0,
             train_accuracy=_ratio([r.correct for r in reports], [r.classified for r in reports]),
@@ -169,13 +170,16 @@ def _late(reports: Sequence[RoundReport]) -> float:
     return sum(report.late_s for report in reports) / emulated if emulated else 0.0
 
 
-def _mean_losses(usage: Mapping[DeviceHandle, Usage]) -> list[float]:
-    """Averages over the devices, iteration by iteration; some have fewer iterations than others."""
-    columns = zip_longest(
-        *[[loss for report in sums.reports for loss in report.losses] for sums in usage.values()]
-    )
-    present = [[loss for loss in column if loss is not None] for column in columns]
-    return [sum(losses) / len(losses) for losses in present]
+def _mean_losses(usage: Mapping[DeviceHandle, Usage], first: int) -> list[float | None]:
+    """Averages over the devices, iteration by iteration; not all of them train all iterations."""
+    by_iteration: dict[int, list[float]] = {}
+    for sums in usage.values():
+        for report in sums.reports:
+            for iteration, loss in enumerate(report.losses, start=report.start):
+                by_iteration.setdefault(iteration, []).append(loss)
+    last = max(handle.iterations for handle in usage)
+    found = (by_iteration.get(iteration) for iteration in range(first, last))
+    return [fmean(losses) if losses else None for losses in found]
 
 
 def _device_usage(sums: Usage, now: Counters) -> DeviceUsage:

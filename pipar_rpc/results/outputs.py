@@ -38,7 +38,7 @@ class Outputs:
         self._table.add(row)
         self._tensorboard.add(row)
 
-    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
+    def curve(self, tag: str, values: Sequence[float | None], start: int) -> None:
         """Writes a part of a curve, with a value for each of the steps `start`, `start` + 1, ..."""
         self._tensorboard.curve(tag, values, start)
 

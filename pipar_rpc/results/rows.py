@@ -32,7 +32,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "split_point": _joined([device.split_point for device in devices]),
         "num_micro_batches": _joined([device.num_micro_batches for device in devices]),
         "batch_size": _joined([device.batch_size for device in devices]),
-        "iterations": len(result.losses),
+        "iterations": sum(loss is not None for loss in result.losses),
         "seed": plan.settings.seed,
         **dataclasses.asdict(result.metrics.scaled(scale)),
         "training_time_s": result.training_s * scale,

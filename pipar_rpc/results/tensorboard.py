@@ -47,10 +47,11 @@ class TensorBoard:
                 self._scalar(column.tag, value, row["epoch"])
         self._writer.flush()
 
-    def curve(self, tag: str, values: Sequence[float], start: int) -> None:
-        """Writes a part of a curve, with a value for each of the steps `start`, `start` + 1, ..."""
+    def curve(self, tag: str, values: Sequence[float | None], start: int) -> None:
+        """Writes a part of a curve at the steps `start`, `start` + 1, ...; None leaves a step out."""
         for step, value in enumerate(values, start=start):
-            self._scalar(tag, value, step)
+            if value is not None:
+                self._scalar(tag, value, step)
         self._writer.flush()
 
     def picture(self, name: str, figure: Any) -> None:

@@ -215,9 +215,9 @@ class DeviceHalf(Instrumented):
         return nullcontext() if self._cut.coding.exact else self._measure(stage, part, samples)
 
     @contextmanager
-    def _measured_round(self) -> Iterator[RoundReport]:
+    def _measured_round(self, start: int) -> Iterator[RoundReport]:
         """Gives the block a report to fill, and adds at its end what the round took."""
-        began, report = time.monotonic(), RoundReport(uplink_bytes=-self._uplink.num_bytes)
+        began, report = time.monotonic(), RoundReport(start, uplink_bytes=-self._uplink.num_bytes)
         report.saved_bytes = -self._cut.coding.saved_bytes
         self._pace.emulated_s = self._pace.late_s = 0.0
         yield report

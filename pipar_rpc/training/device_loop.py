@@ -43,7 +43,7 @@ class Device(DeviceHalf):
         """
         if deadline_s is not None:
             self._on_deadline(deadline_s)
-        with self._measured_round() as report:
+        with self._measured_round(start) as report:
             batch = self._load_batch(epoch, start)
             for iteration in range(start, stop):
                 images, labels = batch.result()

@@ -10,6 +10,7 @@ class RoundReport:
     """What a device tells the server about a round.
 
     Attributes:
+        start: first iteration, from 0 within the epoch.
         iterations: number of iterations.
         samples: number of samples processed.
         losses: mean loss of each iteration.
@@ -27,6 +28,7 @@ class RoundReport:
         peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
     """
 
+    start: int = 0
     iterations: int = 0
     samples: int = 0
     losses: list[float] = field(default_factory=list)

@@ -159,9 +159,11 @@ class TrainingLoop:
         work = evaluator.num_samples(*names) * (state is not None) + evaluator.num_samples("val") * len(own)
         self.progress.start_evaluation(epoch, work)
         found = {name: evaluator.measure(state, name) if state else None for name in names}
+        cut = self.plan.common_cut
+        coded = evaluator.measure(state, "test", cut) if state and cut and settings.test else None
         by_device = tuple(evaluator.measure(network, "val") if network else None for network in own)
         self.progress.stop()
-        return Held(found.get("test"), evaluation_columns(found, by_device))
+        return Held(found.get("test"), evaluation_columns(found, by_device, coded))
 
     def _report(self, ended: EndedEpoch, last: bool) -> None:
         self.outputs.add(ended.row)

@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from pipar_rpc.aggregation.participation import build_participation
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.compression.coding import Coding
+from pipar_rpc.compression.registry import NONE
 from pipar_rpc.data import DataSpec, some_labels
 from pipar_rpc.plan.checks import (
     check_fault,
@@ -72,6 +74,15 @@ class Plan:
     def cuts(self) -> list[tuple[int, int]]:
         """P and N of each device."""
         return [(job.split_point, job.num_micro_batches) for job in self.devices]
+
+    @property
+    def common_cut(self) -> tuple[int, Coding] | None:
+        """P and the codecs, if all devices have the same and activations do not cross as they are."""
+        cuts = {(job.split_point, repr(job.coding)) for job in self.devices}
+        first = self.devices[0]
+        if len(cuts) > 1 or first.coding.activations.name == NONE or first.split_point == first.num_units:
+            return None
+        return first.split_point, Coding(first.coding, first.seed)
 
     def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
         """Returns the same job with other (P, N), one pair for each device."""

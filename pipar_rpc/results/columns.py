@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipar_rpc.results.column import Column, Row
+from pipar_rpc.results.learning_columns import CONFIGURED, LEARNING
 
 __all__ = ["COLUMNS", "Column", "Row", "markdown", "mean"]
 
@@ -25,16 +26,12 @@ def _coding(name: str, whose: str, tag: str) -> Column:
     return Column(name, f"time of {whose} codecs in an iteration; {without}", "s", tag, devices="mean")
 
 
-CONFIGURED = "name from the configuration"
 AT_BEGINNING = "at the epoch's beginning; a single value if all have the same"
 
 _DECLARED = (
     Column("job", "number of the job within a multirun, 0 in a single run"),
     Column("epoch", "number of the epoch, from 1", heading="epoch", summary=True, digits=0),
-    _name("strategy", CONFIGURED),
-    _name("model", CONFIGURED),
-    _name("data", CONFIGURED),
-    _name("partition", CONFIGURED),
+    *(_name(what, CONFIGURED) for what in ("strategy", "model", "data", "partition")),
     _name("network", f"{CONFIGURED}, or the trace's name where there is one"),
     _name("testbed", f"{CONFIGURED}, or the profile's name where there is one"),
     _setting("num_devices", "K"),
@@ -212,17 +209,7 @@ _DECLARED = (
     ),
     _coding("device_coding_s", "the device's", tag="time/device_coding_s"),
     _coding("server_coding_s", "its server half's", tag="time/server_coding_s"),
-    _name("optimizer", CONFIGURED),
-    _name("schedule", CONFIGURED),
-    _name("loss", CONFIGURED),
-    Column("learning_rate", "rate of the last iteration", "", "train/learning_rate", devices="mean"),
-    Column("val_loss", "mean loss of the global network on validation samples", "", "val/loss"),
-    Column("test_loss", "mean loss of the global network on test samples", "", "test/loss"),
-    Column("devices_trained", "devices that trained in it", tag="devices/trained", devices="sum"),
-    Column(
-        "val_metrics", "`metrics.*` of validation samples: `name=value;...`", "", "val/metric", figure=False
-    ),
-    Column("test_metrics", "`metrics.*` of test samples: `name=value;...`", "", "test/metric", figure=False),
+    *LEARNING,
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

@@ -49,14 +49,19 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
     }
 
 
-def evaluation_columns(found: Mapping[str, Evaluation | None], by_device: Sequence[Evaluation | None]) -> Row:
+def evaluation_columns(
+    found: Mapping[str, Evaluation | None],
+    by_device: Sequence[Evaluation | None],
+    coded: Evaluation | None = None,
+) -> Row:
     """Makes the columns of held-out data.
 
     Args:
         found: evaluations of the global network by the name of the set, "val" or "test".
         by_device: evaluations of the devices' own networks on validation samples; empty if not wanted.
+        coded: evaluation of the global network on test samples, with activations coded at the cut.
     """
-    row: Row = {}
+    row: Row = {"coded_test_accuracy": coded.accuracy if coded else None}
     for name in ("val", "test"):
         evaluation = found.get(name)
         row[f"{name}_accuracy"] = evaluation.accuracy if evaluation else None
@@ -83,6 +88,8 @@ def epoch_line(row: Row, epochs: int, reached: str = "") -> str:
         for name in ("train", "val", "test")
         if row[f"{name}_accuracy"] is not None
     )
+    if row.get("coded_test_accuracy") is not None:
+        accuracies += f" (coded at the cut {row['coded_test_accuracy']:.4f})"
     if row["device_val_accuracy"] is not None:
         by_device = ["-" if value is None else f"{value:.4f}" for value in row["device_val_accuracy"]]
         accuracies += f", devices' own val {' '.join(by_device)}"

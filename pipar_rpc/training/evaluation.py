@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
+from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Samples, Transform
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.metrics import Metrics
 
 BATCH_SIZE = 250
+PART = Part(1, 0, 1, 1, 1.0)  # the place of what is only evaluated
 
 
 def _ignore(samples: int) -> None:
@@ -91,6 +94,27 @@ def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+class CodedNetwork(nn.Module):
+    """A network whose activation goes through its codec at the cut, as while it is trained.
+
+    Args:
+        network: the uncut network.
+        split_point: P.
+        coding: codecs of the cut.
+    """
+
+    def __init__(self, network: nn.Sequential, split_point: int, coding: Coding) -> None:
+        super().__init__()
+        self.device_half, self.server_half = network[:split_point], network[split_point:]
+        self._coding = coding
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The outputs; what a codec draws at random is the same in every batch."""
+        sent = self._coding.encode_activation(PART, self.device_half(inputs))
+        outputs: Tensor = self.server_half(self._coding.decode_activation(sent, inputs.device))
+        return outputs
+
+
 class Evaluator:
     """Evaluates networks on fixed sets of samples.
 
@@ -106,7 +130,7 @@ class Evaluator:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Sequential,
         sets: Mapping[str, Samples],
         transform: Transform | None,
         device: torch.device,
@@ -122,10 +146,17 @@ class Evaluator:
         """Counts the samples in the sets of these names."""
         return sum(len(self._sets[name]) for name in names if name in self._sets)
 
-    def measure(self, state: State, name: str) -> Evaluation | None:
-        """Evaluates a network with these weights on the set `name`; None if there is no such set."""
+    def measure(self, state: State, name: str, cut: tuple[int, Coding] | None = None) -> Evaluation | None:
+        """Evaluates a network with these weights on the set `name`; None if there is no such set.
+
+        Args:
+            state: state of the whole network.
+            name: name of the set.
+            cut: split point and codecs through which activations go; None for the uncut network.
+        """
         if name not in self._sets:
             return None
         self._network.load_state_dict(state)
         how = (self._transform, self._device, self._criterion, self._metrics, self._on_batch)
-        return evaluate(self._network, self._sets[name], *how)
+        network = CodedNetwork(self._network, *cut) if cut else self._network
+        return evaluate(network, self._sets[name], *how)

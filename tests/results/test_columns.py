@@ -18,7 +18,7 @@ HEADER = (
     "training_time_s,model_bytes,predicted_iteration_s,link_uplink_mbps,link_downlink_mbps,"
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
-    "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,devices_trained,val_metrics,test_metrics"
+    "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,test_metrics"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
 NAMES += ("optimizer", "schedule", "loss")
@@ -30,7 +30,15 @@ TAGS = {
     *("network/iteration_uplink_bytes", "network/iteration_downlink_bytes", "network/compression_ratio"),
     *("time/device_coding_s", "time/server_coding_s"),
     *("accuracy/test", "memory/server_peak_rss_mb", "memory/device_peak_rss_mb", "devices/alive"),
-    *("devices/trained", "train/learning_rate", "val/loss", "test/loss", "val/metric/f1", "test/metric/f1"),
+    *(
+        "accuracy/test_coded",
+        "devices/trained",
+        "train/learning_rate",
+        "val/loss",
+        "test/loss",
+        "val/metric/f1",
+        "test/metric/f1",
+    ),
 }
 TAGS_OF_DEVICES = {
     *("network_per_device/uplink_mbps", "network_per_device/downlink_mbps", "links/uplink_mbps"),

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.data import Images, Transform
 from pipar_rpc.learning import Criterion, LossSpec
 from pipar_rpc.learning.metrics import Metrics, MetricSpec
@@ -69,3 +71,25 @@ def test_other_labels_have_a_loss_and_no_accuracy():
     found = made.measure(network.state_dict(), "test")
     assert found.loss == pytest.approx(float(F.mse_loss(outputs, labels)), rel=1e-5)
     assert (found.accuracy, found.confusion, found.metrics) == (None, None, {})
+
+
+def test_a_network_may_be_evaluated_with_its_codec_at_the_cut():
+    labels = torch.arange(COUNT) % 3
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 3))
+    made, outputs, _ = evaluator(network, labels, LossSpec())
+    coding = Coding(CodingSpec(CodecSpec("topk", args={"ratio": 0.25}), CodecSpec("topk")))
+    found = made.measure(network.state_dict(), "test", (2, coding))
+    hidden = network[:2](made_inputs(labels)).detach()
+    kept = torch.zeros_like(hidden)
+    places = hidden.abs().topk(2, dim=1).indices
+    kept.scatter_(1, places, hidden.gather(1, places))
+    expected = network[2](kept).detach()
+    assert found.accuracy == float((expected.argmax(dim=1) == labels).double().mean())
+    assert found.loss == pytest.approx(float(F.cross_entropy(expected, labels)), rel=1e-5)
+    assert found.loss != pytest.approx(float(F.cross_entropy(outputs, labels)), rel=1e-5)
+
+
+def made_inputs(labels):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (len(labels), 1, 2, 2), dtype=torch.uint8)
+    return Transform((0.5,), (0.25,)).normalise(images)

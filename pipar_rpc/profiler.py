@@ -53,6 +53,8 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         units=units,
         target=spec.target,
         args=spec.args,
+        input_shape=None if spec.input is None else list(spec.input.shape),
+        input_dtype=spec.sample.dtype,
         machine=_this_machine(device),
     )
 

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipar_rpc.base.errors import ConfigError, first_line
+from pipar_rpc.base.network_input import FLOAT, NetworkInput
 from pipar_rpc.models import ModelSpec, Norm
 from pipar_rpc.testbed.unit_times import UnitTimes
 
@@ -22,6 +23,7 @@ class DeviceProfile:
 
     Attributes:
         model, norm, channels, image_size, num_classes, target, args: network; see `ModelSpec`.
+        input_shape, input_dtype: its input, where that is no square image with a class; see `NetworkInput`.
         units: times of each cut unit, in order; batch size -> seconds.
         machine: machine and versions with which it was recorded; for the reader.
     """
@@ -35,12 +37,15 @@ class DeviceProfile:
     target: str | None = None
     machine: dict[str, str] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
+    input_shape: list[int] | None = None
+    input_dtype: str = FLOAT
 
     @property
     def spec(self) -> ModelSpec:
         """The network it was recorded with."""
-        images = (self.channels, self.image_size, self.num_classes)
-        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args)
+        sizes, shape = (self.channels, self.image_size, self.num_classes), self.input_shape
+        given = None if shape is None else NetworkInput(tuple(shape), self.input_dtype)
+        return ModelSpec(self.model, self.norm, *sizes, target=self.target, args=self.args, input=given)
 
     def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
         """Writes the file, `origin` in its first line; raises OSError."""
@@ -84,4 +89,5 @@ def read_profile(path: Path) -> DeviceProfile:
 
 def _called(spec: ModelSpec) -> str:
     images = f"{spec.channels}x{spec.image_size}x{spec.image_size} images"
-    return f"{spec.target or spec.name} ({spec.norm.name} norm, {images}, {spec.num_classes} classes)"
+    taken = images if spec.input is None else f"input {spec.input}"
+    return f"{spec.target or spec.name} ({spec.norm.name} norm, {taken}, {spec.num_classes} classes)"

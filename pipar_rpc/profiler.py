@@ -54,6 +54,8 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         target=spec.target,
         args=spec.args,
         freeze=spec.freeze if isinstance(spec.freeze, int) else list(spec.freeze),
+        input_shape=None if spec.input is None else list(spec.input.shape),
+        input_dtype=spec.sample.dtype,
         machine=_this_machine(device),
     )
 

@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 
-from pipar_rpc.models import Norm
+from pipar_rpc.base.network_input import NetworkInput
+from pipar_rpc.models import ModelSpec, Norm
 from pipar_rpc.testbed.device_profile import read_profile
 from tests.support.commands import run_here
 
@@ -44,6 +45,18 @@ def test_what_is_frozen_is_recorded_so(tmp_path, profiler):
     assert read_profile(tmp_path / "profile_vgg5.yaml").spec.freeze == ("conv1", "fc2.bias")
 
 
+def test_a_network_whose_input_is_no_image(tmp_path, profiler):
+    target = "tests.support.own_network.for_tokens"
+    network = (target, "--input=6:int64", "--num-classes=5")
+    done = profiler(*network, "--batch-sizes=2", "--runs=1", "--output=p.yaml")
+    assert done.code == 0, done.err
+    expected = ModelSpec("custom", Norm.batch, 0, 0, 5, target, input=NetworkInput((6,), "int64"))
+    assert read_profile(tmp_path / "p.yaml").spec == expected
+    shown = run_here("pipar_rpc.models", *network).out
+    assert f"{target}: Q = 2, input 6 int64, norm batch" in shown
+    assert " 6x4 " in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -54,6 +67,7 @@ def test_what_is_frozen_is_recorded_so(tmp_path, profiler):
         (["vgg5", "--channels=0"], "--channels=0: must be >= 1"),
         (["vgg5", "--threads=100000"], "--threads=100000: must be 1.."),
         (["vgg5", "--arg=width=3"], "--arg=['width=3']: must be absent but for a function of your own"),
+        (["vgg5", "--input=6:int3"], "--input=6:int3: must be sizes with x between them"),
         (["vgg5", "--runs=0"], "--runs=0: must be >= 1"),
         (["vgg5", "--device=tpu"], "--device=tpu: must be cpu or a GPU of this machine"),
         (["vgg5", "--output=none/x.yaml"], "--output=none/x.yaml: must be a file in a folder that can be"),

@@ -95,7 +95,8 @@ class Coding:
             activation: values of shape [b, ...]; a gradient comes back if they require one.
         """
         shape, dtype = tuple(activation.shape), activation.dtype
-        payload = self._activations.encode(activation.detach(), self._noise(ACTIVATIONS, part))
+        values = activation.detach().contiguous()  # a unit may have transposed them
+        payload = self._activations.encode(values, self._noise(ACTIVATIONS, part))
         _check_size(ACTIVATIONS, payload, self._activations.num_bytes(shape, dtype))
         size = self.gradient_bytes(shape, dtype) if activation.requires_grad else None
         self.saved_bytes += activation.nbytes - payload.nbytes
@@ -117,7 +118,8 @@ class Coding:
         Returns:
             The payload: uint8 of shape [sent.gradient_bytes], on the CPU.
         """
-        payload = self._gradient_codec(sent).encode(gradient, self._noise(GRADIENTS, part))
+        values = gradient.contiguous()
+        payload = self._gradient_codec(sent).encode(values, self._noise(GRADIENTS, part))
         _check_size(GRADIENTS, payload, sent.gradient_bytes)
         return payload.cpu()
 

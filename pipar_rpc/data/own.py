@@ -114,6 +114,9 @@ class OwnDataSet:
         if not dotted.accepted(dotted.resolved(KEY, target), offered).keys() & {*SPLITS}:
             both = "a function or class with a parameter `split` (train or test) or `train` (True or False)"
             raise ConfigError(KEY, target, both)
+        if split == "train" and self._spec.partition.name == OWN and not self._root.exists():
+            where = f"node.data_root={self._root} does not exist (partition=own)"
+            raise MissingDataError(f"{KEY}={target}: {where}")
         try:
             made = dotted.call(KEY, target, offered, args)
         except UserError as error:

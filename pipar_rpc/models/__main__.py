@@ -19,8 +19,9 @@ def main() -> None:
     for number, name in enumerate(args.models):
         spec = spec_of(args, ALIASES.get(name, name))
         units = summarise(build_meta(spec), spec)
-        images = f"{args.channels}x{args.image_size}x{args.image_size}"
-        print(f"{chr(10) if number else ''}{name}: Q = {len(units)}, images {images}, norm {args.norm}")
+        images = f"images {args.channels}x{args.image_size}x{args.image_size}"
+        taken = images if spec.input is None else f"input {spec.input}"
+        print(f"{chr(10) if number else ''}{name}: Q = {len(units)}, {taken}, norm {args.norm}")
         print(table(units))
 
 

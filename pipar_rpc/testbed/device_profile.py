@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipar_rpc.base.errors import ConfigError, first_line
+from pipar_rpc.base.network_input import FLOAT, NetworkInput
 from pipar_rpc.models import ModelSpec, Norm
 from pipar_rpc.models.freezing import frozen_of, shown
 from pipar_rpc.testbed.unit_times import UnitTimes
@@ -26,6 +27,7 @@ class DeviceProfile:
 
     Attributes:
         model, norm, channels, image_size, num_classes, target, args, freeze: network; see `ModelSpec`.
+        input_shape, input_dtype: its input, where that is no square image with a class; see `NetworkInput`.
         units: times of each cut unit, in order; batch size -> seconds.
         machine: machine and versions with which it was recorded; for the reader.
     """
@@ -40,13 +42,18 @@ class DeviceProfile:
     machine: dict[str, str] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
     freeze: Any = field(default_factory=list)
+    input_shape: list[int] | None = None
+    input_dtype: str = FLOAT
 
     @property
     def spec(self) -> ModelSpec:
         """The network it was recorded with."""
-        images = (self.channels, self.image_size, self.num_classes)
+        sizes, shape = (self.channels, self.image_size, self.num_classes), self.input_shape
+        given = None if shape is None else NetworkInput(tuple(shape), self.input_dtype)
         frozen = frozen_of(self.freeze, f"{KEY}: freeze")
-        return ModelSpec(self.model, self.norm, *images, target=self.target, args=self.args, freeze=frozen)
+        return ModelSpec(
+            *(self.model, self.norm, *sizes), target=self.target, args=self.args, freeze=frozen, input=given
+        )
 
     def times(self, trained: Sequence[bool]) -> tuple[UnitTimes, ...]:
         """The units' times where some of them are frozen.
@@ -113,4 +120,5 @@ def read_profile(path: Path) -> DeviceProfile:
 
 def _called(spec: ModelSpec) -> str:
     images = f"{spec.channels}x{spec.image_size}x{spec.image_size} images"
-    return f"{spec.target or spec.name} ({spec.norm.name} norm, {images}, {spec.num_classes} classes)"
+    taken = images if spec.input is None else f"input {spec.input}"
+    return f"{spec.target or spec.name} ({spec.norm.name} norm, {taken}, {spec.num_classes} classes)"

@@ -113,3 +113,15 @@ def test_gradients_at_the_activations_places_take_their_ratio():
     line = r"compression\.gradients\.args\.ratio=0\.1: must be 0\.2 as of activations"
     with pytest.raises(UserError, match=line):
         Coding(CodingSpec(TOPK, other))
+
+
+@pytest.mark.parametrize("codecs", [*PAIRS, "none"])
+def test_what_a_unit_has_transposed_is_coded_as_its_values_are(codecs):
+    """The outputs of a language model's head, for one; the gradient comes back in the same layout."""
+    coding = Coding(PAIRS.get(codecs, CodingSpec()))
+    values = torch.randn(1, 8, 5).transpose(1, 2)  # of one sample: reshaping it does not copy
+    assert not values.is_contiguous()
+    sent, same = (coding.encode_activation(PART, x.requires_grad_()) for x in (values, values.contiguous()))
+    assert torch.equal(sent.payload, same.payload)
+    payloads = [coding.encode_gradient(PART, sent, x.detach()) for x in (values, values.contiguous())]
+    assert torch.equal(*payloads)

@@ -217,9 +217,15 @@ def test_what_is_no_data_set(target, line):
         ("far_off", r"train has the label -1: the server knows classes 0..0 \(data.num_classes says"),
     ],
 )
-def test_a_device_whose_data_differs_is_told(target, line):
+def test_a_device_whose_data_differs_is_told(tmp_path, target, line):
     known = opened(target, kind="own")[1]
     with pytest.raises(UserError, match=line):
+        load_train_part(open_source(known, tmp_path, False), known, 1, 2)
+
+
+def test_what_a_device_has_of_its_own_is_somewhere():
+    known = opened("images", kind="own", num_classes=2)[1]
+    with pytest.raises(MissingDataError, match=r"node\.data_root=nowhere does not exist"):
         on_a_device(known)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torchvision
 from torch.nn import functional as F
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.data import Batches, DataSpec, Partition, Transform, load_train_part, open_source
+from pipar_rpc.data import Batches, DataSpec, Partition, Transform, describe, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model, published
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL, merged, sweep_of
@@ -44,7 +45,16 @@ DROPOUT = (
     *("model=custom", "model._target_=tests.support.own_network.dropping"),
     *("partition.name=shards", "pipeline.num_micro_batches=3"),
 )
+OWN_DATA = ("data.name=custom", "data.train_size=null", "data.num_classes=null", "data.random_flip=false")
+DRAWN = (*OWN_DATA, "data._target_=tests.support.own_data.images", "pipeline.num_micro_batches=2")
 JOBS = {
+    "tokens": (
+        *OWN_DATA,
+        *("data._target_=tests.support.own_data.tokens", "model=custom", "pipeline.num_micro_batches=3"),
+        *("model._target_=tests.support.own_network.for_tokens", "enable_device_val=true"),
+    ),
+    "random_transforms": (*DRAWN, "epochs=2"),
+    "random_transforms_over_wifi": (*DRAWN, "epochs=2", "network.uplink_mbps=50"),
     "weights": (
         *("model=resnet18", "model.weights=before.pt", "pipeline.split_point=4", "optimizer.lr=1e-12"),
         *("pipeline.num_micro_batches=1", "enable_device_val=true"),
@@ -75,7 +85,7 @@ def jobs(module_processes):
     torch.save(
         torchvision.models.resnet18(num_classes=10).state_dict(), module_processes.directory / "before.pt"
     )
-    own = ("data.train_size_per_device",)  # in which the jobs differ
+    own = ("data.train_size", "epochs")  # in which the jobs differ, as does data.train_size_per_device
     defaults = ("num_devices=2", *(option for option in SMALL if option.startswith(own)))
     sweep = sweep_of(
         module_processes.directory, {name: merged(*defaults, *options) for name, options in JOBS.items()}
@@ -148,3 +158,40 @@ def test_dropout_and_shards_are_reproducible_over_rpc(jobs):
         torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-6, msg=key)  # another cut
     for name in names:
         assert (jobs[name] / "partition.png").stat().st_size > 5000
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_tokens_train_as_in_a_plain_loop(jobs):
+    """Integers go into the device half, floats cross, and labels are sequences."""
+    kind = Partition("iid", limits=(None, None))
+    asked = DataSpec("custom", 3, 8, None, 0, train_size_per_device=20, partition=kind)
+    asked = replace(asked, target="tests.support.own_data.tokens")
+    source = open_source(asked, None, False)
+    known = describe(source, asked)
+    torch.manual_seed(0)
+    model = ("custom", Norm.batch, 0, 0, 5, "tests.support.own_network.for_tokens")
+    network = build_model(ModelSpec(*model, input=known.input))
+    initial = {key: value.clone() for key, value in network.state_dict().items()}
+    states = []
+    for device in (1, 2):
+        network.load_state_dict(initial)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        batches = Batches(load_train_part(source, known, device, 2), 10, None, seed=0, device=device)
+        for iteration in range(2):
+            tokens, following = batches.get(1, iteration)
+            optimizer.zero_grad()
+            F.cross_entropy(network(tokens), following).backward()
+            optimizer.step()
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+    assert_close(torch.load(jobs["tokens"] / "model.pt"), weighted_average(states, (20, 20)), 1e-9)
+    (row,) = rows_of(jobs["tokens"])
+    assert 0 < float(row["test_accuracy"]) < 1  # of the tokens
+    assert (jobs["tokens"] / "partition.png").exists()
+
+
+def test_random_transforms_repeat_to_the_bit_whatever_the_link(jobs):
+    first, again = (
+        torch.load(jobs[name] / "model.pt") for name in ("random_transforms", "random_transforms_over_wifi")
+    )
+    for key, value in first.items():
+        assert torch.equal(again[key], value), key

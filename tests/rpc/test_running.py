@@ -157,12 +157,13 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     of_the_selector = {"predicted_iteration_s", "link_uplink_mbps", "link_downlink_mbps"}
     of_codecs = {"device_coding_s", "server_coding_s"}
     not_asked_for = of_the_selector | of_codecs | {"overlap", "device_val_accuracy"}
+    not_asked_for |= {"val_metrics", "test_metrics"}
     wanted = {column.tag for name, column in COLUMNS.items() if column.tag and name not in not_asked_for}
     per_device = {tag for tag in wanted if "_per_device/" in tag}
     assert wanted - per_device <= tags
     assert {f"{tag}/device{k}" for tag in per_device for k in (1, 2, 3)} <= tags
     assert [scalar.step for scalar in events.Scalars("train/loss_by_iteration")] == [1, 2, 3, 4]
-    assert events.Tags()["images"] == ["data/partition"]
+    assert events.Tags()["images"] == ["data/partition", "test/confusion"]
     assert {"hparam/epoch_time_s", "hparam/test_accuracy"} <= tags
     settings = plugin_data_pb2.HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content

@@ -12,7 +12,7 @@ MARK = ".pipar_rpc"  # in these two: a folder of the user's may have the same na
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 MODEL, BEST_MODEL, ROWS, CONFIG = "model.pt", "model_best.pt", "results.csv", "config.yaml"
 CHECKPOINTS = "checkpoints"
-TABLES, PICTURES = ("selection.csv", "trace.json"), ("partition.png", "iteration.png")
+TABLES, PICTURES = ("selection.csv", "trace.json"), ("partition.png", "iteration.png", "confusion.png")
 # What a run writes; that by which it is known comes last.
 PARTS = (
     *(".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOINTS),

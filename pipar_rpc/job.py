@@ -172,7 +172,8 @@ def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection
 
 def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | None) -> Aggregator:
     """Makes the global network by the job's rule, which goes on from what a checkpoint remembers."""
-    rule = build_rule(plan.settings.aggregation_rule, network, len(plan.devices))
+    in_round = plan.settings.participation.most(len(plan.devices))
+    rule = build_rule(plan.settings.aggregation_rule, network, in_round)
     rule.load(checkpoint.rule if checkpoint else {})
     return Aggregator(rule, checkpoint.networks[0] if checkpoint else network.state_dict())
 

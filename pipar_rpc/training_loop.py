@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.best_model import BestModel
 from pipar_rpc.checkpoints.saving import Saver
@@ -115,12 +116,15 @@ class TrainingLoop:
                         self.saver.after_round(this.next, network, self.plan, self.rows)
             # Whichever round was the last: the device with the most to train may have been lost in it.
             if (ended := self._end(epoch, sums, network, plan, selection)) is None:
+                log.warning("epoch %d: nothing was trained: all that were to train are lost", epoch)
                 continue
             self.best.consider(self.rows, ended.result.network)
             last = is_done(settings, epoch + 1, self.rows)
             self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
             self._report(ended, last)
             final = ended.result.network
+        if not self.rows:
+            raise PeerError("nothing was trained: all devices that were to train are lost")
         return final
 
     @property

@@ -32,6 +32,13 @@ class ParticipationSpec:
     target: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
 
+    def most(self, num_devices: int) -> int:
+        """Number of devices that train a round, at most; all of them with a class of the user's."""
+        if self.target is not None:
+            return num_devices
+        wanted = self.per_round or max(1, int(self.fraction * num_devices + 0.5))
+        return min(wanted, num_devices)
+
     @property
     def everyone(self) -> bool:
         """Whether all devices train every round."""

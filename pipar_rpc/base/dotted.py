@@ -48,8 +48,11 @@ def resolved(key: str, target: str) -> Callable[..., Any]:
     """
     try:
         function = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        allowed = f"the dotted name of a function that this machine can import ({first_line(error)})"
+    except Exception as error:  # whatever goes wrong in the user's module while it is imported
+        why = first_line(error)
+        if not isinstance(error, ImportError | AttributeError | ValueError):
+            why = f"{type(error).__name__}: {why}"
+        allowed = f"the dotted name of a function that this machine can import ({why})"
         raise ConfigError(key, target, allowed) from error
     if not callable(function):
         raise ConfigError(key, target, "a function")

@@ -15,6 +15,7 @@ from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import ModelTransfer
+from pipar_rpc.coordination.participants import Participants
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_loop import Device
@@ -26,10 +27,12 @@ class Trained:
     """The outcome of a round, once both halves of every device have done their part.
 
     Attributes:
+        round: the round.
         reports: reports of the devices that finished the round.
         uploads: device halves on their way to the average; none if they are handed on, or never averaged.
     """
 
+    round: Round
     reports: Mapping[DeviceHandle, RoundReport]
     uploads: Mapping[DeviceHandle, Future[State]]
 
@@ -62,7 +65,7 @@ class Coordinator:
     ) -> None:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
-        self._participation = participation or Uniform(seed=0)
+        self._participants = Participants(membership, participation or Uniform(seed=0))
         self._transfer = ModelTransfer(model_codec or ExactModel())
         for handle in membership.everyone:
             handle.holds = self._aggregator.network
@@ -87,7 +90,7 @@ class Coordinator:
             UserError: a device cannot do its part, for a reason that the user can mend.
         """
         self.membership.begin_round()
-        chosen = self._chosen(self.membership.round)
+        chosen = self._participants.of(current)
         for handle in self.membership.handles:
             handle.port.begin_round(current.start, rests=handle not in chosen)
         return (
@@ -132,12 +135,6 @@ class Coordinator:
             for handle, state in self.membership.ask(Device.optimizer_state).items()
         }
 
-    def _chosen(self, number: int) -> list[DeviceHandle]:
-        """The devices that train round `number`, of those that are there now."""
-        everyone, present = self.membership.everyone, self.membership.handles
-        numbers = [k for k, handle in enumerate(everyone, start=1) if handle in present]
-        return [everyone[k - 1] for k in self._participation.choose(number, numbers)]
-
     def _together(self, current: Round, sums: EpochSums, chosen: Sequence[DeviceHandle]) -> Trained:
         trained: dict[DeviceHandle, Future[RoundReport]] = {}
         uploads: dict[DeviceHandle, Future[State]] = {}
@@ -154,7 +151,7 @@ class Coordinator:
         reports = self.membership.settle(reports)
         for handle, report in reports.items():
             sums.note(handle, report)
-        return Trained(reports, uploads)
+        return Trained(current, reports, uploads)
 
     def _one_by_one(self, current: Round, sums: EpochSums, chosen: Sequence[DeviceHandle]) -> Trained:
         """Each device in turn takes the device half over from the one before, trains it and hands it on."""
@@ -170,7 +167,7 @@ class Coordinator:
             else:
                 reports[handle] = report
         self.membership.counts = True
-        return Trained(reports, {})
+        return Trained(current, reports, {})
 
     def _turn(self, handle: DeviceHandle, current: Round, sums: EpochSums) -> RoundReport | None:
         """Runs one device's turn; returns None if the device did not finish it."""
@@ -209,12 +206,14 @@ class Coordinator:
         sums.uploaded({handle: num_bytes(payload) for handle, payload in payloads.items()})
         states = {handle: self._transfer.received(handle, own) for handle, own in payloads.items()}
         networks = self._healthy(join(states))
-        states = {handle: states[handle] for handle in networks}
         samples = [trained.reports[handle].samples for handle in networks]
         if not any(samples):  # the devices that had something to train are gone
             samples = [1] * len(samples)
         before = self._aggregator.network
-        network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
+        if networks or before is None:
+            network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
+        else:  # all who trained are lost: the others go on with what they have
+            network = before
         self.membership.counts = True
         if self._keep_networks:
             sums.device_networks = {
@@ -222,7 +221,7 @@ class Coordinator:
                 for handle, device_network in networks.items()
             }
         names = {handle: _device_names(handle, network) for handle in self.membership.handles}
-        receivers = self._chosen(self.membership.round + 1)
+        receivers = self._participants.of_next(trained.round)
         held, loaded = self._transfer.distribute(names, network, before, receivers)
         self._aggregator.network = held
         self.membership.collect(loaded, Device.load)

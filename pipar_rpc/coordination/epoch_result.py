@@ -146,7 +146,7 @@ class EpochSums:
             train_loss=_ratio([report.loss for report in reports], [report.counted for report in reports])
             or 0.0,
             train_accuracy=_ratio([r.correct for r in reports], [r.classified for r in reports]),
-            learning_rate=fmean(s.reports[-1].learning_rate for s in usage.values() if s.reports),
+            learning_rate=fmean(rate for s in usage.values() for rate in _last_rate(s.reports)),
             device_peak_rss_mb=[s.reports[-1].peak_rss_mb if s.reports else 0.0 for s in usage.values()],
             late=[_late(sums.reports) for sums in usage.values()],
             training_s=self.training_s,
@@ -163,6 +163,11 @@ class EpochSums:
 
 def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> float | None:
     return sum(parts) / sum(wholes) if sum(wholes) else None
+
+
+def _last_rate(reports: Sequence[RoundReport]) -> list[float]:
+    """The rate of the last iteration, if there was one."""
+    return [report.learning_rate for report in reports if report.iterations][-1:]
 
 
 def _late(reports: Sequence[RoundReport]) -> float:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.states import State
 from pipar_rpc.learning.optimizer import OptimizerSpec, make_optimizer
@@ -45,7 +46,8 @@ class HalfOptimizer:
         """Returns the rate of a mini-batch, also where the half has nothing to update."""
         if self._schedule is not None:
             return float(self._schedule.at(part.epoch, part.step)[0]["lr"])
-        return self._spec.lr if self._optimizer is None else float(self._optimizer.param_groups[0]["lr"])
+        options = self._optimizer.param_groups[0] if self._optimizer else {}
+        return float(options.get("lr", self._spec.lr))
 
     def step(self, part: Part) -> None:
         """Updates the parameters by the gradients of a mini-batch and clears these.
@@ -61,7 +63,12 @@ class HalfOptimizer:
                 group.update(now)
         self._pull_back()
         self._clip()
-        self._optimizer.step()
+        try:
+            self._optimizer.step()
+        except KeyError as error:
+            kept = f"the state with which the training goes on has no {error}"
+            why = f"{kept}: go on with the settings that wrote it, or begin anew"
+            raise UserError(f"optimizer={self._spec.called}: {why}") from error
         self._optimizer.zero_grad()
 
     def state(self) -> State:

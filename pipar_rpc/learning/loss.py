@@ -5,6 +5,7 @@ ignored) divided by how much counts in the whole mini-batch. A micro-batch contr
 by its share of what counts, so that N gradients add up to the gradient of the whole mini-batch.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ LOSSES: dict[str, type[nn.Module]] = {
     "huber": nn.HuberLoss,
     "bce_with_logits": nn.BCEWithLogitsLoss,
 }
+ELEMENTWISE = (  # compare numbers with numbers: there are no classes
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss),
+    *(nn.PoissonNLLLoss, nn.SoftMarginLoss),
+)
 TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that are lists in a configuration
 
 
@@ -68,6 +73,7 @@ class Criterion:
         count = getattr(self._loss, "count", None)
         self._count: Callable[[Tensor], float] = count if callable(count) else _counting(self._loss)
         self._ignored = getattr(self._loss, "ignore_index", None)
+        self._classes = not isinstance(self._loss, ELEMENTWISE)
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The mean over what counts: a scalar; 0 where nothing does.
@@ -89,13 +95,13 @@ class Criterion:
 
     def num_classified(self, labels: Tensor) -> int:
         """Number of class numbers among the labels that are not ignored; 0 where labels are none."""
-        if labels.is_floating_point() or labels.is_complex():
+        if labels.is_floating_point() or not self._classes:
             return 0
         return labels.numel() if self._ignored is None else int((labels != self._ignored).sum())
 
     def num_correct(self, outputs: Tensor, labels: Tensor) -> int:
         """Number of these labels whose class has the largest output, along the outputs' second dimension."""
-        if labels.is_floating_point() or outputs.dim() != labels.dim() + 1:
+        if labels.is_floating_point() or not self._classes or outputs.dim() != labels.dim() + 1:
             return 0
         right = outputs.argmax(dim=1) == labels
         return int((right if self._ignored is None else right & (labels != self._ignored)).sum())
@@ -110,7 +116,9 @@ def check_loss(spec: LossSpec, outputs: Tensor, labels: Tensor) -> None:
     criterion, outputs = Criterion(spec), outputs.detach().requires_grad_()
     shapes = f"outputs of shape {tuple(outputs.shape)} and labels of shape {tuple(labels.shape)}"
     try:
-        loss, _ = criterion(outputs, labels), criterion.count(labels)
+        with warnings.catch_warnings():  # torch's losses would broadcast, and N change what is minimised
+            warnings.filterwarnings("error", message="Using a target size")
+            loss, _ = criterion(outputs, labels), criterion.count(labels)
     except Exception as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{KEY}={spec.called} cannot take {shapes}: {why}") from error

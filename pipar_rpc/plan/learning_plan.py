@@ -18,13 +18,14 @@ def learning_of(config: Config) -> LearningSpec:
     return LearningSpec(optimizer, config.schedule.spec, config.loss.spec)
 
 
-def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor) -> float:
+def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor, iterations: int) -> float:
     """Tries optimiser, schedule, loss and metrics.
 
     Args:
         config: checked configuration.
         output_shape: shape of the network's output for one sample.
         labels: some labels of the data set, shape [b, ...], at least one.
+        iterations: iterations of an epoch on the device with the most; 1 if they are not known.
 
     Returns:
         State of the optimiser as a multiple of the network's size.
@@ -36,14 +37,15 @@ def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor
     Metrics(config.metric_specs)
     copies = try_optimizer(learning.optimizer)
     if not learning.schedule.constant:
-        _check_schedule(Schedule(learning.schedule, learning.optimizer), config)
+        _check_schedule(Schedule(learning.schedule, learning.optimizer), config, iterations)
     check_loss(learning.loss, torch.zeros(len(labels), *output_shape), labels)
     return copies
 
 
-def _check_schedule(schedule: Schedule, config: Config) -> None:
-    """Looks at the rates of the first steps; those of iterations are known when the data are."""
-    for number in range(config.epochs):
+def _check_schedule(schedule: Schedule, config: Config, iterations: int) -> None:
+    """Looks at all rates, as far as the number of iterations is known."""
+    count = config.epochs * (1 if config.schedule.spec.by_epoch else iterations)
+    for number in range(count):
         for options in schedule.at(number + 1, number):
             rate = float(options["lr"])
             if not 0 <= rate < float("inf"):

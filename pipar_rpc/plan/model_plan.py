@@ -30,7 +30,7 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
     if not any(unit.trained for unit in units):
         trained = "a function whose network has something to train: no parameter requires a gradient"
         raise ConfigError("model._target_", model._target_, trained)
-    build_rule(config.aggregation.rule.spec, network, num_devices)
+    build_rule(config.aggregation.rule.spec, network, config.participation.spec.most(num_devices))
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
     return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))

@@ -45,6 +45,11 @@ def test_the_choice_follows_from_seed_and_round():
     assert choices(spec, rounds=10) != choices(spec, rounds=10, seed=1)
 
 
+def test_how_many_train_a_round():
+    assert ParticipationSpec(0.5).most(4) == ParticipationSpec(per_round=2).most(4) == 2
+    assert ParticipationSpec(per_round=9).most(4) == ParticipationSpec(target="x").most(4) == 4
+
+
 class Odd:
     def __init__(self, num_devices, bad=None):
         self.num_devices, self.bad = num_devices, bad

@@ -38,6 +38,19 @@ def test_labels_that_are_no_classes_have_no_accuracy():
     assert criterion.num_correct(torch.rand(4, 3), torch.rand(4, 3)) == 0
 
 
+def test_numbers_that_are_compared_are_no_classes_even_if_they_are_integers():
+    criterion, counts = Criterion(LossSpec("mse")), torch.tensor([3, 5])
+    assert criterion.num_classified(counts) == criterion.num_correct(torch.rand(2, 6), counts) == 0
+
+
+@pytest.mark.parametrize(("outputs", "labels"), [((3, 1), (3,)), ((2, 2), (2,)), ((4,), (4, 1))])
+@pytest.mark.parametrize("name", ["mse", "l1", "huber"])
+def test_labels_of_another_shape_are_not_broadcast(name, outputs, labels):
+    """Torch warns and compares every output with every label, so that N would change what is minimised."""
+    with pytest.raises(UserError, match=rf"^loss={name} cannot take outputs of shape .*Using a target size"):
+        check_loss(LossSpec(name), torch.zeros(outputs), torch.zeros(labels))
+
+
 def test_a_dotted_name_may_need_further_objects():
     """Arguments with a _target_ of their own are made first."""
     args = {"weight": {"_target_": "torch.tensor", "_args_": [[1.0, 2.0, 4.0]]}}
@@ -57,7 +70,6 @@ def test_a_dotted_name_may_need_further_objects():
         (LossSpec("mse"), "loss=mse cannot take outputs of shape (4, 3) and labels of shape (4,)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Using a target size")
 def test_wrong_losses_give_one_line(spec, message):
     with pytest.raises(UserError) as caught:
         check_loss(spec, torch.zeros(4, 3), LABELS)

@@ -97,6 +97,17 @@ def test_lr_momentum_and_weight_decay_go_to_optimisers_that_have_them():
     assert rmsprop.defaults["momentum"] == 0.3
 
 
+def test_a_state_that_lacks_what_the_settings_need_is_one_line():
+    """As when a training goes on with amsgrad that was begun without it."""
+    network, plain = layers(), OptimizerSpec("adam")
+    optimizer = HalfOptimizer(network, plain, ScheduleSpec(), {})
+    train(network, optimizer, 0, 1)
+    other = OptimizerSpec("adam", args={"amsgrad": True})
+    again = HalfOptimizer(network, other, ScheduleSpec(), optimizer.state())
+    with pytest.raises(UserError, match=r"^optimizer=adam: the state .* has no 'max_exp_avg_sq': go on with"):
+        train(network, again, 1, 1)
+
+
 def test_the_size_of_the_state_is_measured():
     assert try_optimizer(OptimizerSpec(momentum=0)) == 0
     assert try_optimizer(OptimizerSpec()) == 1

@@ -39,3 +39,13 @@ def states_of(handle: DeviceHandle) -> State:
     """Both halves of the network."""
     device: Device = cast(Any, handle.remote).device
     return device.state() | handle.half.state()
+
+
+def idle_handle(number: int, iterations: int) -> DeviceHandle:
+    """A device of which nothing is asked."""
+    half = SimpleNamespace(state=dict)
+    port = SimpleNamespace(downlink=Link(), leave=lambda reason: None)
+    deadlines = Deadlines(DeadlineSpec(1, 1, 1))
+    remote = cast(Any, SimpleNamespace(lost=None))
+    halves = (cast(Any, port), cast(Any, half), Timeline(), deadlines, True)
+    return DeviceHandle(f"device{number}", remote, *halves, iterations=iterations)

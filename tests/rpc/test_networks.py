@@ -29,7 +29,7 @@ def output_of(processes):
 def test_the_custom_network_of_the_docs(processes):
     own = processes.directory / EXAMPLE.name
     shutil.copy(EXAMPLE, own)
-    (command,) = re.findall(r"^    torchrun .+ (model=custom .+)$", PAGE, flags=re.MULTILINE)
+    (command,) = re.findall(r"^    torchrun .+ -m pipar_rpc (model=custom .+)$", PAGE, flags=re.MULTILINE)
     done = processes.training(3, *command.split(), *SMALL, "devices.overrides.1.pipeline.split_point=2")
     assert done.code == 0, done.err
     path = output_of(processes)

@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.compression.registry import CUSTOM as CUSTOM_CODEC
 from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import CUSTOM, ModelSpec, Norm, build_model
 from pipar_rpc.plan.load import for_device, load
@@ -193,7 +192,7 @@ def test_a_network_of_your_own(monkeypatch):
 
 def test_a_codec_of_your_own(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    coding = Coding(CodingSpec(CodecSpec(CUSTOM_CODEC, "own_codec.SignAndMean")))
+    coding = Coding(CodingSpec(CodecSpec(CUSTOM, "own_codec.SignAndMean")))
     values = torch.randn(3, 5, 7)
     sent = coding.encode_activation(Part(1, 0, 1, 1, 1.0), values)
     assert sent.payload.numel() == 3 * (4 + 5)  # 35 signs in 5 bytes, and a float

@@ -33,7 +33,7 @@ class ParticipationSpec:
     args: dict[str, Any] = field(default_factory=dict)
 
     def most(self, num_devices: int) -> int:
-        """Number of devices that train a round, at most; all of them with a class of the user's."""
+        """Number of devices that train a round; with a class of the user's, at most: all of them."""
         if self.target is not None:
             return num_devices
         wanted = self.per_round or max(1, int(self.fraction * num_devices + 0.5))
@@ -64,17 +64,16 @@ class Uniform:
 
     Args:
         seed: seed of the experiment.
-        fraction: share of the devices that are there, rounded, at least one.
-        per_round: number of devices instead of a share; all if fewer are there.
+        spec: share or number of the devices that are there; all by default.
     """
 
-    def __init__(self, seed: int, fraction: float = 1.0, per_round: int | None = None) -> None:
-        self._seed, self._fraction, self._per_round = seed, fraction, per_round
+    def __init__(self, seed: int, spec: ParticipationSpec | None = None) -> None:
+        self._seed, self._spec = seed, spec or ParticipationSpec()
 
     def choose(self, round: int, devices: Sequence[int]) -> Sequence[int]:
         """Draws devices for a round."""
-        wanted = self._per_round or max(1, int(self._fraction * len(devices) + 0.5))
-        if wanted >= len(devices):
+        wanted = self._spec.most(len(devices))
+        if wanted == len(devices):
             return devices
         order = torch.randperm(len(devices), generator=generator(self._seed, "participation", round))
         return sorted(devices[index] for index in order[:wanted].tolist())
@@ -111,7 +110,7 @@ def build_participation(spec: ParticipationSpec, seed: int, num_devices: int) ->
         UserError: no such class, it failed, or it has no method `choose`.
     """
     if spec.target is None:
-        return Uniform(seed, spec.fraction, spec.per_round)
+        return Uniform(seed, spec)
     policy = dotted.call(KEY, spec.target, {"seed": seed, "num_devices": num_devices}, spec.args)
     if not isinstance(policy, Participation):
         what = f"a class with the method choose(round, devices), not {type(policy).__name__}"

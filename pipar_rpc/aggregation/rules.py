@@ -5,8 +5,8 @@ of `RULES`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -18,23 +18,14 @@ from pipar_rpc.base import dotted
 from pipar_rpc.base.errors import ConfigError, UserError, first_line
 from pipar_rpc.base.states import State
 
-CUSTOM = "custom"
 FEDAVG = "fedavg"
 
 
 @dataclass(frozen=True)
-class RuleSpec:
-    """All that is needed to build a rule; plain data.
-
-    Attributes:
-        name: a key of `RULES`, or "custom".
-        target: dotted name of the function or class that makes a custom rule.
-        args: keyword arguments.
-    """
+class RuleSpec(dotted.Choice):
+    """All that is needed to build a rule; plain data, with a name of `RULES`."""
 
     name: str = FEDAVG
-    target: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -116,10 +107,8 @@ def build_rule(spec: RuleSpec, network: nn.Module, num_devices: int) -> Aggregat
     named = network.named_parameters(remove_duplicate=False)
     parameters = tuple(name for name, parameter in named if parameter.requires_grad)
     offered = {"parameters": parameters, "num_devices": num_devices}
-    if spec.target is not None:
-        rule = dotted.call(f"{KEY}._target_", spec.target, offered, spec.args)
-        if not isinstance(rule, AggregationRule):
-            what = f"a rule, with the methods aggregate, state and load, not {type(rule).__name__}"
-            raise ConfigError(f"{KEY}._target_", spec.target, f"a function that returns {what}")
-        return OwnRule(rule, spec.target)
-    return dotted.call_named(KEY, spec.name, RULES[spec.name], offered, spec.args)
+    rule = dotted.make(KEY, spec, RULES, offered)
+    if not isinstance(rule, AggregationRule):
+        what = f"a rule, with the methods aggregate, state and load, not {type(rule).__name__}"
+        raise ConfigError(f"{KEY}._target_", spec.target, f"a function that returns {what}")
+    return rule if spec.target is None else OwnRule(rule, spec.target)

@@ -7,7 +7,8 @@ its function returns, or with `_partial_: true` the function with these argument
 import functools
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
@@ -15,6 +16,46 @@ from pipar_rpc.base.errors import ConfigError, UserError, first_line, nearest
 Made = TypeVar("Made")
 
 TARGET, PARTIAL, POSITIONAL = "_target_", "_partial_", "_args_"
+CUSTOM = "custom"  # name of what is the user's own
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something of the package's by its name, or of the user's by a dotted name; plain data.
+
+    Attributes:
+        name: name of what the package has, or "custom".
+        target: dotted name of a function or class of the user's; None for what the package has.
+        args: keyword arguments.
+    """
+
+    name: str = CUSTOM
+    target: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str:
+        """What the user called it."""
+        return self.target or self.name
+
+
+def make(
+    key: str, choice: Choice, known: Mapping[str, Callable[..., Any]], offered: Mapping[str, Any]
+) -> Any:
+    """Calls what a choice stands for.
+
+    Args:
+        key: configuration key of the choice, for errors.
+        choice: what was chosen.
+        known: functions and classes of the package's by name.
+        offered: keyword arguments that it gets if it has parameters for them.
+
+    Raises:
+        UserError: no such function or argument, or it failed.
+    """
+    if choice.target is not None:
+        return call(f"{key}.{TARGET}", choice.target, offered, choice.args)
+    return call_named(key, choice.name, known[choice.name], offered, choice.args)
 
 
 def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, Any]) -> Any:
@@ -32,12 +73,19 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
     function = resolved(key, target)
     prefix = f"{key.removesuffix(TARGET)}args"
     filled = {name: _built(f"{prefix}.{name}", value, offered) for name, value in args.items()}
+    return _run(f"{key}={target}", function, [], accepted(function, offered) | filled)
+
+
+def _run(
+    called: str, function: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]
+) -> Any:
+    """What the user's function returns; its errors become one line."""
     try:
-        return function(**(accepted(function, offered) | filled))
+        return function(*positional, **keywords)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{key}={target} failed: {type(error).__name__}: {first_line(error)}") from error
+        raise UserError(f"{called} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def resolved(key: str, target: str) -> Callable[..., Any]:
@@ -74,11 +122,8 @@ def _built(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
     positional = [_built(f"{key}.{POSITIONAL}", item, offered) for item in value.get(POSITIONAL, [])]
     if value.get(PARTIAL, False):
         return functools.partial(function, *positional, **filled)
-    try:
-        return function(*positional, **(accepted(function, offered) | filled))
-    except Exception as error:
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{key}.{TARGET}={value[TARGET]} failed: {why}") from error
+    called = f"{key}.{TARGET}={value[TARGET]}"
+    return _run(called, function, positional, accepted(function, offered) | filled)
 
 
 def call_named(

@@ -21,17 +21,8 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 UNIMPORTANT = (  # keys that do not change what is trained
-    *(
-        "node",
-        "resume",
-        "overwrite",
-        "fault",
-        "checkpoint",
-        "epochs",
-        "until",
-        "experiment_name",
-        "objective",
-    ),
+    *("node", "resume", "overwrite", "fault", "checkpoint"),
+    *("epochs", "until", "experiment_name", "objective"),
 )
 
 

@@ -4,7 +4,7 @@ A further codec is a class with the methods of `Codec` and an entry of `CODECS`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,25 +19,16 @@ from pipar_rpc.compression.int8 import Int8
 from pipar_rpc.compression.noise import Noise
 from pipar_rpc.compression.topk import TopK
 
-CUSTOM = "custom"
 NONE = "none"
 ACTIVATIONS: Role = "activations"
 GRADIENTS: Role = "gradients"
 
 
 @dataclass(frozen=True)
-class CodecSpec:
-    """All that is needed to build a codec; plain data.
-
-    Attributes:
-        name: a key of `CODECS` or `MODEL_CODECS`, or "custom".
-        target: dotted name of the function or class that makes a custom codec.
-        args: keyword arguments.
-    """
+class CodecSpec(dotted.Choice):
+    """All that is needed to build a codec; plain data, with a name of `CODECS` or `MODEL_CODECS`."""
 
     name: str = NONE
-    target: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -89,10 +80,10 @@ def make(
         offered: keyword arguments that codecs get if they have parameters for them.
     """
     if spec.target is not None:
-        return dotted.call(f"{key}._target_", spec.target, offered, spec.args)
+        return dotted.make(key, spec, codecs, offered)
     require(spec.name in codecs, f"{key}.name", spec.name, f"one of {', '.join(codecs)}")
     try:
-        return dotted.call_named(key, spec.name, codecs[spec.name], offered, spec.args)
+        return dotted.make(key, spec, codecs, offered)
     except ConfigError as error:  # a codec knows its arguments' names, not where they stand
         raise UserError(f"{key}.args.{error}") from error
 

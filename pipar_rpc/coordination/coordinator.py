@@ -237,7 +237,7 @@ class Coordinator:
 
 def _device_names(handle: DeviceHandle, network: State) -> list[str]:
     """The names of a device half's tensors, in the network's order."""
-    on_server = handle.half.state()
+    on_server = handle.half.names()
     return [name for name in network if name not in on_server]
 
 

@@ -98,8 +98,7 @@ def _server_halves(
             half = halves[0][0].for_device(dropout, coding_of(device), timeline)
         else:
             layers = fill(copy.deepcopy(server_layers(network, device.split_point)), state)
-            own = of_parameters(optimizer_state, dict(layers.named_parameters()))
-            half = build_server_half(layers, device, node, timeline, own)
+            half = build_server_half(layers, device, node, timeline, optimizer_state)
         halves.append((half, timeline))
     return halves
 

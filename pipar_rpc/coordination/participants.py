@@ -28,7 +28,7 @@ class Participants:
     def of_next(self, current: Round) -> list[DeviceHandle]:
         """Returns the devices that train the round after this one.
 
-        None if the policy cannot say, which is no matter if there is no such round.
+        Empty if the policy cannot say, which is no matter if there is no such round.
         """
         try:
             return self._chosen(self._membership.round + 1, current.next.iteration)

@@ -1,5 +1,6 @@
 """Data sets: what each process loads, and the mini-batches that a device trains on."""
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.data.batches import Batches, Transform
 from pipar_rpc.data.held_out import split_held_out
 from pipar_rpc.data.partition import PARTITIONS, digest, partition, read_indices
@@ -15,7 +16,6 @@ from pipar_rpc.data.registry import (
 from pipar_rpc.data.roots import overlapping, whereabouts
 from pipar_rpc.data.samples import Images, Samples
 from pipar_rpc.data.spec import (
-    CUSTOM,
     OWN,
     DataSpec,
     DataSummary,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import ConfigError, nearest
 from pipar_rpc.data.embedded import Digits, Synthetic
 from pipar_rpc.data.held_out import split_held_out, validation_in_training
@@ -14,7 +15,7 @@ from pipar_rpc.data.imagefolder import ImageFolder
 from pipar_rpc.data.own import OwnDataSet
 from pipar_rpc.data.partition import partition
 from pipar_rpc.data.samples import Files, Images, Samples
-from pipar_rpc.data.spec import CUSTOM, IN_FILES, DataSpec, Source, Split
+from pipar_rpc.data.spec import IN_FILES, DataSpec, Source, Split
 from pipar_rpc.data.torchvision_sets import TorchVision
 
 AT_ONCE = 64  # images that are loaded in one go

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.network_input import NetworkInput
 
 Split = Literal["train", "test"]
 IN_FILES = "imagefolder"  # whose images may stay in their files
-CUSTOM = "custom"  # a data set of the user's
 OWN = "own"  # partition: all that is on a device's machine is its part
 
 

@@ -7,7 +7,7 @@ by its share of what counts, so that N gradients add up to the gradient of the w
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,23 +33,10 @@ TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that are lists
 
 
 @dataclass(frozen=True)
-class LossSpec:
-    """All that is needed to make a loss; plain data.
-
-    Attributes:
-        name: a key of `LOSSES`, or "custom".
-        target: dotted name of a custom loss: a class, or a function that makes one.
-        args: keyword arguments.
-    """
+class LossSpec(dotted.Choice):
+    """All that is needed to make a loss; plain data, with a name of `LOSSES`."""
 
     name: str = "cross_entropy"
-    target: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def called(self) -> str:
-        """What the user called it."""
-        return self.target or self.name
 
 
 class Criterion:
@@ -76,7 +63,7 @@ class Criterion:
         self._classes = not isinstance(self._loss, ELEMENTWISE)
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean over what counts: a scalar; 0 where nothing does.
+        """The mean over what counts: a scalar. Where nothing does, it may be NaN: see `nothing`.
 
         Args:
             outputs: the network's outputs, shape [b, ...].
@@ -128,10 +115,7 @@ def check_loss(spec: LossSpec, outputs: Tensor, labels: Tensor) -> None:
 
 def _make(spec: LossSpec) -> Callable[[Tensor, Tensor], Tensor]:
     args = {name: _tensor(name, value) for name, value in spec.args.items()}
-    if spec.target is None:
-        made: Any = dotted.call_named(KEY, spec.name, LOSSES[spec.name], {}, args)
-    else:
-        made = dotted.call(f"{KEY}._target_", spec.target, {}, args)
+    made = dotted.make(KEY, replace(spec, args=args), LOSSES, {})
     if not callable(made):
         what = f"a class or function that makes a loss, not {type(made).__name__}"
         raise ConfigError(f"{KEY}._target_", spec.target, what)

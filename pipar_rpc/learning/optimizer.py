@@ -1,7 +1,7 @@
 """Optimisers by name or dotted name, and how one is made for a half of the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +22,12 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
-    """All that is needed to make an optimiser; plain data.
+class OptimizerSpec(dotted.Choice):
+    """All that is needed to make an optimiser; plain data, with a name of `OPTIMIZERS`.
+
+    A custom optimiser takes parameter groups first, as torch's do.
 
     Attributes:
-        name: a key of `OPTIMIZERS`, or "custom".
-        target: dotted name of a custom optimiser's class; it takes parameter groups first, as torch's do.
-        args: further keyword arguments.
         lr: rate; like the next two, it goes to optimisers that have such an argument.
         momentum: momentum factor.
         weight_decay: factor of the penalty on weights.
@@ -40,8 +39,6 @@ class OptimizerSpec:
     """
 
     name: str = "sgd"
-    target: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -49,11 +46,6 @@ class OptimizerSpec:
     clip_norm: float | None = None
     clip_value: float | None = None
     proximal_mu: float = 0.0
-
-    @property
-    def called(self) -> str:
-        """What the user called it."""
-        return self.target or self.name
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Sequence[Tensor]) -> Optimizer:
@@ -64,9 +56,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Sequence[Tensor]) -> Optimiz
     """
     offered: dict[str, Any] = {"params": _groups(spec, parameters)}
     offered |= {"lr": spec.lr, "momentum": spec.momentum, "weight_decay": spec.weight_decay}
-    if spec.target is None:
-        return dotted.call_named(KEY, spec.name, OPTIMIZERS[spec.name], offered, spec.args)
-    made = dotted.call(f"{KEY}._target_", spec.target, offered, spec.args)
+    made = dotted.make(KEY, spec, OPTIMIZERS, offered)
     if not isinstance(made, Optimizer):
         what = f"the class of a torch.optim.Optimizer, not of {type(made).__name__}"
         raise ConfigError(f"{KEY}._target_", spec.target, what)

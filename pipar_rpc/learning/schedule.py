@@ -6,7 +6,7 @@ that move, devices that come back and trainings that are resumed get the same ra
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from pipar_rpc.base.errors import ConfigError, UserError, first_line
 from pipar_rpc.learning.optimizer import OptimizerSpec, make_optimizer
 
 KEY = "schedule"
-SCHEDULES: dict[str, Callable[..., LRScheduler] | None] = {
-    "constant": None,
+CONSTANT = "constant"
+SCHEDULES: dict[str, Callable[..., LRScheduler | None]] = {
+    CONSTANT: lambda: None,
     "cosine": torch.optim.lr_scheduler.CosineAnnealingLR,
     "step": torch.optim.lr_scheduler.StepLR,
     "multistep": torch.optim.lr_scheduler.MultiStepLR,
@@ -31,33 +32,25 @@ Options = list[dict[str, Any]]  # of an optimiser's parameter groups, without th
 
 
 @dataclass(frozen=True)
-class ScheduleSpec:
-    """All that is needed to make a schedule; plain data.
+class ScheduleSpec(dotted.Choice):
+    """All that is needed to make a schedule; plain data, with a name of `SCHEDULES`.
+
+    A custom scheduler takes `optimizer` as torch's do.
 
     Attributes:
-        name: a key of `SCHEDULES`, or "custom".
-        target: dotted name of a custom scheduler's class, which takes `optimizer` as torch's do.
-        args: keyword arguments, without the optimiser.
         by_epoch: whether the scheduler counts epochs; if not, iterations.
         warmup: number of these units in which the rate first rises in equal steps to `lr`; the scheduler
             begins after them.
     """
 
-    name: str = "constant"
-    target: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
+    name: str = CONSTANT
     by_epoch: bool = True
     warmup: int = 0
 
     @property
-    def called(self) -> str:
-        """What the user called it."""
-        return self.target or self.name
-
-    @property
     def constant(self) -> bool:
         """Whether the rate never changes."""
-        return self.name == "constant" and not self.warmup
+        return self.name == CONSTANT and not self.warmup
 
 
 class Schedule:
@@ -109,11 +102,9 @@ class Schedule:
 
 
 def _make(spec: ScheduleSpec, optimizer: Optimizer) -> LRScheduler | None:
-    offered = {"optimizer": optimizer}
-    if spec.target is None:
-        make = SCHEDULES[spec.name]
-        return None if make is None else dotted.call_named(KEY, spec.name, make, offered, spec.args)
-    made = dotted.call(f"{KEY}._target_", spec.target, offered, spec.args)
+    made = dotted.make(KEY, spec, SCHEDULES, {"optimizer": optimizer})
+    if spec.name == CONSTANT:
+        return None
     if not isinstance(made, LRScheduler) or isinstance(made, ReduceLROnPlateau):
         what = f"the class of an LRScheduler that needs no measurement, not of {type(made).__name__}"
         raise ConfigError(f"{KEY}._target_", spec.target, what)

@@ -7,6 +7,7 @@ dict of the uncut network.
 `python -m pipar_rpc.models` lists the units of each network.
 """
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.models.cut import build_device_layers, device_layers, server_layers
 from pipar_rpc.models.dropout import DropoutStreams, seed_dropout
 from pipar_rpc.models.norm import Norm
@@ -18,7 +19,7 @@ from pipar_rpc.models.registry import (
     published,
     read_weights,
 )
-from pipar_rpc.models.spec import CUSTOM, ModelSpec
+from pipar_rpc.models.spec import ModelSpec
 from pipar_rpc.models.summary import UnitSummary, held_bytes, smallest_batch, summarise, table
 
 __all__ = [

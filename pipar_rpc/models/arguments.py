@@ -5,11 +5,12 @@ import re
 
 import yaml
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import ConfigError, require
 from pipar_rpc.base.network_input import FLOAT, NetworkInput
 from pipar_rpc.models.freezing import Frozen, frozen_of
 from pipar_rpc.models.norm import Norm
-from pipar_rpc.models.spec import CUSTOM, ModelSpec
+from pipar_rpc.models.spec import ModelSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.models.registry import build_meta, build_model
-from pipar_rpc.models.spec import CUSTOM, ModelSpec
+from pipar_rpc.models.spec import ModelSpec
 
 
 def device_layers(network: nn.Sequential, split_point: int) -> nn.Sequential:

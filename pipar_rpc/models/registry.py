@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import ConfigError, nearest
 from pipar_rpc.base.states import State
 from pipar_rpc.models.custom import build_custom
 from pipar_rpc.models.dropout import seed_dropout
 from pipar_rpc.models.freezing import freeze
 from pipar_rpc.models.norm import Norm
-from pipar_rpc.models.spec import CUSTOM, ModelSpec
+from pipar_rpc.models.spec import ModelSpec
 from pipar_rpc.models.torchvision_nets import Published, mobilenet, resnet
 from pipar_rpc.models.vgg import vgg5, vgg11, vgg16
 from pipar_rpc.models.weights import load_weights, published_names, rename

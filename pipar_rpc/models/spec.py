@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from pipar_rpc.base.network_input import NetworkInput
 from pipar_rpc.models.norm import Norm
 
-CUSTOM = "custom"
-
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -13,11 +13,8 @@ from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.models import (
     CUSTOM,
-    Norm,
     UnitSummary,
-    build_meta,
 )
-from pipar_rpc.models.freezing import has_batch_statistics
 from pipar_rpc.plan.checks import check_split_point
 from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.plan.device_job import DeviceJob
@@ -171,7 +168,9 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
     return speed
 
 
-def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bool) -> list[str]:
+def notices(
+    job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bool, network: Network
+) -> list[str]:
     """Lists what the user should know about how a device's configuration was understood.
 
     Args:
@@ -179,6 +178,7 @@ def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bo
         num_micro_batches: N as the user asked for it.
         strategy: name of the strategy.
         pipelined: whether the strategy cuts mini-batches at all.
+        network: network of the job.
     """
     n, batch_size = num_micro_batches, job.batch_size
     told = []
@@ -190,8 +190,7 @@ def notices(job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bo
     elif n > job.num_micro_batches:
         needs = f"batch norm in {job.model.name} needs {job.smallest} samples"
         told.append(f"pipeline.num_micro_batches={n} is capped at {job.num_micro_batches}: {needs}")
-    batch_norm = job.model.norm is Norm.batch and job.model.name != CUSTOM
-    if job.num_micro_batches > 1 and batch_norm and has_batch_statistics(build_meta(job.model)):
+    if job.num_micro_batches > 1 and network.batch_statistics:
         size = batch_size // job.num_micro_batches
         samples = "1 sample" if size == 1 else f"{size} samples"
         told.append(

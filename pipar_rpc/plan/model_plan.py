@@ -7,19 +7,37 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.states import num_bytes
 from pipar_rpc.data import DataSpec
-from pipar_rpc.models import ModelSpec, UnitSummary, build_meta, read_weights, smallest_batch, summarise
-from pipar_rpc.models.freezing import frozen_of
+from pipar_rpc.models import (
+    CUSTOM,
+    ModelSpec,
+    Norm,
+    UnitSummary,
+    build_meta,
+    read_weights,
+    smallest_batch,
+    summarise,
+)
+from pipar_rpc.models.freezing import frozen_of, has_batch_statistics
 from pipar_rpc.plan.schema import Config
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is known of the network before it has weights."""
+    """What is known of the network before it has weights.
+
+    Attributes:
+        spec: the network.
+        units: its cut units.
+        num_bytes: bytes of parameters and buffers.
+        smallest: least number of samples in a micro-batch.
+        batch_statistics: whether `model.norm` has it normalise with the statistics of micro-batches.
+    """
 
     spec: ModelSpec
     units: list[UnitSummary]
     num_bytes: int
     smallest: int
+    batch_statistics: bool
 
 
 def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
@@ -33,7 +51,14 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
     build_rule(config.aggregation.rule.spec, network, config.participation.spec.most(num_devices))
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
-    return Network(spec, units, num_bytes(network.state_dict()), smallest_batch(network, spec))
+    chosen = spec.norm is Norm.batch and spec.name != CUSTOM
+    return Network(
+        spec=spec,
+        units=units,
+        num_bytes=num_bytes(network.state_dict()),
+        smallest=smallest_batch(network, spec),
+        batch_statistics=chosen and has_batch_statistics(network),
+    )
 
 
 def _model_spec(config: Config, data: DataSpec) -> ModelSpec:

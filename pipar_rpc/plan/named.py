@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import nearest, require
-
-CUSTOM = "custom"
 
 
 class Named(Protocol):

@@ -93,7 +93,7 @@ class Plan:
         told = [
             notice
             for job, (_, number) in zip(devices, choices, strict=True)
-            for notice in notices(job, number, self.labels.strategy, strategy.pipelined)
+            for notice in notices(job, number, self.labels.strategy, strategy.pipelined, self.network)
         ]
         return replace(self, devices=tuple(devices), notices=tuple(dict.fromkeys(told)))
 
@@ -142,7 +142,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     copies = check_learning(config, shape, some_labels(source), longest)
     return Plan(
         devices=tuple(devices),
-        notices=_notices(config, device_configs, devices),
+        notices=_notices(config, device_configs, devices, network),
         network=network,
         settings=settings_of(config, copies),
         labels=labels_of(config),
@@ -157,7 +157,9 @@ def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataS
     return Checkpointing(saved.every, saved.keep, config.resume, same)
 
 
-def _notices(config: Config, asked: Sequence[Config], devices: Sequence[DeviceJob]) -> tuple[str, ...]:
+def _notices(
+    config: Config, asked: Sequence[Config], devices: Sequence[DeviceJob], network: Network
+) -> tuple[str, ...]:
     if config.selector.profile_iterations:  # P and N are told when they are chosen
         overridden = any("pipeline" in override for override in config.devices.overrides.values())
         ignored = "devices.overrides.*.pipeline does not count: the selector chooses P and N"
@@ -166,7 +168,7 @@ def _notices(config: Config, asked: Sequence[Config], devices: Sequence[DeviceJo
     told = [
         notice
         for job, own in zip(devices, asked, strict=True)
-        for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined)
+        for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network)
     ]
     return tuple(dict.fromkeys(told))
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipar_rpc.base.nested import by_dotted_keys
 from pipar_rpc.data import digest
 from pipar_rpc.plan.schema import Config
 
@@ -61,13 +62,12 @@ def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         config: whole configuration.
         keys: names of the sections that count.
     """
-
-    def walk(prefix: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, Mapping) and value:
-            return {k: v for name, part in value.items() for k, v in walk(f"{prefix}.{name}", part).items()}
-        return {} if prefix in MAY_DIFFER else {prefix: json.loads(json.dumps(value, default=str))}
-
-    return {key: value for name in keys for key, value in walk(name, config[name]).items()}
+    values = by_dotted_keys({name: config[name] for name in keys})
+    return {
+        key: json.loads(json.dumps(value, default=str))
+        for key, value in values.items()
+        if key not in MAY_DIFFER
+    }
 
 
 DEFAULTS = flat(dataclasses.asdict(Config()), SAME)

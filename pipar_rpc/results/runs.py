@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.nested import by_dotted_keys
 from pipar_rpc.results.run_files import CONFIG, ROWS, runs_in
 
 ORDER = ("fl", "sl", "sfl", "pipar")
@@ -98,7 +99,8 @@ class Run:
     @cached_property
     def method(self) -> dict[str, str]:
         """The settings by dotted keys, without those in which runs of one method may differ."""
-        return _flat({key: value for key, value in self.settings.items() if key not in NO_METHOD})
+        chosen = {key: value for key, value in self.settings.items() if key not in NO_METHOD}
+        return {key: json.dumps(value, default=str) for key, value in by_dotted_keys(chosen).items()}
 
     @property
     def targets(self) -> dict[str, float]:
@@ -149,17 +151,6 @@ class Run:
         models = self.median("model_bytes")
         other = (self.median(f"{link}_bytes") - models) * iterations / self.iterations
         return (models + other) * 8e-6 / self.epoch_s(iterations)
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns the values of a section and of those below it by their dotted keys, as text."""
-    found: dict[str, str] = {}
-    for key, value in section.items():
-        inside = value if isinstance(value, Mapping) else {}
-        found |= (
-            _flat(inside, f"{prefix}{key}.") if inside else {f"{prefix}{key}": json.dumps(value, default=str)}
-        )
-    return found
 
 
 def load(folders: Sequence[Path]) -> list[Run]:

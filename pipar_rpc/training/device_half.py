@@ -136,10 +136,9 @@ class DeviceHalf(Instrumented):
         assert self._make_cut is not None
         whole = self.optimizer_state() | optimizer_state
         self._cut.exchange.close()
-        cut = self._make_cut(job, self.state() | state)
-        kept = of_parameters(whole, dict(cut.layers.named_parameters()))
-        self._hold(cut, kept)
+        self._hold(self._make_cut(job, self.state() | state), whole)
         self._given = self._base()
+        kept = of_parameters(whole, dict(self._layers.named_parameters()))
         given_up = {name: tensor for name, tensor in whole.items() if name not in kept}
         self._pay(given_up)
         return given_up

@@ -1,7 +1,7 @@
 """Algorithm 2: the server half of one device's network."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,7 +13,6 @@ from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coded, Coding
 from pipar_rpc.learning.half_optimizer import HalfOptimizer
 from pipar_rpc.learning.loss import Criterion
-from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Stage, Timeline
@@ -114,8 +113,7 @@ class ServerHalf:
             coding: codecs of activations and gradients at this cut, equal to the device's.
             optimizer_state: optimiser's state of those of their parameters that are new here.
         """
-        state = self.optimizer_state() | optimizer_state
-        self._hold(layers, dropout, coding, of_parameters(state, dict(layers.named_parameters())))
+        self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state)
 
     def optimizer_state(self) -> State:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
@@ -147,6 +145,10 @@ class ServerHalf:
     def state(self) -> State:
         """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
         return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
+
+    def names(self) -> Collection[str]:
+        """Returns the names of parameters and buffers, without a look at their numbers."""
+        return self._layers.state_dict().keys()
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.aggregation.rules import CUSTOM, RULES, RuleSpec, build_rule
+from pipar_rpc.aggregation.rules import RULES, RuleSpec, build_rule
+from pipar_rpc.base.dotted import CUSTOM
 from pipar_rpc.base.errors import UserError
 from tests.support.configuration import plan
 from tests.support.processes import ROOT

@@ -49,6 +49,9 @@ class Half:
     def state(self):
         return {"server": self.number}
 
+    def names(self):
+        return self.state().keys()
+
     def load(self, state):
         self.number = state["server"].clone()
 

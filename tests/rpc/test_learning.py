@@ -9,11 +9,17 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.compression.models import ExactModel, Int8Model
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL, merged, sweep_of
-from tests.support.references import BATCH_SIZES, SAMPLES, all_batches, initial_network
+from tests.support.references import (
+    BATCH_SIZES,
+    SAMPLES,
+    all_batches,
+    fedavg,
+    initial_network,
+    server_adam,
+)
 from tests.support.results import job_dirs, rows_of
 
 EPOCHS = 3  # one round each
@@ -106,23 +112,6 @@ def rates(lr):
     return found
 
 
-class FedAdam:
-    """x + eta m / (sqrt(v) + tau), with m and v of the mean change (Reddi et al., 2021, algorithm 2)."""
-
-    def __init__(self, network):
-        self.m = {name: torch.zeros_like(weight) for name, weight in network.named_parameters()}
-        self.v = {name: torch.full_like(weight, 1e-6) for name, weight in network.named_parameters()}
-
-    def __call__(self, before, states, samples):
-        mean = weighted_average(states, samples)
-        for name in self.m:
-            change = mean[name] - before[name]
-            self.m[name] = 0.9 * self.m[name] + 0.1 * change
-            self.v[name] = 0.99 * self.v[name] + 0.01 * change**2
-            mean[name] = before[name] + 0.05 * self.m[name] / (self.v[name].sqrt() + 1e-3)
-        return mean
-
-
 def copied(state):
     return {name: tensor.clone() for name, tensor in state.items()}
 
@@ -130,9 +119,7 @@ def copied(state):
 def train_averaged(job):
     network, batches = initial_network(), all_batches()
     codec = Int8Model() if job.int8 else ExactModel()
-    rule = (
-        FedAdam(network) if job.fedadam else lambda before, states, samples: weighted_average(states, samples)
-    )
+    rule = (server_adam(0.05, 0.9, 0.99, 1e-3) if job.fedadam else fedavg)(network)
     devices = [Plain(job, copy.deepcopy(network)) for _ in BATCH_SIZES]
     if job.strategy == "sfl":  # one server half, which follows the averages as the device halves do
         devices = [Plain(job, nn.Sequential(*copy.deepcopy(network[:2]), *network[2:])) for _ in BATCH_SIZES]
@@ -147,7 +134,7 @@ def train_averaged(job):
             state = copied(devices[index].network.state_dict())
             half = {name: state[name] for name in names}
             states.append(state | codec.decode(codec.encode(half, held), held))
-        average = rule(held, states, [SAMPLES] * len(states))
+        average = rule(states, [SAMPLES] * len(states))
         half = {name: average[name] for name in names}
         held = average | codec.decode(codec.encode(half, held), held)
     return dict(zip(network.state_dict(), held.values(), strict=True))

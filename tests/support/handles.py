@@ -43,7 +43,7 @@ def states_of(handle: DeviceHandle) -> State:
 
 def idle_handle(number: int, iterations: int) -> DeviceHandle:
     """A device of which nothing is asked."""
-    half = SimpleNamespace(state=dict)
+    half = SimpleNamespace(state=dict, names=tuple)
     port = SimpleNamespace(downlink=Link(), leave=lambda reason: None)
     deadlines = Deadlines(DeadlineSpec(1, 1, 1))
     remote = cast(Any, SimpleNamespace(lost=None))

@@ -19,6 +19,8 @@ CUTS = [
 
 LAST = {name: max(p for other, p in CUTS if other == name) for name in MODELS}
 FEW_CUTS = [(name, p) for name, p in CUTS if p in {1, LAST[name] // 2, LAST[name] - 1}]
+# VGG5 has the same kinds of units as the larger VGGs, whose linear layers take most of the time.
+MANY_CUTS = [(name, p) for name, p in CUTS if name not in {"vgg11", "vgg16"} or (name, p) in FEW_CUTS]
 
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -105,7 +107,7 @@ def assert_exact(name, norm, split_point, num_micro_batches, plain):
     assert report.loss / report.samples == pytest.approx(loss, abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "split_point"), CUTS)
+@pytest.mark.parametrize(("name", "split_point"), MANY_CUTS)
 def test_every_network_cut_anywhere_equals_unsplit_with_group_norm(name, split_point):
     assert_exact(name, Norm.group, split_point, 3, zoo_plain(name, Norm.group, 1))
 

@@ -9,11 +9,12 @@ from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.states import State
 from pipar_rpc.checkpoints.best_model import BestModel
 from pipar_rpc.checkpoints.saving import Saver
-from pipar_rpc.coordination.coordinator import Coordinator
+from pipar_rpc.coordination.coordinator import Coordinator, Trained
 from pipar_rpc.coordination.epoch_result import EpochResult, EpochSums
 from pipar_rpc.coordination.rounds import Position
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.plan.settings import Settings
+from pipar_rpc.privacy.ledger import Ledger
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.observer import Observer
 from pipar_rpc.results.outputs import Outputs
@@ -71,6 +72,7 @@ class TrainingLoop:
         evaluator: measures networks on held-out images.
         saver: writes checkpoints.
         best: keeps the network with the highest accuracy.
+        ledger: account of how often the devices' data was used.
         observer: records what happens.
         progress: the bar on the terminal.
         outputs: receive the rows.
@@ -84,6 +86,7 @@ class TrainingLoop:
     evaluator: Evaluator
     saver: Saver
     best: BestModel
+    ledger: Ledger
     observer: Observer
     progress: Progress
     outputs: Outputs
@@ -108,6 +111,7 @@ class TrainingLoop:
             sums, network = EpochSums(self.coordinator.membership.everyone, begin.iteration), None
             for this in self.coordinator.rounds(begin):
                 trained = self.coordinator.train(this, sums)  # both halves of every device have ended
+                self._note_exposed(trained)
                 network = self.coordinator.average(trained, sums)
                 if self.reselector and network is not None:
                     sums.uploaded(self.reselector.choose_again(network, this))
@@ -126,6 +130,15 @@ class TrainingLoop:
         if not self.rows:
             raise PeerError("nothing was trained: all devices that were to train are lost")
         return final
+
+    def _note_exposed(self, trained: Trained) -> None:
+        """Enters a round into the account of what the devices' data has been exposed to."""
+        for number, handle in enumerate(self.coordinator.membership.everyone, start=1):
+            if handle in trained.reports:
+                split = self.plan.devices[number - 1].split_point < self.plan.devices[number - 1].num_units
+                self.ledger.trained(number, trained.reports[handle].iterations, split)
+        if trained.uploads:
+            self.ledger.averaged()
 
     @property
     def selection(self) -> Selection | None:
@@ -148,7 +161,8 @@ class TrainingLoop:
         if network is None and epoch == settings.epochs:
             result.network = self.coordinator.gather()
         measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
-        row = make_row(plan, self.number, epoch, result) | measured.row | self.observer.observe(epoch, result)
+        row = make_row(plan, self.number, epoch, result) | measured.row | self.ledger.epsilons()
+        row |= self.observer.observe(epoch, result)
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}

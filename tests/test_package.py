@@ -71,7 +71,7 @@ def test_the_wheel_says_what_it_needs_and_offers(wheel):
     needed = [need for need in metadata.get_all("Requires-Dist") if "extra ==" not in need]
     names = {re.match(r"[\w-]+", need)[0] for need in needed}
     assert "scipy" in names
-    assert metadata.get_all("Provides-Extra") == ["dev", "metrics"]
+    assert metadata.get_all("Provides-Extra") == ["dev", "metrics", "privacy"]
     assert metadata["Project-URL"] == "Paper, https://arxiv.org/abs/2302.12803"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
     assert "pipar_rpc/py.typed" in zipfile.ZipFile(wheel).namelist()

@@ -44,6 +44,7 @@ class Checkpoint:
         num_iterations: number of iterations trained, on the device with the most.
         rule: state of the aggregation rule, by names of its own.
         best: network of the epoch with the highest accuracy so far; empty if none was evaluated.
+        exposed: how often each device's data was used; see `pipar_rpc.privacy.ledger`.
     """
 
     round: int
@@ -58,6 +59,7 @@ class Checkpoint:
     num_iterations: int = 0
     rule: State = field(default_factory=dict)
     best: State = field(default_factory=dict)
+    exposed: list[dict[str, int]] = field(default_factory=list)
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:

@@ -13,6 +13,7 @@ from pipar_rpc.coordination.aggregation import average
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.rounds import Position
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.privacy.ledger import Ledger
 from pipar_rpc.results.columns import Row
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.transport.rpc_group import Session
@@ -40,6 +41,7 @@ class Saver:
         coordinator: coordinator of the job.
         group: RPC group, which knows the lost devices that have come back.
         best: best network so far.
+        ledger: account of how often the devices' data was used.
         elapsed_s: real seconds of training before this process began.
     """
 
@@ -49,10 +51,11 @@ class Saver:
         coordinator: Coordinator,
         group: Session,
         best: BestModel,
+        ledger: Ledger,
         elapsed_s: float,
     ) -> None:
         self._folder, self._coordinator, self._membership = folder, coordinator, coordinator.membership
-        self._group, self._best, self._told = group, best, False
+        self._group, self._best, self._ledger, self._told = group, best, ledger, False
         self._began = time.monotonic() - elapsed_s
 
     def after_round(
@@ -121,6 +124,7 @@ class Saver:
             + position.iteration,
             rule=self._coordinator.rule_state(),
             best=self._best.state,
+            exposed=self._ledger.state(),
         )
 
     def _own_networks(self) -> list[State]:

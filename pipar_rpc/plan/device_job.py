@@ -9,6 +9,7 @@ from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.learning import LearningSpec
 from pipar_rpc.models import ModelSpec
 from pipar_rpc.plan.deadlines import DeadlineSpec
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec
 
@@ -37,6 +38,7 @@ class DeviceJob:
         seed: seed of the experiment.
         deadlines: deadlines of waiting for the other side.
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
+        privacy: privacy mechanisms.
     """
 
     rank: int
@@ -58,6 +60,7 @@ class DeviceJob:
     seed: int
     deadlines: DeadlineSpec
     emulated_s: float = 0.0
+    privacy: PrivacySpec = NO_PRIVACY
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
 from pipar_rpc.plan.learning_plan import learning_of
 from pipar_rpc.plan.model_plan import Network
+from pipar_rpc.plan.privacy_plan import privacy_of
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.testbed.bandwidth_trace import read_trace
 from pipar_rpc.testbed.device_profile import read_profile
@@ -71,6 +72,7 @@ def device_job(
         coding=coding,
         model_codec=config.compression.models.spec,
         learning=learning_of(config),
+        privacy=privacy_of(config),
         seed=config.seed,
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s

@@ -24,11 +24,13 @@ DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; 
     "testbed": ("slowdown", "calibrate_s", "profile"),
     "batch_size": (),
     "compression": ("activations", "gradients"),
+    "privacy": ("dpsgd", "activations", "nopeek"),
     "data": ("train_size_per_device", "random_crop", "random_flip", "mean", "std"),
 }
 FREE_KEYS = (  # below these, any key may be added
     *("devices.overrides.", "model.args.", "data.args.", "aggregation.rule.args.", "fault.leave."),
     *("optimizer.args.", "schedule.args.", "loss.args.", "metrics.", "participation.args."),
+    "privacy.cut.args.",
     *(f"compression.{what}.args." for what in ("activations", "gradients", "models")),
 )
 

@@ -20,6 +20,7 @@ SAME = (
     "aggregation",
     "participation",
     "compression",
+    "privacy",
     "optimizer",
     "loss",
     "seed",
@@ -27,7 +28,7 @@ SAME = (
 MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path", "data.max_decoded_mb")
 KIND_OF_OPTIMIZER = ("optimizer.name", "optimizer._target_")  # its settings may change on the way
 CONTENT = "partition.content"  # content of the file of partition=file, which counts instead of its path
-OWN = ("batch_size", "data", "compression")  # of these, each device may have its own
+OWN = ("batch_size", "data", "compression", "privacy")  # of these, each device may have its own
 
 
 def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Sequence[int]]) -> dict[str, Any]:

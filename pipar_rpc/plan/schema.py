@@ -20,6 +20,7 @@ from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, Schedule
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
+from pipar_rpc.plan.privacy_schema import PrivacyConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
@@ -109,6 +110,7 @@ class Config:
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     participation: ParticipationConfig = field(default_factory=ParticipationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None

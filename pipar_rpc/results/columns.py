@@ -11,6 +11,7 @@ from typing import Any
 
 from pipar_rpc.results.column import Column, Row
 from pipar_rpc.results.learning_columns import CONFIGURED, LEARNING
+from pipar_rpc.results.privacy_columns import PRIVACY
 
 __all__ = ["COLUMNS", "Column", "Row", "markdown", "mean"]
 
@@ -210,6 +211,7 @@ _DECLARED = (
     _coding("device_coding_s", "the device's", tag="time/device_coding_s"),
     _coding("server_coding_s", "its server half's", tag="time/server_coding_s"),
     *LEARNING,
+    *PRIVACY,
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

@@ -18,7 +18,8 @@ HEADER = (
     "training_time_s,model_bytes,predicted_iteration_s,link_uplink_mbps,link_downlink_mbps,"
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
-    "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,test_metrics"
+    "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,"
+    "test_metrics,epsilon_dpsgd,epsilon_activations,epsilon_updates"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
 NAMES += ("optimizer", "schedule", "loss")
@@ -43,6 +44,7 @@ TAGS = {
 TAGS_OF_DEVICES = {
     *("network_per_device/uplink_mbps", "network_per_device/downlink_mbps", "links/uplink_mbps"),
     *("links/downlink_mbps", "accuracy_per_device/val", "memory_per_device/peak_rss_mb"),
+    *("privacy/epsilon_dpsgd", "privacy/epsilon_activations", "privacy/epsilon_updates"),
 }
 SETTINGS = {
     *("strategy", "model", "data", "partition", "network", "testbed", "num_devices", "split_point"),

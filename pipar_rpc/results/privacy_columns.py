@@ -1,0 +1,20 @@
+"""The columns of results.csv about what privacy mechanisms have given away so far."""
+
+from functools import partial
+
+from pipar_rpc.results.column import Column
+
+_epsilon = partial(Column, devices="each", digits=3)
+SINCE = "since the training began, at the delta of the configuration; empty without the mechanism"
+
+PRIVACY = (
+    _epsilon("epsilon_dpsgd", f"epsilon of the model towards a sample {SINCE}", tag="privacy/epsilon_dpsgd"),
+    _epsilon(
+        "epsilon_activations",
+        f"epsilon of a sample's activations towards the server {SINCE}",
+        tag="privacy/epsilon_activations",
+    ),
+    _epsilon(
+        "epsilon_updates", f"epsilon of the model towards a device {SINCE}", tag="privacy/epsilon_updates"
+    ),
+)

@@ -14,7 +14,7 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.states import State
-from pipar_rpc.checkpoints.best_model import BestModel, deciding_column
+from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
@@ -183,7 +183,7 @@ def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | Non
 def _best_model(job: _Job, checkpoint: Checkpoint | None) -> BestModel:
     """The best network, which a checkpoint brings into the job's folder."""
     path, spec = job.output_dir / BEST_MODEL, job.plan.devices[0].model
-    return BestModel(path, spec, deciding_column(job.plan), checkpoint.best if checkpoint else {})
+    return BestModel(path, spec, deciding_samples(job.plan), checkpoint.best if checkpoint else {})
 
 
 def _ledger(plan: Plan, membership: Membership, checkpoint: Checkpoint | None) -> Ledger:

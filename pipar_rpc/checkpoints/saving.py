@@ -7,7 +7,7 @@ import time
 from pipar_rpc.aggregation.rules import networks_kept
 from pipar_rpc.base.errors import RegroupError, UserError
 from pipar_rpc.base.states import State
-from pipar_rpc.checkpoints.best_model import BestModel, deciding_column
+from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.coordination.aggregation import average
 from pipar_rpc.coordination.coordinator import Coordinator
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def needed_bytes(plan: Plan) -> int:
     """Computes the bytes of the checkpoints and the models that a job keeps."""
     settings, num_devices = plan.settings, len(plan.devices)
-    best = int(deciding_column(plan) is not None)
+    best = int(deciding_samples(plan) is not None)
     if not plan.checkpoints.every:
         return plan.network.num_bytes * (1 + best)
     networks = num_devices if settings.aggregation_every == 0 else 1

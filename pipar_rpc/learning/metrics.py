@@ -1,5 +1,6 @@
 """Further metrics of held-out data: any that torchmetrics has, or objects with the same three methods."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -73,6 +74,20 @@ class Metrics:
             except Exception as error:
                 raise self._failed(name, error) from error
         return figures
+
+    def check(self, outputs: Tensor, labels: Tensor) -> None:
+        """Raises UserError for a metric that does not take such samples, or whose figure is not one number.
+
+        Args:
+            outputs: outputs of a network's shape for a few samples.
+            labels: labels of the data set.
+        """
+        self.reset()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about so few samples
+            self.update(outputs, labels)
+            self.compute()
+        self.reset()
 
     def _failed(self, name: str, error: Exception) -> UserError:
         where = f"metrics.{name}._target_={self._targets[name]}"

@@ -1,6 +1,6 @@
 """Optimisers by name or dotted name, and how one is made for a half of the network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,15 +74,21 @@ def _groups(spec: OptimizerSpec, parameters: Sequence[Tensor]) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
-def try_optimizer(spec: OptimizerSpec) -> float:
-    """Steps once with a parameter of its own; returns the bytes of its state as a multiple of the weights'.
+def try_optimizer(spec: OptimizerSpec, dims: Collection[int] = (2,)) -> float:
+    """Steps once with parameters of its own; returns the bytes of its state as a multiple of the weights'.
+
+    Args:
+        spec: optimiser.
+        dims: numbers of dimensions that the network's parameters have.
 
     Raises:
-        UserError: the optimiser cannot be made, needs more than gradients, or keeps what cannot travel.
+        UserError: the optimiser cannot be made, does not take such parameters, needs more than gradients, or
+            keeps what cannot travel.
     """
-    weight = nn.Parameter(torch.ones(16, 16))
-    optimizer = make_optimizer(spec, [weight])
-    weight.grad = torch.ones_like(weight)
+    weights = [nn.Parameter(torch.ones([16, 16, *[1] * (dim - 2)][:dim])) for dim in sorted(dims)]
+    optimizer, weight = make_optimizer(spec, weights), weights[-1]
+    for each in weights:
+        each.grad = torch.ones_like(each)
     try:
         optimizer.step()
     except Exception as error:

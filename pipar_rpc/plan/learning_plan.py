@@ -9,6 +9,7 @@ from pipar_rpc.learning.loss import check_loss
 from pipar_rpc.learning.metrics import Metrics
 from pipar_rpc.learning.optimizer import try_optimizer
 from pipar_rpc.learning.schedule import Schedule
+from pipar_rpc.plan.model_plan import Network
 from pipar_rpc.plan.schema import Config
 
 
@@ -18,12 +19,12 @@ def learning_of(config: Config) -> LearningSpec:
     return LearningSpec(optimizer, config.schedule.spec, config.loss.spec)
 
 
-def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor, iterations: int) -> float:
+def check_learning(config: Config, network: Network, labels: Tensor, iterations: int) -> float:
     """Tries optimiser, schedule, loss and metrics.
 
     Args:
         config: checked configuration.
-        output_shape: shape of the network's output for one sample.
+        network: summary of the network.
         labels: some labels of the data set, shape [b, ...], at least one.
         iterations: iterations of an epoch on the device with the most; 1 if they are not known.
 
@@ -34,11 +35,12 @@ def check_learning(config: Config, output_shape: tuple[int, ...], labels: Tensor
         UserError: one of them cannot be made, or does not fit.
     """
     learning = learning_of(config)
-    Metrics(config.metric_specs)
-    copies = try_optimizer(learning.optimizer)
+    outputs = torch.zeros(len(labels), *network.units[-1].output_shape)
+    copies = try_optimizer(learning.optimizer, network.trained_dims)
     if not learning.schedule.constant:
         _check_schedule(Schedule(learning.schedule, learning.optimizer), config, iterations)
-    check_loss(learning.loss, torch.zeros(len(labels), *output_shape), labels)
+    check_loss(learning.loss, outputs, labels)
+    Metrics(config.metric_specs).check(outputs, labels)
     return copies
 
 

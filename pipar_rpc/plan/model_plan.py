@@ -31,6 +31,7 @@ class Network:
         num_bytes: bytes of parameters and buffers.
         smallest: least number of samples in a micro-batch.
         batch_statistics: whether `model.norm` has it normalise with the statistics of micro-batches.
+        trained_dims: numbers of dimensions that its trained parameters have.
     """
 
     spec: ModelSpec
@@ -38,6 +39,7 @@ class Network:
     num_bytes: int
     smallest: int
     batch_statistics: bool
+    trained_dims: frozenset[int] = frozenset({2})
 
 
 def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
@@ -58,6 +60,7 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
         num_bytes=num_bytes(network.state_dict()),
         smallest=smallest_batch(network, spec),
         batch_statistics=chosen and has_batch_statistics(network),
+        trained_dims=frozenset(weight.dim() for weight in network.parameters() if weight.requires_grad),
     )
 
 

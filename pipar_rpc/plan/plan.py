@@ -138,8 +138,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
             check_samples(job, size)
     config.num_devices = num_devices
     lengths = [-(-size // job.batch_size) for job, size in zip(devices, sizes or (), strict=False)]
-    shape, longest = network.units[-1].output_shape, max(lengths, default=1)
-    copies = check_learning(config, shape, some_labels(source), longest)
+    copies = check_learning(config, network, some_labels(source), max(lengths, default=1))
     return Plan(
         devices=tuple(devices),
         notices=_notices(config, device_configs, devices, network),

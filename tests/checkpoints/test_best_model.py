@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipar_rpc.checkpoints import best_model
-from pipar_rpc.checkpoints.best_model import BestModel, deciding_column
+from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.saving import needed_bytes
 from pipar_rpc.models import ModelSpec, Norm, build_model, published, read_weights
 from tests.support.configuration import plan
@@ -27,9 +27,9 @@ def rows(*accuracies):
     return [{"epoch": n, "val_accuracy": value} for n, value in enumerate(accuracies, start=1)]
 
 
-def train(path, accuracies, column="val_accuracy", state=None, start=0):
+def train(path, accuracies, samples="val", state=None, start=0):
     """Epoch n has the network n."""
-    best = BestModel(path, SPEC, column, state or {})
+    best = BestModel(path, SPEC, samples, state or {})
     for epoch in range(start + 1, len(accuracies) + 1):
         best.consider(rows(*accuracies[:epoch]), network(epoch))
     return best
@@ -47,15 +47,24 @@ def test_the_first_epoch_with_the_highest_accuracy_counts(tmp_path, accuracies, 
     assert stored.keys() == published(network(0.0), SPEC).keys()
 
 
+def test_without_classes_the_lowest_loss_counts(tmp_path):
+    best = BestModel(tmp_path / "best.pt", SPEC, "test", {})
+    losses = [2.0, float("nan"), 1.5, 1.75]
+    all_rows = [{"epoch": n, "test_accuracy": None, "test_loss": loss} for n, loss in enumerate(losses, 1)]
+    for epoch in range(1, len(losses) + 1):
+        best.consider(all_rows[:epoch], network(epoch))
+    assert value_of(tmp_path / "best.pt") == 3
+
+
 def test_where_nothing_is_evaluated_nothing_is_written(tmp_path):
-    for column, accuracies in ((None, (0.5,)), ("val_accuracy", (None,)), ("test_accuracy", (0.5,))):
-        assert train(tmp_path / "best.pt", accuracies, column).state == {}
-    BestModel(tmp_path / "best.pt", SPEC, "val_accuracy", {}).consider(rows(0.5), None)
+    for samples, accuracies in ((None, (0.5,)), ("val", (None,)), ("test", (0.5,))):
+        assert train(tmp_path / "best.pt", accuracies, samples).state == {}
+    BestModel(tmp_path / "best.pt", SPEC, "val", {}).consider(rows(0.5), None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_network_may_be_trained_further_in_place(tmp_path):
-    best, state = BestModel(tmp_path / "best.pt", SPEC, "val_accuracy", {}), network(1.0)
+    best, state = BestModel(tmp_path / "best.pt", SPEC, "val", {}), network(1.0)
     best.consider(rows(0.5), state)
     for tensor in state.values():
         tensor.add_(1)
@@ -89,20 +98,20 @@ def test_a_file_that_cannot_be_written_does_not_end_the_training(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("overrides", "column"),
+    ("overrides", "samples"),
     [
-        ((), "val_accuracy"),
-        (("data.val_size=0",), "test_accuracy"),
-        (("enable_val=false",), "test_accuracy"),
+        ((), "val"),
+        (("data.val_size=0",), "test"),
+        (("enable_val=false",), "test"),
         (("enable_val=false", "enable_test=false"), None),
         (("enable_val=false", "enable_test=false", "enable_device_val=true"), None),
         (("data.val_size=0", "enable_test=false"), None),
     ],
     ids=str,
 )
-def test_validation_decides_and_test_samples_where_there_is_none(overrides, column):
+def test_validation_decides_and_test_samples_where_there_is_none(overrides, samples):
     """The room on the disk is that of the file, and of one more network in each checkpoint."""
     made, others = plan(*SMALL, *overrides), plan(*SMALL, "enable_val=false", "enable_test=false")
-    assert deciding_column(made) == column
+    assert deciding_samples(made) == samples
     more = (needed_bytes(made) - needed_bytes(others)) / made.network.num_bytes
-    assert more == (0 if column is None else 1 + made.checkpoints.keep + 1)
+    assert more == (0 if samples is None else 1 + made.checkpoints.keep + 1)

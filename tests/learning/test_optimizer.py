@@ -124,6 +124,13 @@ def test_a_frozen_half_has_nothing_to_update():
     assert optimizer.state() == {}
 
 
+def test_an_optimizer_that_does_not_take_the_networks_parameters_gives_one_line():
+    muon = OptimizerSpec("custom", "torch.optim.Muon")
+    try_optimizer(muon, {2})
+    with pytest.raises(UserError, match=r"^optimizer\._target_=torch\.optim\.Muon failed: ValueError: .*2D"):
+        try_optimizer(muon, {1, 2, 4})
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -103,3 +103,17 @@ def test_the_old_commands_go_on_working_with_a_notice(tmp_path, command):
     notice, line = done.err.splitlines()
     assert notice == f"python -m launch.{command} is now python -m pipar_rpc.{command}"
     assert line == f"pipar_rpc: error: no results.csv with rows below {tmp_path}"
+
+
+def test_accuracies_over_the_times_of_other_runs(sweep, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    trained = {"epoch": 1, "test_accuracy": 0.5, "network": "none", "testbed": "native", "epoch_time_s": 1}
+    write(folder / "fl", FL | trained)
+    write(folder / "pipar", PIPAR | trained | {"test_accuracy": 0.6})
+    done = run_here("pipar_rpc.report", folder, "--times", sweep)
+    assert done.code == 0, done.err
+    page = (folder / "report.html").read_text()
+    soon = page[page.index("Time to accuracy") :]
+    assert all(f"<td>{cell}</td>" in soon for cell in ("pi", "4g", "22", "10", "2.20x"))
+    assert "Losses and accuracies are those of other runs, over these times." in page
+    assert report(sweep, "--times", folder).code == 2  # sfl has no times there

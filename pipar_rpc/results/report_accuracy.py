@@ -28,7 +28,7 @@ def time_to_accuracy_section(comparisons: Sequence[Comparison]) -> Section:
     """Makes the section with the time until the target accuracy, a row for each method."""
     headings = [*PROBLEM, "method", "accuracy", "target", "reached by", "epoch", "time s", "speed-up", "over"]
     note = (
-        "Time is the sum of the epochs' times as they were, until the end of the first epoch that has the "
+        "Time is the sum of the epochs' times, until the end of the first epoch that has the "
         "target: mean and standard deviation over the runs of a method that reach it. Runs of one method "
         "differ in nothing but the seed. The speed-up is that over fl, or over the slowest method where not "
         "all runs of fl reach the target. In the picture, thin lines are single runs, and the mean and its "

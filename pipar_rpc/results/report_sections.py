@@ -104,7 +104,11 @@ def accuracy_section(runs: Sequence[Run], known: Mapping[str, Mapping[str, str |
 
 
 def make_sections(
-    runs: Sequence[Run], iterations: int, folder: Path, target: float | None = None
+    runs: Sequence[Run],
+    iterations: int,
+    folder: Path,
+    target: float | None = None,
+    evaluated: Sequence[Run] | None = None,
 ) -> list[Section]:
     """Makes all sections that have something in them; writes their pictures into the folder.
 
@@ -113,8 +117,9 @@ def make_sections(
         iterations: number of iterations of an epoch.
         folder: folder of the PNG files.
         target: accuracy whose time is compared, 0..1; None for that of `time_to_accuracy.compare`.
+        evaluated: runs whose losses and accuracies are shown; by default the same.
     """
-    known = read_published()
+    known, evaluated = read_published(), runs if evaluated is None else evaluated
     cases = best(runs, iterations)
 
     def idle(who: str) -> Callable[[Run], float]:
@@ -132,15 +137,15 @@ def make_sections(
         ("Throughput, Mbit/s", "throughput", mbps("uplink"), mbps("downlink"), ("uplink", "downlink")),
     ):
         figures.pictures.append(picture(up_down_bars(cases, up, down, title, labels), name, folder))
-    learned = accuracy_section(runs, known.accuracy)
+    learned = accuracy_section(evaluated, known.accuracy)
     for column, title, by in (
         ("train_loss", "Training loss", "epoch"),
         ("train_loss", "Training loss", "time"),
         ("test_accuracy", "Test accuracy", "epoch"),  # over time it has a section of its own
     ):
-        if (curve := curves(runs, column, title, by_time=by == "time")) is not None:
+        if (curve := curves(evaluated, column, title, by_time=by == "time")) is not None:
             learned.pictures.append(picture(curve, f"{column}_by_{by}", folder))
-    comparisons = compare(runs, target)
+    comparisons = compare(evaluated, target)
     soon = time_to_accuracy_section(comparisons)
     if comparisons:
         soon.pictures.append(picture(accuracy_figure(comparisons), "accuracy_by_time", folder))

@@ -58,7 +58,9 @@ def test_metrics_are_tried_before_anything_starts():
     outputs, labels = torch.zeros(2, 3), torch.tensor([0, 2])
     Metrics({"f1": F1}).check(outputs, labels)
     confusion = MetricSpec("torchmetrics.classification.MulticlassConfusionMatrix", {"num_classes": 3})
-    with pytest.raises(UserError, match=r"^metrics\.it\._target_=.*ConfusionMatrix failed: ValueError: only one"):
+    with pytest.raises(
+        UserError, match=r"^metrics\.it\._target_=.*ConfusionMatrix failed: ValueError: only one"
+    ):
         Metrics({"it": confusion}).check(outputs, labels)
     with pytest.raises(UserError, match=r"^metrics\.it\._target_=.*Largest failed: ValueError: one label"):
         Metrics({"it": OWN}).check(outputs, torch.zeros(2, 2))

@@ -21,6 +21,9 @@ SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on dev
 SAMPLES = 20
 
 
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
 @dataclass
 class Codecs:
     """The quantisers of what crosses: of activations and gradients for each device, and of models."""
@@ -42,13 +45,15 @@ class Reference:
         split_point: int = SPLIT,
         num_micro_batches: int = 1,
         coding: Coding | None = None,
+        optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.network, self.num_micro_batches = network, num_micro_batches
         self.split_point, self.coding = split_point, coding
-        self.optimizers = [self.sgd(network[:split_point]), self.sgd(network[split_point:])]
+        make = optimizer or self.sgd
+        self.optimizers = [make(network[:split_point]), make(network[split_point:])]
 
     @staticmethod
-    def sgd(half: nn.Module) -> torch.optim.SGD:
+    def sgd(half: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD([{"params": list(half.parameters())}], lr=0.01, momentum=0.9)
 
     def step(self, batches: Batches, epoch: int, iteration: int) -> None:
@@ -156,11 +161,13 @@ def federated(
     rule: Rule = fedavg,
     split_point: int = SPLIT,
     codecs: Codecs = NO_CODECS,
+    optimizer: MakeOptimizer = Reference.sgd,
 ) -> State:
     """Whole networks, each on its device; averaged after every epoch."""
     network, batches = make(), all_batches()
     devices = [
-        Reference(copy.deepcopy(network), split_point, num_micro_batches, coding) for coding in codecs.codings
+        Reference(copy.deepcopy(network), split_point, num_micro_batches, coding, optimizer)
+        for coding in codecs.codings
     ]
     average, aggregate = devices[0].state(), rule(network)
     for epoch in range(1, epochs + 1):

@@ -163,9 +163,15 @@ def one_line(error: OmegaConfBaseException) -> str:
 
 
 def _unknown(key: str) -> str:
-    close = difflib.get_close_matches(key, _keys(OmegaConf.structured(Config)), n=1)
-    hint = f": did you mean {close[0]}?" if close else "; docs/configuration.md lists all keys"
-    return f"{key}: no such key{hint}"
+    """Says what the key may have been: one of its group, or whatever is written alike."""
+    known = _keys(OmegaConf.structured(Config))
+    group = key.rpartition(".")[0]
+    siblings = [name for name in known if group and name.rpartition(".")[0] == group]
+    close = difflib.get_close_matches(key, siblings or known, n=1, cutoff=0.75 if siblings else 0.6)
+    if close:
+        return f"{key}: no such key: did you mean {close[0]}?"
+    listed = f"one of {', '.join(sorted(siblings))}" if siblings else "docs/configuration.md lists all keys"
+    return f"{key}: no such key; {listed}"
 
 
 def _keys(raw: DictConfig, prefix: str = "") -> list[str]:

@@ -63,6 +63,7 @@ BAD = {
     "epoch=3": "epoch: no such key: did you mean epochs?",
     "+epoch=3": "epoch: no such key: did you mean epochs?",
     "xyz.abc=3": "xyz: no such key",
+    "node.nope=1": "node.nope: no such key; one of node.allow_public, node.data_root, ",
     "epochs=0": "epochs=0: must be >= 1",
     "until.val_accuracy=0": "until.val_accuracy=0.0: must be above 0 and at most 1, or null",
     "until.test_accuracy=70": "until.test_accuracy=70.0: must be above 0 and at most 1, or null",

@@ -44,7 +44,6 @@ def main() -> None:
         output = _output(args)
         times = IterationTimes(args.run, output, run, _config(args))
         seconds = {label: times.seconds(coding, label) for label, coding in wanted.codings.items()}
-        torch.set_num_threads(args.threads)
         criterion = Criterion(run.plan.devices[0].learning.loss, run.node.device)
         rows, found = list[Leakage](), list[tuple[Leakage, Tensor]]()
         for row, pictures in measured(

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,11 +41,10 @@ def parse(description: str | None) -> argparse.Namespace:
     add("--known-labels", type=int, default=1, help="of each class, known to the attacker (default 1)")
     add("--best", action="store_true", help="model_best.pt instead of model.pt")
     add("--seed", type=int, help="(default: the run's)")
-    add("--threads", type=int, default=os.cpu_count(), help="of torch (default: all cores)")
     add("--output", type=Path, help="folder for table and pictures (default: the run's)")
     args = parser.parse_intermixed_args()
     require(args.num_images >= FEWEST, "--num-images", args.num_images, f">= {FEWEST}")
-    for name in ("epochs", "known_labels", "threads"):
+    for name in ("epochs", "known_labels"):
         require(getattr(args, name) >= 1, f"--{name.replace('_', '-')}", getattr(args, name), ">= 1")
     limit = args.max_norm
     require(limit is None or 0 < limit < math.inf, "--max-norm", limit, "> 0")

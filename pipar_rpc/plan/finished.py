@@ -58,7 +58,7 @@ def read_finished(path: Path, overrides: Sequence[str]) -> FinishedRun:
         UserError: one line about what is wrong with the file, a key or the data.
     """
     stored = _stored(path, overrides)
-    protection, tail_units = _protection(stored), OmegaConf.select(stored, "pipeline.tail_units")
+    protection, tail_units = protection_of(stored), OmegaConf.select(stored, "pipeline.tail_units")
     OmegaConf.update(stored, "model.weights", None)  # the run's own weights count
     if isinstance(stored.get("partition"), DictConfig):
         stored.partition.pop(CONTENT.rpartition(".")[2], None)  # it is no key of the user's
@@ -84,8 +84,12 @@ def _stored(path: Path, overrides: Sequence[str]) -> DictConfig:
     return stored
 
 
-def _protection(stored: DictConfig) -> Protection:
-    """The run's `privacy.activations`, if it has any."""
+def protection_of(stored: DictConfig) -> Protection:
+    """What `privacy.activations` of a run's configuration says; nothing if it is not there.
+
+    Raises:
+        UserError: it is noise of another kind.
+    """
 
     def value(key: str) -> Any:
         return OmegaConf.select(stored, f"privacy.activations.{key}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.results.csv_table import cell
+from pipar_rpc.results.runs import UNCOMPRESSED
 from pipar_rpc.results.terminal import table
 
 
@@ -57,8 +58,9 @@ class Leakage(NamedTuple):
 
 
 def way_name(way: tuple[str, float]) -> str:
-    """Codec and noise as pictures show them."""
-    return f"{way[0]}, noise {way[1]:g}"
+    """Codec, if there is one, and noise as pictures show them."""
+    codec, noise = way
+    return f"noise {noise:g}" if codec == UNCOMPRESSED else f"{codec}, noise {noise:g}"
 
 
 HEADINGS = {

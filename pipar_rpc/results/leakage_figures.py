@@ -22,18 +22,18 @@ def leakage_figure(rows: Sequence[Leakage], title: str) -> Any:
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     for axes, (column, name, nothing) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         _lines(axes, rows, column)
+        if column == "distance_correlation":
+            _lines(axes, rows, "distance_correlation_chance", linestyle=":", linewidth=1)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("split point P")
         axes.set_xticks(sorted({row.split_point for row in rows}))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         chance = None if nothing is None else getattr(rows[0], nothing)
         if chance is not None:
             axes.axhline(chance, color="grey", linestyle=":", linewidth=1)
-        if column == "distance_correlation":
-            _lines(axes, rows, "distance_correlation_chance", linestyle=":", linewidth=1)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, [*labels], loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
-    figure.suptitle(f"{title}; dotted: what is found without seeing anything", fontsize=11)
+    figure.suptitle(f"{title}; dotted: chance, for SSIM the mean image", fontsize=11)
     return figure
 
 
@@ -45,9 +45,8 @@ def _lines(axes: Axes, rows: Sequence[Leakage], column: str, **style: Any) -> No
             if row.way == way and getattr(row, column) is not None
         ]
         look = {"marker": "" if style else "o", "label": way_name(way), **style}
-        axes.plot(
-            *zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], **look
-        ) if points else None
+        if points:
+            axes.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], **look)
 
 
 def reconstructions_figure(originals: Any, found: Sequence[tuple[Leakage, Any]]) -> Any:

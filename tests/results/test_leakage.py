@@ -45,7 +45,7 @@ def test_a_line_for_each_way_and_panels_without_figures_stay_empty():
 
 def test_reconstructions_stand_below_their_originals():
     images = np.random.default_rng(0).random((3, 8, 8, 1))
-    figure = reconstructions_figure(images, [(ROW, images), (NOISY, images)])
+    figure = reconstructions_figure(images, [(ROW, images), (NOISY._replace(compression="int8"), images)])
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
-    assert names == ["original", "P = 1, none, noise 0", "P = 1, none, noise 0.5"]
+    assert names == ["original", "P = 1, noise 0", "P = 1, int8, noise 0.5"]
     assert len(figure.axes) == 9

@@ -11,6 +11,7 @@ from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.results.columns import COLUMNS
+from tests.support.commands import run_here
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
 from tests.support.results import job_dirs, rows_of
@@ -57,6 +58,14 @@ def test_all_jobs_of_a_sweep_run_in_one_torchrun(sweep):
     assert done.code == 0, done.err
     assert sorted(jobs) == list(range(10))
     assert "10 jobs done, 0 failed" in done.out
+
+
+def test_what_the_server_of_a_run_could_learn_is_measured_from_its_folder(sweep, tmp_path):
+    _, jobs = sweep
+    how = ("--split-points=4", "--num-images=20", "--epochs=1", f"--output={tmp_path}")
+    done = run_here("pipar_rpc.leakage", jobs[0], *how)
+    assert done.code == 0, done.err
+    assert (tmp_path / "leakage.csv").read_text().splitlines()[1].startswith("4,none,0,,")
 
 
 @pytest.mark.usefixtures("double_precision")

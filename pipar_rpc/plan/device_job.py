@@ -37,6 +37,7 @@ class DeviceJob:
         seed: seed of the experiment.
         deadlines: deadlines of waiting for the other side.
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
+        labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
     """
 
     rank: int
@@ -58,11 +59,22 @@ class DeviceJob:
     seed: int
     deadlines: DeadlineSpec
     emulated_s: float = 0.0
+    labels_stay: int = 0
 
     @property
     def name(self) -> str:
         """RPC name of the device's worker."""
         return worker_name(self.rank)
+
+    @property
+    def told_classes(self) -> tuple[str, ...]:
+        """Names of the classes of which the server is told how many samples there are; empty for none."""
+        return () if self.labels_stay else self.data.classes
+
+    @property
+    def tail_units(self) -> int:
+        """T, the number of last units that the device holds apart from 1..P; 0 where it holds all."""
+        return 0 if self.split_point == self.num_units else self.labels_stay
 
     @property
     def compression(self) -> str:

@@ -64,8 +64,7 @@ class UnitTimer:
         self._backward = defaultdict[int, list[float]](list)
         self._update: list[float] = []
         self._coder = coder
-        self._encode = defaultdict[int, list[float]](list)
-        self._decode = defaultdict[int, list[float]](list)
+        self._coding = [defaultdict[int, list[float]](list) for _ in range(4)]
         self._output = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,9 +84,10 @@ class UnitTimer:
         activation, arrived_s = self._timed(lambda: coder.coding.decode_activation(sent, self._device))
         payload, down_s = self._timed(lambda: coder.coding.encode_gradient(PART, sent, activation))
         _, returned_s = self._timed(lambda: coder.coding.decode_gradient(sent, payload, self._device))
-        encode_s, decode_s = (down_s, arrived_s) if coder.server else (up_s, returned_s)
-        self._encode[len(output)].append(encode_s)
-        self._decode[len(output)].append(decode_s)
+        device, server = (up_s, returned_s), (down_s, arrived_s)
+        here_and_there = (*server, *device) if coder.server else (*device, *server)
+        for times, seconds in zip(self._coding, here_and_there, strict=True):
+            times[len(output)].append(seconds)
 
     def backward(self) -> None:
         """The backward pass of the last output, if there is one, and an optimiser step."""
@@ -107,7 +107,7 @@ class UnitTimer:
             return {size: _median(runs[1:]) for size, runs in seconds.items()}
 
         passes = medians(self._forward), medians(self._backward)
-        coding = medians(self._encode), medians(self._decode)
+        coding = map(medians, self._coding)
         return UnitTimes(self._name, *passes, _median(self._update or [0.0]), *coding)
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:

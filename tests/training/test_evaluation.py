@@ -78,7 +78,7 @@ def test_a_network_may_be_evaluated_with_its_codec_at_the_cut():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 3))
     made, outputs, _ = evaluator(network, labels, LossSpec())
     coding = Coding(CodingSpec(CodecSpec("topk", args={"ratio": 0.25}), CodecSpec("topk")))
-    found = made.measure(network.state_dict(), "test", (2, coding))
+    found = made.measure(network.state_dict(), "test", (2, 0, coding))
     hidden = network[:2](made_inputs(labels)).detach()
     kept = torch.zeros_like(hidden)
     places = hidden.abs().topk(2, dim=1).indices

@@ -39,7 +39,7 @@ def place(monkeypatch):
     placed = []
 
     def make(job, network):
-        layers = copy.deepcopy(server_layers(network, job.split_point))
+        layers = copy.deepcopy(server_layers(network, job.split_point, job.tail_units))
         half = build_server_half(layers, job, NODE, Timeline())
         device = build_device(NODE, Stop(), job, network.state_dict(), {}, half.process)
         placed.append(device)
@@ -63,11 +63,12 @@ def cut(first, points):
 
 @pytest.mark.parametrize("compression", ["none", "int8", "int4", "topk"])
 @pytest.mark.parametrize("points", [(5, 1), (1, 5), (1, 5, 3), (2, 4, 1)], ids=str)
+@pytest.mark.parametrize("labels", ["server", "device"])
 def test_training_goes_on_as_if_the_network_had_been_cut_there_from_the_beginning(
-    place, network, points, compression
+    place, network, points, compression, labels
 ):
     """A device that had held everything once sent what its server half could not decode."""
-    jobs = cut(plan(*JOB, f"compression={compression}", world_size=2), points)
+    jobs = cut(plan(*JOB, f"compression={compression}", f"pipeline.labels={labels}", world_size=2), points)
     moved, whole = place(jobs[0][0], network), network.state_dict()
     for old, new in itertools.pairwise(jobs):
         move_layers(Membership([moved]), network, old, new, whole)

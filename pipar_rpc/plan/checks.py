@@ -27,9 +27,12 @@ def check_split_point(split_point: int, num_units: int, model: str, labels_stay:
 
 def check_selector(config: Config, num_units: int) -> None:
     """Raises ConfigError if the selector may choose a split point that the network does not have."""
-    points = config.selector.split_points
+    points, stay = config.selector.split_points, config.pipeline.labels_stay
     if points is None:
         return
+    if any(num_units - stay < point < num_units for point in points):
+        both = f"split points of 1..{num_units - stay} or {num_units} with pipeline.labels=device"
+        raise ConfigError("selector.split_points", points, f"{both} ({config.model.name})")
     most = num_units - (config.selector.method is Method.paper)
     if max(points) > num_units or min(points) > most:
         raise ConfigError("selector.split_points", points, f"split points of 1..{most} ({config.model.name})")

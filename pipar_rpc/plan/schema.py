@@ -160,9 +160,10 @@ class Config:
         chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
         only = "0 but with strategy=pipar: the others' P and N are fixed"
         require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)
-        crossing = not self.selector.profile_iterations or self.pipeline.labels is LabelsOn.server
-        why = "0 with pipeline.labels=device, which the selector does not know"
-        require(crossing, "selector.profile_iterations", self.selector.profile_iterations, why)
+        method = self.selector.method
+        crosses_once = method is Method.exhaustive or self.pipeline.labels is LabelsOn.server
+        once = "exhaustive with pipeline.labels=device: the paper's formula has one crossing"
+        require(crosses_once, "selector.method", method.value, once)
         name, shared = self.data.name, "another one with data={}, which is the same on every machine"
         owned = self.partition.name != OWN or name not in PUBLISHED
         require(owned, "partition", self.partition.name, shared.format(name))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.models import ModelSpec, build_device_layers, build_model
+from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, summarise
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
@@ -144,6 +144,7 @@ def time_units(
     clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[], object] = lambda: None,
     num_units: int | None = None,
+    tail_units: int = 0,
     coder: Coder | None = None,
 ) -> list[UnitTimes]:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
@@ -156,15 +157,22 @@ def time_units(
         clock: seconds.
         on_run: function called after each run.
         num_units: number of first units to time; all by default.
+        tail_units: number of last units to time besides, on an input of their own.
         coder: codecs of what crosses; None if it crosses as it is.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_model(spec) if num_units is None else build_device_layers(spec, num_units)
+        network = build_model(spec) if num_units is None else build_device_layers(spec, num_units, tail_units)
         units = timers(network.to(device), device, clock, coder)
         inputs = spec.make_input(max(sizes), device)
+        pieces = [(units[:num_units], inputs)]
+        if tail_units:
+            before = summarise(build_meta(spec), spec)[-tail_units - 1]
+            outputs = torch.randn(max(sizes), *before.output_shape, device=device, requires_grad=True)
+            pieces.append((units[num_units:], outputs))
         for size in sizes:
             for _ in range(1 + runs):
-                run_once(units, inputs[:size])
+                for piece, entering in pieces:
+                    run_once(piece, entering[:size])
                 on_run()
     return [unit.times() for unit in units]
 

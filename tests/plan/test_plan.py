@@ -428,6 +428,8 @@ def test_the_last_units_of_the_device_leave_room_for_the_server():
     crossing = plan("pipeline.split_point=3", "network=4g", "testbed=raspberry_pi_3b").devices[0]
     emulated = plan(device, "pipeline.split_point=3", "network=4g", "testbed=raspberry_pi_3b").devices[0]
     assert emulated.emulated_s > crossing.emulated_s
-    assert message(device, "selector.profile_iterations=1").startswith(
-        "selector.profile_iterations=1: must be 0"
+    assert message(device, "selector.method=paper").startswith("selector.method=paper: must be exhaustive")
+    line = message(device, "pipeline.tail_units=2", "selector.split_points=[3,4]")
+    assert line.startswith(
+        "selector.split_points=[3, 4]: must be split points of 1..3 or 5 with pipeline.labels"
     )

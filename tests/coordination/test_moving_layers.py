@@ -17,7 +17,7 @@ from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.coordination.moving_layers import move_layers
 from pipar_rpc.models import build_model, server_layers
 from pipar_rpc.plan.node import Node
-from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import LocalExchange
 from tests.support.configuration import plan
 from tests.support.handles import local_handle, states_of
@@ -98,3 +98,18 @@ def test_after_a_move_both_ends_still_hold_the_last_global_network(place, networ
         held, _ = transfer.distribute({handle: received}, handle.half.state() | received, held)
         assert num_bytes(handle.remote.sent[-1]) == codec.num_bytes(trained, True)
         assert all(torch.equal(own, held[name]) for name, own in states_of(handle).items())
+
+
+def test_what_a_device_that_keeps_its_labels_tells_of_them(place, network):
+    """How many samples there are, and what codecs save at both cuts: here half of four crossings."""
+    jobs = (*JOB, "compression=bf16", "pipeline.tail_units=2")
+    stays, crosses = (
+        plan(*jobs, f"pipeline.labels={labels}", world_size=2).devices[0] for labels in ("device", "server")
+    )
+    first, second = place(stays, network).remote.device, place(crosses, network).remote.device
+    counts = second.data_summary().class_counts
+    assert len(counts) > 1
+    assert first.data_summary().class_counts == (sum(counts),) == (20,)
+    report, values = first.train(1, 0, 3), 32 * 4 * 4 + 64 * 2 * 2  # after the first unit, and the third
+    assert report.saved_bytes == 2 * 20 * values * 2
+    assert report.stages[Stage.DEVICE_TAIL].count == 8 + 8 + 2

@@ -433,3 +433,11 @@ def test_the_last_units_of_the_device_leave_room_for_the_server():
     assert line.startswith(
         "selector.split_points=[3, 4]: must be split points of 1..3 or 5 with pipeline.labels"
     )
+
+
+def test_where_devices_share_a_half_a_training_goes_on_with_the_labels_where_they_were():
+    """What is on one side for all devices cannot move to the other for each."""
+    kept = ("pipeline.labels=device", "pipeline.tail_units=2")
+    same = [plan(*own).checkpoints.same for own in (kept, ("strategy=sl", *kept), ("strategy=sl",))]
+    assert [own.get("pipeline.labels") for own in same] == [None, "device", "server"]
+    assert [own.get("pipeline.tail_units") for own in same] == [None, 2, None]

@@ -12,9 +12,11 @@ from pipar_rpc.selector.choose import choose
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, fitting, needed_bytes
 from pipar_rpc.selector.facts import move_seconds as moving
 from pipar_rpc.selector.prediction import Predictor
+from pipar_rpc.selector.profiling import _filled, _most_held
 from pipar_rpc.testbed.unit_timer import time_units
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
 from pipar_rpc.timing.stage_recurrence import UShapeTimes
+from tests.support.configuration import plan
 from tests.support.simulation import simulate_u_shape
 
 BATCH, UNITS, TAIL = 6, 5, 2
@@ -133,3 +135,12 @@ def test_a_device_that_cannot_hold_all_times_what_it_would_hold():
     units = time_units(spec, [2, 4], 1, torch.device("cpu"), num_units=2, tail_units=2)
     assert [unit.name for unit in units] == ["conv1", "conv2", "fc1", "fc2"]
     assert all(min(unit.backward.values()) > 0 and set(unit.forward) == {2, 4} for unit in units)
+
+
+def test_units_that_were_not_timed_are_between_the_others():
+    job = plan("model=vgg5", "pipeline.labels=device", "pipeline.tail_units=2", "num_devices=1").devices[0]
+    named = [UnitTimes(name, {1: 1.0}, {1: 1.0}, 0.0) for name in "abcde"]
+    assert [unit.name for unit in _filled([*named[:1], *named[3:]], job)] == ["a", "", "", "d", "e"]
+    assert _filled(named, job) == named
+    sizes = [UnitSizes(0, 1000, 0)] * 5
+    assert [_most_held(sizes, job, room) for room in (1e9, 13_000, 9_000, 1)] == [5, 2, 1, 1]

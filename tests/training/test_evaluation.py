@@ -89,6 +89,21 @@ def test_a_network_may_be_evaluated_with_its_codec_at_the_cut():
     assert found.loss != pytest.approx(float(F.cross_entropy(outputs, labels)), rel=1e-5)
 
 
+def test_where_labels_stay_the_codec_is_at_both_cuts():
+    labels = torch.arange(COUNT) % 3
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    made, _, _ = evaluator(network, labels, LossSpec())
+    coding = Coding(CodingSpec(CodecSpec("topk", args={"ratio": 0.25}), CodecSpec("topk")))
+    outputs = made_inputs(labels)
+    for piece in (network[:2], network[2:3]):
+        hidden = piece(outputs).detach()
+        places = hidden.abs().topk(2, dim=1).indices
+        outputs = torch.zeros_like(hidden).scatter_(1, places, hidden.gather(1, places))
+    expected = F.cross_entropy(network[3](outputs), labels).detach()
+    found = made.measure(network.state_dict(), "test", (2, 1, coding))
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
+
+
 def made_inputs(labels):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (len(labels), 1, 2, 2), dtype=torch.uint8)

@@ -217,7 +217,7 @@ def _deploy(
     progress = Progress(handles, plan.settings.epochs)
     stack.callback(progress.stop)
     counts = [handle.class_counts for handle in handles]
-    classes = plan.devices[0].data.classes or ("all",)
+    classes = plan.devices[0].told_classes or ("all",)
     job.outputs.picture("data/partition", class_counts_figure(counts, classes))
     membership = Membership(handles, faults.min_devices, faults.leave, progress.refresh, job.outputs.event)
     return membership, progress

@@ -3,10 +3,15 @@
 Device and server each have a `Coding` of their own, made from the same plain data. The device differentiates
 at the activation that it computed, with the gradient as decoded; the server computes on the activation as
 decoded. So training with codecs is training with the same quantisers at the cut (docs/compression.md).
+
+Where the labels stay on the device there are two cuts: what the server half computes crosses to the device as
+activations do, and its gradient crosses to the server.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -39,22 +44,46 @@ class CodingSpec:
 
 
 NO_CODECS = CodingSpec()
+TAIL = "_before_tail"
+
+
+class Crossing(StrEnum):
+    """Which way to the server half and back it is."""
+
+    ONLY = "only"  # activation and labels up, the activation's gradient back
+    FIRST = "first"  # the activation up, the server half's output back
+    SECOND = "second"  # the output's gradient up, the activation's gradient back
 
 
 class Coded(NamedTuple):
-    """An activation as it crosses.
+    """What crosses: an activation, or the gradient of the server half's output.
 
     Attributes:
-        payload: bytes of the encoded activation: uint8 of shape [m], on the CPU.
-        shape: shape of the activation, samples first.
-        dtype: element type of the activation.
-        gradient_bytes: size of the payload in which the gradient comes back; None if none is wanted.
+        payload: bytes of the encoded values: uint8 of shape [m], on the CPU.
+        shape: shape of the values, samples first.
+        dtype: element type of the values.
+        gradient_bytes: size of the payload in which the gradient of the activation comes back; None if none
+            is wanted.
+        crossing: way on which it is; a first one is not answered by a gradient.
     """
 
     payload: Tensor
     shape: tuple[int, ...]
     dtype: torch.dtype
     gradient_bytes: int | None
+    crossing: Crossing = Crossing.ONLY
+
+    @property
+    def answer_bytes(self) -> int | None:
+        """Size of the gradient's payload in the answer to this crossing; None if there is none in it."""
+        return None if self.crossing is Crossing.FIRST else self.gradient_bytes
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes by which payload and gradient are smaller than the values; may be negative."""
+        values = prod(self.shape) * self.dtype.itemsize
+        gradient = 0 if self.gradient_bytes is None else values - self.gradient_bytes
+        return values - self.payload.nbytes + gradient
 
 
 class Coding:
@@ -67,6 +96,7 @@ class Coding:
         spec: the codecs.
         seed: seed of the experiment.
         rank: number of the device.
+        cut: name of the cut, for random numbers of its own; empty for the cut after unit P.
 
     Attributes:
         exact: whether everything crosses as it is.
@@ -77,8 +107,8 @@ class Coding:
         UserError: a codec has not these arguments.
     """
 
-    def __init__(self, spec: CodingSpec, seed: int = 0, rank: int = 0) -> None:
-        self.exact, self._seed, self._rank = spec.exact, seed, rank
+    def __init__(self, spec: CodingSpec, seed: int = 0, rank: int = 0, cut: str = "") -> None:
+        self.exact, self._spec, self._seed, self._rank, self._cut = spec.exact, spec, seed, rank, cut
         self.saved_bytes = 0
         self._activations = build_codec(spec.activations, f"compression.{ACTIVATIONS}", ACTIVATIONS)
         self._gradients = build_codec(spec.gradients, f"compression.{GRADIENTS}", GRADIENTS)
@@ -86,6 +116,10 @@ class Coding:
         if isinstance(up, TopK) and isinstance(down, TopK) and "ratio" in spec.gradients.args:
             same = f"{up.ratio} as of activations: gradients come back at the same places"
             require(down.ratio == up.ratio, "compression.gradients.args.ratio", down.ratio, same)
+
+    def before_tail(self) -> "Coding":
+        """The same codecs at the cut before the device's last units, with random numbers of their own."""
+        return Coding(self._spec, self._seed, self._rank, TAIL)
 
     def encode_activation(self, part: Part, activation: Tensor) -> Coded:
         """Encodes the output of the device half.
@@ -99,9 +133,9 @@ class Coding:
         payload = self._activations.encode(values, self._noise(ACTIVATIONS, part))
         _check_size(ACTIVATIONS, payload, self._activations.num_bytes(shape, dtype))
         size = self.gradient_bytes(shape, dtype) if activation.requires_grad else None
-        self.saved_bytes += activation.nbytes - payload.nbytes
-        self.saved_bytes += 0 if size is None else activation.nbytes - size
-        return Coded(payload.cpu(), shape, dtype, size)
+        sent = Coded(payload.cpu(), shape, dtype, size)
+        self.saved_bytes += sent.saved_bytes
+        return sent
 
     def decode_activation(self, sent: Coded, device: torch.device) -> Tensor:
         """The activation with which the server computes, on `device`."""
@@ -139,7 +173,7 @@ class Coding:
         return gradient_codec(self._gradients, self._activations, sent.payload, sent.shape)
 
     def _noise(self, what: str, part: Part) -> Noise:
-        return Noise(self._seed, what, self._rank, part.epoch, part.iteration).at(part.first)
+        return Noise(self._seed, what + self._cut, self._rank, part.epoch, part.iteration).at(part.first)
 
 
 def _check_size(what: str, payload: Tensor, num_bytes: int | None) -> None:

@@ -13,6 +13,7 @@ from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import NO_CODECS, Coding
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
+from pipar_rpc.learning import Criterion
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
@@ -21,7 +22,9 @@ from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Exchange, LocalExchange
 from pipar_rpc.training.instrumented import Instruments
+from pipar_rpc.training.middle_half import MiddleHalf
 from pipar_rpc.training.server_half import ServerHalf
+from pipar_rpc.training.tail import Tail, TailExchange
 from pipar_rpc.transport.activation_sender import Reporter, RpcExchange
 from pipar_rpc.transport.rpc_group import expect
 from pipar_rpc.transport.server_port import PortReference
@@ -57,11 +60,14 @@ def build_device(
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
         with torch.random.fork_rng(devices=[]):
-            layers = build_device_layers(job.model, job.split_point)
+            layers = build_device_layers(job.model, job.split_point, job.tail_units)
         fill(layers, state)
-        exchange = _open_exchange(job, node, stop, port, instruments, numbers)
-        dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, coding_of(job), job.num_micro_batches, dropout, job.speed, job.smallest)
+        exchange, coding = _open_exchange(job, node, stop, port, instruments, numbers), coding_of(job)
+        if job.tail_units:
+            exchange = _by_way_of_tail(exchange, layers[job.split_point :], coding, job, node, stop)
+        dropout = DropoutStreams(layers[: job.split_point], job.seed, job.rank)
+        cut = (layers, exchange, coding, job.num_micro_batches, dropout, job.speed, job.smallest)
+        return Cut(*cut, job.split_point)
 
     return Device(
         name=job.name,
@@ -70,6 +76,7 @@ def build_device(
         data=LocalData(
             batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
             roots=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
+            tells_classes=not job.labels_stay,
         ),
         report=Reporter(port),
         device=node.device,
@@ -93,8 +100,21 @@ def _open_exchange(
     """Connects to the server half, which is on the device itself where only the loss is left of it."""
     timeline, uplink, traffic = instruments.timeline, instruments.uplink, instruments.traffic
     if job.split_point == job.num_units:
-        return LocalExchange(build_server_half(nn.Sequential(), job, node, timeline).process)
+        return LocalExchange(_server_half(ServerHalf, nn.Sequential(), job, node, timeline).process)
     return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, traffic)
+
+
+def _by_way_of_tail(
+    exchange: Exchange, tail: nn.Sequential, coding: Coding, job: DeviceJob, node: Node, stop: Stop
+) -> Exchange:
+    """Has results come by way of the last units, so that the labels stay here."""
+
+    def count(saved_bytes: int) -> None:
+        coding.saved_bytes += saved_bytes
+
+    criterion, dropout = Criterion(job.learning.loss, node.device), DropoutStreams(tail, job.seed, job.rank)
+    last = Tail(tail, criterion, dropout, coding.before_tail(), node.device)
+    return TailExchange(job.name, exchange, last, stop.result, count)
 
 
 def coding_of(job: DeviceJob) -> Coding:
@@ -113,12 +133,23 @@ def build_server_half(
     """Creates the server half of a device, on this machine.
 
     Args:
-        layers: layers P+1..Q.
+        layers: layers P+1..Q, without the last ones if these are on the device.
         job: job of the device.
         node: this machine.
         timeline: record of the spans of the computation.
         optimizer_state: state of their optimiser by parameters' names; None at the beginning of training.
     """
-    dropout = DropoutStreams(layers, job.seed, job.rank)
-    coding = coding_of(job)
-    return ServerHalf(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state)
+    kind = MiddleHalf if job.labels_stay else ServerHalf
+    return _server_half(kind, layers, job, node, timeline, optimizer_state)
+
+
+def _server_half(
+    kind: type[ServerHalf],
+    layers: nn.Sequential,
+    job: DeviceJob,
+    node: Node,
+    timeline: Timeline,
+    optimizer_state: State | None = None,
+) -> ServerHalf:
+    dropout, coding = DropoutStreams(layers, job.seed, job.rank), coding_of(job)
+    return kind(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state)

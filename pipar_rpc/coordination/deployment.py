@@ -70,7 +70,7 @@ def deployed(
             downlink = device.downlink.open(rng, stop.sleep)
             port = Port(device.name, half.process, downlink, timeline, order.lane(index), stop)
             stack.callback(port.close)
-            layers = device_layers(network, device.split_point)
+            layers = device_layers(network, device.split_point, device.tail_units)
             handles.append(_place(device, layers, states[index], port, half, timeline))
         try:
             _load_data(handles, devices, node)
@@ -97,7 +97,8 @@ def _server_halves(
             dropout = DropoutStreams(layers, device.seed, device.rank)
             half = halves[0][0].for_device(dropout, coding_of(device), timeline)
         else:
-            layers = fill(copy.deepcopy(server_layers(network, device.split_point)), state)
+            layers = server_layers(network, device.split_point, device.tail_units)
+            layers = fill(copy.deepcopy(layers), state)
             half = build_server_half(layers, device, node, timeline, optimizer_state)
         halves.append((half, timeline))
     return halves
@@ -123,7 +124,7 @@ def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], no
     roots = {}
     for handle, device in zip(handles, devices, strict=True):
         counts, roots[handle.name] = ask(handle, Device.data_summary)
-        missing = len(device.data.classes) - len(counts)
+        missing = len(device.told_classes) - len(counts)
         handle.class_counts = (*counts, *[0] * missing)
         check_samples(device, handle.num_samples)
         handle.iterations = -(-handle.num_samples // device.batch_size)

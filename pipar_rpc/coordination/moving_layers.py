@@ -7,7 +7,7 @@ training goes on as if the network had been cut there from the beginning.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from torch import nn
@@ -18,7 +18,7 @@ from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import reserve_download
 from pipar_rpc.learning.optimizer_state import of_parameters
-from pipar_rpc.models import DropoutStreams, server_layers
+from pipar_rpc.models import DropoutStreams, device_layers, server_layers
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.training.device_loop import Device
@@ -48,8 +48,9 @@ def move_layers(
     for handle, before in zip(membership.everyone, old, strict=True):
         if before == jobs[handle] or not handle.present:
             continue
-        names = network[before.split_point : jobs[handle].split_point].state_dict()
-        added = {name: state[name] for name in names}
+        now, then = (set(_device_names(network, job)) for job in (jobs[handle], before))
+        names = now - then
+        added = {name: own for name, own in state.items() if name in names}
         optimizer_state = of_parameters(handle.half.optimizer_state(), names)
         slot = reserve_download(handle, added, optimizer_state)
         leaving.append((slot, handle, added, optimizer_state))
@@ -64,9 +65,13 @@ def move_layers(
     return {handle: num_bytes(given_up) for handle, given_up in returned.items()}
 
 
+def _device_names(network: nn.Sequential, job: DeviceJob) -> Iterable[str]:
+    return device_layers(network, job.split_point, job.tail_units).state_dict()
+
+
 def _recut_server_half(
     handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, optimizer_state: State
 ) -> None:
-    layers = fill(copy.deepcopy(server_layers(network, job.split_point)), state)
+    layers = fill(copy.deepcopy(server_layers(network, job.split_point, job.tail_units)), state)
     dropout = DropoutStreams(layers, job.seed, job.rank)
     handle.half.recut(layers, dropout, coding_of(job), optimizer_state)

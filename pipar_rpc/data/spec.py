@@ -25,7 +25,7 @@ class DataSummary(NamedTuple):
 
     Attributes:
         class_counts: samples of each class that it trains on, from class 0 to the largest that it has; one
-            number where labels are no classes.
+            number where labels are no classes or stay on the device.
         roots: `whereabouts` of its data root, if nobody else may read there; otherwise empty.
     """
 

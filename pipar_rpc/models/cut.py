@@ -1,4 +1,9 @@
-"""Where the network is cut at layer P into the device half, units 1..P, and the server half, units P+1..Q."""
+"""Where the network is cut at layer P into the device half, units 1..P, and the server half, units P+1..Q.
+
+Where the labels stay on the device, it also holds the last T units, and the server half ends before them.
+"""
+
+from collections import OrderedDict
 
 from torch import nn
 
@@ -7,24 +12,26 @@ from pipar_rpc.models.registry import build_meta, build_model
 from pipar_rpc.models.spec import ModelSpec
 
 
-def device_layers(network: nn.Sequential, split_point: int) -> nn.Sequential:
-    """Units 1..P of the uncut network; the modules are the same."""
-    return network[:split_point]
+def device_layers(network: nn.Sequential, split_point: int, tail_units: int = 0) -> nn.Sequential:
+    """Units 1..P and the last T of the uncut network; modules and names are the same."""
+    tail = network[len(network) - tail_units :]
+    return nn.Sequential(OrderedDict([*network[:split_point]._modules.items(), *tail._modules.items()]))
 
 
-def server_layers(network: nn.Sequential, split_point: int) -> nn.Sequential:
-    """Units P+1..Q of the uncut network; the modules are the same. Empty for split point Q."""
-    return network[split_point:]
+def server_layers(network: nn.Sequential, split_point: int, tail_units: int = 0) -> nn.Sequential:
+    """Units P+1..Q-T of the uncut network; modules and names are the same. Empty for split point Q."""
+    return network[split_point : len(network) - tail_units]
 
 
-def build_device_layers(spec: ModelSpec, split_point: int) -> nn.Sequential:
-    """Units 1..P, without memory for the others: for weak devices. Weights are torch's own first ones.
+def build_device_layers(spec: ModelSpec, split_point: int, tail_units: int = 0) -> nn.Sequential:
+    """Units 1..P and the last T, without memory for the others: for weak devices.
 
-    Networks of the user's own are built whole, because only they know how to fill their tensors.
+    Weights are torch's own first ones. Networks of the user's own are built whole, because only they know how
+    to fill their tensors.
     """
     if spec.name == CUSTOM:
-        return device_layers(build_model(spec), split_point)
-    layers = device_layers(build_meta(spec), split_point).to_empty(device="cpu")
+        return device_layers(build_model(spec), split_point, tail_units)
+    layers = device_layers(build_meta(spec), split_point, tail_units).to_empty(device="cpu")
     for module in layers.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:

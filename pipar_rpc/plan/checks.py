@@ -1,24 +1,38 @@
 """Checks of a configuration against the network and the ranks; errors are one line."""
 
-from pipar_rpc.base.errors import ConfigError, UserError
+from pipar_rpc.base.errors import ConfigError, UserError, require
 from pipar_rpc.data import OWN
 from pipar_rpc.plan.node_schema import DEVICE, NodeConfig
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method
 
 
-def check_split_point(split_point: int, num_units: int, model: str) -> None:
-    """Raises ConfigError if the network has no such split point."""
-    if split_point > num_units:
-        allowed = f"1..{num_units} ({model} has {num_units} cut units)"
-        raise ConfigError("pipeline.split_point", split_point, allowed)
+def check_split_point(split_point: int, num_units: int, model: str, labels_stay: int = 0) -> None:
+    """Raises ConfigError if the network has no such split point, or not as many last units for the device.
+
+    Args:
+        split_point: P.
+        num_units: Q.
+        model: name of the network.
+        labels_stay: number of last units that stay on the device with the labels; 0 if the labels cross.
+    """
+    has = f"{model} has {num_units} cut units"
+    require(labels_stay < num_units, "pipeline.tail_units", labels_stay, f"1..{num_units - 1} ({has})")
+    if labels_stay and num_units - labels_stay < split_point != num_units:
+        kept = f"the last {labels_stay} with pipeline.labels=device"
+        most = f"1..{num_units - labels_stay}, or {num_units} for the whole network on the device"
+        raise ConfigError("pipeline.split_point", split_point, f"{most} ({has}, {kept})")
+    require(split_point <= num_units, "pipeline.split_point", split_point, f"1..{num_units} ({has})")
 
 
 def check_selector(config: Config, num_units: int) -> None:
     """Raises ConfigError if the selector may choose a split point that the network does not have."""
-    points = config.selector.split_points
+    points, stay = config.selector.split_points, config.pipeline.labels_stay
     if points is None:
         return
+    if any(num_units - stay < point < num_units for point in points):
+        both = f"split points of 1..{num_units - stay} or {num_units} with pipeline.labels=device"
+        raise ConfigError("selector.split_points", points, f"{both} ({config.model.name})")
     most = num_units - (config.selector.method is Method.paper)
     if max(points) > num_units or min(points) > most:
         raise ConfigError("selector.split_points", points, f"split points of 1..{most} ({config.model.name})")

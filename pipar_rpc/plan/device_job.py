@@ -39,6 +39,7 @@ class DeviceJob:
         deadlines: deadlines of waiting for the other side.
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
         privacy: privacy mechanisms.
+        labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
     """
 
     rank: int
@@ -61,11 +62,22 @@ class DeviceJob:
     deadlines: DeadlineSpec
     emulated_s: float = 0.0
     privacy: PrivacySpec = NO_PRIVACY
+    labels_stay: int = 0
 
     @property
     def name(self) -> str:
         """RPC name of the device's worker."""
         return worker_name(self.rank)
+
+    @property
+    def told_classes(self) -> tuple[str, ...]:
+        """Names of the classes of which the server is told how many samples there are; empty for none."""
+        return () if self.labels_stay else self.data.classes
+
+    @property
+    def tail_units(self) -> int:
+        """T, the number of last units that the device holds apart from 1..P; 0 where it holds all."""
+        return 0 if self.split_point == self.num_units else self.labels_stay
 
     @property
     def compression(self) -> str:

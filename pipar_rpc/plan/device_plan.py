@@ -53,7 +53,8 @@ def device_job(
     """
     strategy, num_units = config.resolved_strategy, len(model.units)
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
-    check_split_point(split_point, num_units, model.spec.name)
+    labels_stay = config.pipeline.labels_stay
+    check_split_point(split_point, num_units, model.spec.name, labels_stay)
     (uplink, downlink), coding = _links(config), _coding(config)
     job = DeviceJob(
         rank=rank,
@@ -77,6 +78,7 @@ def device_job(
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s
         ),
+        labels_stay=labels_stay,
     )
     num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
     return cut_job(job, split_point, num_micro_batches, model)
@@ -91,27 +93,38 @@ def cut_job(job: DeviceJob, split_point: int, num_micro_batches: int, model: Net
         num_micro_batches: N; capped where micro-batches would be too small.
         model: summary of the network.
     """
-    flops = sum(unit.flops for unit in model.units[:split_point])
-    speed = replace(job.speed, num_units=split_point)
-    in_transit = _most_in_transit(job, model.units[split_point - 1], model.num_bytes)
+    job = replace(job, split_point=split_point)
+    first, last = model.units[:split_point], model.units[len(model.units) - job.tail_units :]
+    flops = sum(unit.flops for unit in (*first, *last))
+    speed = replace(job.speed, num_units=split_point, tail_units=job.tail_units)
+    cuts = [split_point, job.num_units - job.tail_units] if job.tail_units else [split_point]
+    in_transit = _most_in_transit(job, [model.units[cut - 1] for cut in cuts], model.num_bytes)
     slowest = sum(link.worst_seconds(in_transit) for link in (job.uplink, job.downlink))
     return replace(
         job,
-        split_point=split_point,
         num_micro_batches=min(num_micro_batches, most_micro_batches(job.batch_size, job.smallest)),
         speed=speed,
         emulated_s=slowest + speed.worst_seconds(flops),
     )
 
 
-def _most_in_transit(job: DeviceJob, unit: UnitSummary, model_bytes: int) -> int:
+def _most_in_transit(job: DeviceJob, units: Sequence[UnitSummary], model_bytes: int) -> int:
     """Returns an upper limit of the bytes that cross between two signs of life.
 
-    It is a mini-batch as it is, or as its codecs make it where that is more (topk's indices), and a network.
+    It is a mini-batch at each cut, as it is or as its codecs make it where that is more (topk's indices), and
+    a network.
+
+    Args:
+        job: job of the device.
+        units: unit before each cut.
+        model_bytes: bytes of the network.
     """
-    coding, shape, dtype = Coding(job.coding), (job.batch_size, *unit.output_shape), torch.get_default_dtype()
-    coded = max(coding.activation_bytes(shape, dtype), coding.gradient_bytes(shape, dtype))
-    return max(job.batch_size * unit.activation_bytes, coded) + model_bytes
+    coding, dtype, total = Coding(job.coding), torch.get_default_dtype(), model_bytes
+    for unit in units:
+        shape = (job.batch_size, *unit.output_shape)
+        coded = max(coding.activation_bytes(shape, dtype), coding.gradient_bytes(shape, dtype))
+        total += max(job.batch_size * unit.activation_bytes, coded)
+    return total
 
 
 def check_samples(job: DeviceJob, num_samples: int) -> None:

@@ -19,7 +19,7 @@ from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.schema import Config
 
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; (): all keys below it
-    "pipeline": (),
+    "pipeline": ("split_point", "num_micro_batches"),
     "network": (),
     "testbed": ("slowdown", "calibrate_s", "profile"),
     "batch_size": (),

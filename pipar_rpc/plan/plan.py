@@ -76,13 +76,13 @@ class Plan:
         return [(job.split_point, job.num_micro_batches) for job in self.devices]
 
     @property
-    def common_cut(self) -> tuple[int, Coding] | None:
-        """P and the codecs, if all devices have the same and activations do not cross as they are."""
+    def common_cut(self) -> tuple[int, int, Coding] | None:
+        """P, T and the codecs, if all devices have the same and activations do not cross as they are."""
         cuts = {(job.split_point, repr(job.coding)) for job in self.devices}
         first = self.devices[0]
         if len(cuts) > 1 or first.coding.activations.name == NONE or first.split_point == first.num_units:
             return None
-        return first.split_point, Coding(first.coding, first.seed)
+        return first.split_point, first.tail_units, Coding(first.coding, first.seed)
 
     def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
         """Returns the same job with other (P, N), one pair for each device."""

@@ -48,6 +48,10 @@ def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Seque
     }
     if config.partition.name == "file":
         common[CONTENT] = digest(indices)
+    if config.resolved_strategy.shared_half:  # nothing moves between one half and the halves of many
+        common["pipeline.labels"] = config.pipeline.labels.value
+        if config.pipeline.labels_stay:
+            common["pipeline.tail_units"] = config.pipeline.tail_units
     shared = flat(dataclasses.asdict(config), OWN)
     for number, device in enumerate(own, start=1):
         single = flat(dataclasses.asdict(device), OWN)
@@ -71,5 +75,5 @@ def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
-DEFAULTS = flat(dataclasses.asdict(Config()), SAME)
+DEFAULTS = flat(dataclasses.asdict(Config()), (*SAME, "pipeline"))
 """Default values of these keys: they stand in for keys that an old checkpoint does not know."""

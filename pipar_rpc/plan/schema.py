@@ -25,17 +25,32 @@ from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
 
+class LabelsOn(StrEnum):
+    """The side on which labels and loss are."""
+
+    server = "server"
+    device = "device"
+
+
 @dataclass
 class PipelineConfig:
     """Where the network is cut, and how many micro-batches a mini-batch is cut into."""
 
     split_point: int = 1
     num_micro_batches: int = 8
+    labels: LabelsOn = LabelsOn.server
+    tail_units: int = 1
 
     def __post_init__(self) -> None:
+        require(self.tail_units >= 1, "pipeline.tail_units", self.tail_units, "1..Q-1, Q cut units")
         require(self.split_point >= 1, "pipeline.split_point", self.split_point, "1..Q, Q cut units")
         n = self.num_micro_batches
         require(n >= 1, "pipeline.num_micro_batches", n, ">= 1 (more than batch_size is capped)")
+
+    @property
+    def labels_stay(self) -> int:
+        """Number of last units that stay on the device with loss and labels; 0 if the labels cross."""
+        return self.tail_units if self.labels is LabelsOn.device else 0
 
 
 class SflServer(StrEnum):
@@ -147,6 +162,10 @@ class Config:
         chosen = self.selector.profile_iterations > 0 and self.strategy != "pipar"
         only = "0 but with strategy=pipar: the others' P and N are fixed"
         require(not chosen, "selector.profile_iterations", self.selector.profile_iterations, only)
+        method = self.selector.method
+        crosses_once = method is Method.exhaustive or self.pipeline.labels is LabelsOn.server
+        once = "exhaustive with pipeline.labels=device: the paper's formula has one crossing"
+        require(crosses_once, "selector.method", method.value, once)
         name, shared = self.data.name, "another one with data={}, which is the same on every machine"
         owned = self.partition.name != OWN or name not in PUBLISHED
         require(owned, "partition", self.partition.name, shared.format(name))
@@ -169,5 +188,5 @@ class Config:
     def resolved_strategy(self) -> Strategy:
         """The strategy with its options."""
         shared = self.strategy == "sfl" and self.sfl.server is SflServer.shared
-        strategy = STRATEGIES[self.strategy]
+        strategy = replace(STRATEGIES[self.strategy], keeps_labels=self.pipeline.labels is LabelsOn.device)
         return replace(strategy, shared_half=True) if shared else strategy

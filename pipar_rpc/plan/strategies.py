@@ -14,17 +14,21 @@ class Strategy:
         in_turn: whether devices train one after the other and hand the device half on through the server;
             otherwise all train at the same time, and their networks are averaged.
         shared_half: whether the server has one half for all devices; otherwise one for each device.
+        keeps_labels: whether loss and labels stay on the devices, so that a micro-batch crosses twice.
     """
 
     whole_network: bool = False
     pipelined: bool = False
     in_turn: bool = False
     shared_half: bool = False
+    keeps_labels: bool = False
 
     @property
     def server_order(self) -> str:
         """The order in which devices are served: a key of `ORDERS` in `pipar_rpc.transport.server_order`."""
-        return "rotation" if self.shared_half and not self.in_turn else "separate"
+        if self.in_turn or not self.shared_half:
+            return "separate"
+        return "rotation_in_pairs" if self.keeps_labels else "rotation"
 
 
 STRATEGIES = {

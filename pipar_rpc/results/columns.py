@@ -188,14 +188,14 @@ _DECLARED = (
     ),
     Column(
         "iteration_uplink_bytes",
-        "activations and labels of an iteration; models are not in it",
+        "activations and labels of an iteration, or what two crossings take up; models are not in it",
         "bytes",
         "network/iteration_uplink_bytes",
         devices="mean",
     ),
     Column(
         "iteration_downlink_bytes",
-        "gradients of an iteration; models are not in it",
+        "gradients of an iteration, with outputs where there are two crossings; models are not in it",
         "bytes",
         "network/iteration_downlink_bytes",
         devices="mean",

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from pipar_rpc.timing.metrics import DEVICE_CODING, SERVER_CODING
 from pipar_rpc.timing.timeline import Span, Stage
 
 MAX_DEVICES = 8  # most devices in one figure
@@ -15,10 +16,14 @@ STYLE: dict[Stage, tuple[str, str]] = {  # lane, colour (Okabe and Ito's palette
     Stage.SERVER_BACKWARD: ("server", "#D55E00"),
     Stage.DOWNLINK: ("downlink", "#CC79A7"),
     Stage.DEVICE_BACKWARD: ("device", "#56B4E9"),
-    **dict.fromkeys((Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE), ("device", CODING_COLOUR)),
-    **dict.fromkeys((Stage.SERVER_DECODE, Stage.SERVER_ENCODE), ("server", CODING_COLOUR)),
+    Stage.OUTPUT_DOWNLINK: ("downlink", "#7D3F63"),
+    Stage.DEVICE_TAIL: ("device", "#404040"),
+    Stage.RETURN_UPLINK: ("uplink", "#8C6100"),
+    **dict.fromkeys(DEVICE_CODING, ("device", CODING_COLOUR)),
+    **dict.fromkeys(SERVER_CODING, ("server", CODING_COLOUR)),
 }
-CODING = {Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE, Stage.SERVER_DECODE, Stage.SERVER_ENCODE}
+CODING = {*DEVICE_CODING, *SERVER_CODING}
+SOMETIMES = {*CODING, Stage.OUTPUT_DOWNLINK, Stage.DEVICE_TAIL, Stage.RETURN_UPLINK}
 
 
 def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
@@ -26,7 +31,7 @@ def draw(axes: Any, spans: Iterable[Span], title: str) -> None:
 
     Args:
         axes: matplotlib axes.
-        spans: spans of the six stages; others are left out.
+        spans: spans of the stages of micro-batches; others are left out.
         title: title of the picture.
     """
     shown = [span for span in spans if span.stage in STYLE]
@@ -75,7 +80,9 @@ def iteration_figure(devices: Sequence[Sequence[Span]], title: str, scale: float
 
 
 def legend(stages: Collection[Stage]) -> list[Any]:
-    """Returns handles for a figure's legend, in the order of the pipeline: one per stage, one for all codecs.
+    """Returns handles for a figure's legend: one for each of the six stages, and one for what else is shown.
+
+    All codecs share one.
 
     Args:
         stages: stages that are shown.
@@ -85,6 +92,6 @@ def legend(stages: Collection[Stage]) -> list[Any]:
     handles = [
         Patch(color=colour, label=stage.replace("_", " "))
         for stage, (_, colour) in STYLE.items()
-        if stage not in CODING
+        if stage not in SOMETIMES or stage in set(stages) - CODING
     ]
     return handles + [Patch(color=CODING_COLOUR, label="coding")] * bool(CODING & set(stages))

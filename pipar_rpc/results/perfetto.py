@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipar_rpc.results.recording import Recording
-from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage
+from pipar_rpc.timing.timeline import DOWNLINK_STAGES, NO_ITERATION, UPLINK_STAGES, Span
 
 AGGREGATION = 0  # lanes of the server's process; those of the server halves have their device's number
 COMPUTE_LANE, UPLINK_LANE, DOWNLINK_LANE = 1, 2, 3  # lanes of a device's process
 LANES = {COMPUTE_LANE: "compute", UPLINK_LANE: "uplink", DOWNLINK_LANE: "downlink"}
-LINKS = {
-    Stage.UPLINK: UPLINK_LANE,
-    Stage.UPLOAD: UPLINK_LANE,
-    Stage.DOWNLINK: DOWNLINK_LANE,
-    Stage.DOWNLOAD: DOWNLINK_LANE,
-}
+LINKS = dict.fromkeys(UPLINK_STAGES, UPLINK_LANE) | dict.fromkeys(DOWNLINK_STAGES, DOWNLINK_LANE)
 
 
 class TraceFile:

@@ -30,8 +30,9 @@ def rank(predictor: Predictor, method: Method, split_points: Sequence[int], coun
     allowed = [point for point in split_points if predictor.fits[point - 1]]
     if not allowed:
         least = min(split_points)
-        needed = needed_bytes(predictor.sizes, predictor.device.batch_size)[least - 1] / 1e6
-        left = predictor.device.memory_bytes / 1e6
+        device = predictor.device
+        needed = needed_bytes(predictor.sizes, device.batch_size, device.tail_units)[least - 1] / 1e6
+        left = device.memory_bytes / 1e6
         raise ValueError(f"P = {least} needs {needed:.0f} MB, and {max(0.0, left):.0f} MB are left")
     if method is Method.paper:
         counts = predictor.published_counts()

@@ -49,12 +49,14 @@ class DeviceProfiler(LinkTest):
         return calibrate(self._job.speed, known, self._node.device)
 
     def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
-        """Wall times of the first `num_units` units on this machine."""
+        """Wall times of the first `num_units` units on this machine, and of the last if they stay on it."""
         spec, device = self._job.model, self._node.device
+        tail_units = self._job.labels_stay if num_units < self._job.num_units else 0
         return time_units(
             *(spec, [batch_size], runs, device),
             on_run=self._stop.check,
             num_units=num_units,
+            tail_units=tail_units,
             coder=Coder.of(self._job.coding),
         )
 

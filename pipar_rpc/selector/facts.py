@@ -73,6 +73,7 @@ class DeviceFacts:
         crossing: bytes of micro-batches on their way, and times of the server's codecs; None where all
             crosses as it is.
         num_samples: samples of an epoch, whose last mini-batch may be smaller; infinite if that is no matter.
+        tail_units: T, number of last units that stay on the device with the labels; 0 if the labels cross.
     """
 
     units: Sequence[UnitTimes]
@@ -86,6 +87,7 @@ class DeviceFacts:
     memory_bytes: float = math.inf
     num_samples: float = math.inf
     crossing: Crossing | None = None
+    tail_units: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,16 @@ class ServerFacts:
         return np.maximum(1.0, halves / together)
 
 
-def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int) -> list[int]:
-    """For each split point: weights, gradients and optimiser's state; what all N forward passes keep."""
+def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int, tail_units: int = 0) -> list[int]:
+    """For each split point: weights, gradients and optimiser's state; what all N forward passes keep.
+
+    Of the last units too, if there are any on the device; for N = 1 these keep as much as all N others.
+    """
     weights = [(1 + unit.trained) * unit.state_bytes + unit.moved_bytes for unit in sizes]
     each = [own + batch_size * unit.held_bytes for own, unit in zip(weights, sizes, strict=True)]
-    return list(accumulate(each))
+    tail = sum(each[len(each) - tail_units :])
+    *cut, whole = accumulate(each)
+    return [own + tail for own in cut] + [whole]
 
 
 def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, after: int) -> float:
@@ -125,12 +132,19 @@ def move_seconds(sizes: Sequence[UnitSizes], device: DeviceFacts, before: int, a
     Weights and the optimiser's state go down to the device; only the latter goes up, for the server knows
     the average.
     """
-    moving = sizes[min(before, after) : max(before, after)]
+    last = len(sizes) - device.tail_units  # those behind it are on the device in any case
+    moving = sizes[min(before, after) : min(last, max(before, after))]
     weights = sum(unit.state_bytes for unit in moving) * 8e-6
     state = sum(unit.moved_bytes for unit in moving) * 8e-6
     return (weights + state) / device.downlink_mbps if after > before else state / device.uplink_mbps
 
 
-def fitting(sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float) -> list[bool]:
-    """For each split point whether it fits into a device's memory."""
-    return [needed <= memory_bytes for needed in needed_bytes(sizes, batch_size)]
+def fitting(
+    sizes: Sequence[UnitSizes], batch_size: int, memory_bytes: float, tail_units: int = 0
+) -> list[bool]:
+    """For each split point whether it is one and fits into a device's memory."""
+    needed, last = needed_bytes(sizes, batch_size, tail_units), len(sizes) - tail_units
+    return [
+        own <= memory_bytes and (point <= last or point == len(sizes))
+        for point, own in enumerate(needed, start=1)
+    ]

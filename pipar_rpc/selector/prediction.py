@@ -5,7 +5,7 @@ server and how fast the links are. A unit's time depends on the size of the micr
 latency counts, and server halves share the server's cores. What it takes to handle a micro-batch, whatever
 its size, counts as the server's work, which most of it is: this is what N costs where devices are fast.
 P = Q is federated learning: nothing crosses but models. What moving models costs is spread over the
-iterations between two aggregations.
+iterations between two aggregations. Where the labels stay on the devices, micro-batches cross twice.
 """
 
 import math
@@ -16,10 +16,8 @@ import numpy as np
 
 from pipar_rpc.base.microbatch import most_micro_batches
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
-from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
-from pipar_rpc.timing.stage_recurrence import Array, StageTimes, iteration_seconds
-
-LABEL_BYTES = 8  # an int64 for each sample, sent with the activation
+from pipar_rpc.selector.tables import by_split_point, crossing_bytes, payloads, rest_of, table
+from pipar_rpc.timing.stage_recurrence import Array, StageTimes, UShapeTimes, iteration_seconds
 
 
 @dataclass(frozen=True)
@@ -82,22 +80,28 @@ class Predictor:
         slowdown = server.slowdown(halves, device.batch_size)
         # A device half without anything to train has no backward pass and no update, and gets no gradient.
         self._trained = np.logical_or.accumulate([unit.trained for unit in sizes])
-        self._forward = _by_split_point(device.units, "forward", device.batch_size)
-        backward = _by_split_point(device.units, "backward", device.batch_size)
+        self._forward = by_split_point(device.units, "forward", device.batch_size)
+        backward = by_split_point(device.units, "backward", device.batch_size)
         self._backward = backward * self._trained[:, None]
-        self._server_forward = slowdown * _rest(server.units, "forward", device.batch_size)
-        self._server_backward = slowdown * _rest(server.units, "backward", device.batch_size)
+        there = server.units[: len(sizes) - device.tail_units]
+        self._server_forward = slowdown * rest_of(there, "forward", device.batch_size, len(sizes))
+        self._server_backward = slowdown * rest_of(there, "backward", device.batch_size, len(sizes))
         handling = max(server.message_s, halves * server.shared_message_s)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
         self._update = np.cumsum([unit.update for unit in device.units]) * self._trained
         self._add_coding(slowdown)
-        up, down = _bytes(device, sizes)
+        up, down = crossing_bytes(device, sizes)
         self._uplink = up * 8e-6 / device.uplink_mbps
         self._downlink = down * self._trained[:, None] * 8e-6 / device.downlink_mbps
         models = np.cumsum([float(unit.model_bytes) for unit in sizes]) * 8e-6
+        self._second: dict[str, Array] = {}
+        if device.tail_units:
+            self._add_tail(slowdown, handling)
+            tail = sizes[len(sizes) - device.tail_units :]
+            models[:-1] += sum(unit.model_bytes for unit in tail) * 8e-6
         moving = models / device.uplink_mbps + models / device.downlink_mbps
         self.moving_s: Array = moving / device.iterations
-        self.fits = fitting(sizes, device.batch_size, device.memory_bytes)
+        self.fits = fitting(sizes, device.batch_size, device.memory_bytes, device.tail_units)
         self.most_micro_batches = most_micro_batches(device.batch_size, device.smallest)
 
     def _add_coding(self, slowdown: Array) -> None:
@@ -105,19 +109,44 @@ class Predictor:
         device, crossing = self.device, self.device.crossing
         if crossing is None or not crossing.server:
             return
-        here = [_table(device.units, direction, device.batch_size) for direction in ("encode", "decode")]
-        there = [_table(crossing.server, direction, device.batch_size) for direction in ("decode", "encode")]
+        here = [table(device.units, direction, device.batch_size) for direction in ("encode", "decode")]
+        there = [table(crossing.server, direction, device.batch_size) for direction in ("decode", "encode")]
         trained = self._trained[:-1, None]
         self._forward[:-1] += here[0][:-1]
         self._backward[:-1] += here[1][:-1] * trained
         self._server_forward[:-1] += there[0][:-1] * slowdown
         self._server_backward[:-1] += there[1][:-1] * slowdown * trained
 
+    def _add_tail(self, slowdown: Array, handling: float) -> None:
+        """Adds the second crossing and the device's last units; at P = Q there is none."""
+        device, last = self.device, len(self.sizes) - self.device.tail_units
+        trained, batch_size = float(self._trained[last - 1]), device.batch_size
+        tail = sum(
+            table(device.units[last:], direction, batch_size).sum(axis=0)
+            for direction in ("forward", "backward")
+        )
+        self._server_backward[:-1] += handling
+        self._update[:-1] += sum(unit.update for unit in device.units[last:])
+        if device.crossing is not None and device.crossing.server:
+            here, there = device.units[last - 1 : last], device.crossing.server[last - 1 : last]
+            tail = tail + table(here, "far_decode", batch_size)[0]
+            tail = tail + table(here, "far_encode", batch_size)[0] * trained
+            self._server_forward[:-1] += table(there, "far_encode", batch_size)[0] * slowdown
+            self._server_backward[:-1] += table(there, "far_decode", batch_size)[0] * slowdown * trained
+        outputs, gradients = (own[last - 1] * 8e-6 for own in payloads(device, self.sizes))
+        cut = np.ones((len(self.sizes), 1))
+        cut[-1] = 0.0
+        self._second = {
+            "output_downlink": cut * outputs / device.downlink_mbps,
+            "device_tail": cut * tail,
+            "return_uplink": cut * gradients * trained / device.uplink_mbps,
+        }
+
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""
         each, larger = divmod(self.device.batch_size, num_micro_batches)
         samples = np.array([each + 1] * larger + [each] * (num_micro_batches - larger))
-        return StageTimes(
+        times = StageTimes(
             device_forward=self._forward[:, samples],
             uplink=self._uplink[:, samples],
             server_forward=self._server_forward[:, samples],
@@ -128,6 +157,10 @@ class Predictor:
             downlink_latency=self.device.downlink_latency_s,
             update=self._update,
         )
+        if not self._second:
+            return times
+        second = {name: own[:, samples] for name, own in self._second.items()}
+        return UShapeTimes(**vars(times) | second)
 
     def seconds(self, num_micro_batches: int) -> Array:
         """Seconds of an iteration for every split point: shape [Q]."""
@@ -156,7 +189,7 @@ class Predictor:
             for name, value in vars(times).items()
             if isinstance(value, np.ndarray) and name != "update"
         }
-        stages = StageTimes(
+        stages = type(times)(
             **means,
             uplink_latency=times.uplink_latency,
             downlink_latency=times.downlink_latency,
@@ -176,39 +209,3 @@ class Predictor:
         here = np.where(self._trained[:, None], np.minimum(forward, backward), forward)
         counts = 1 + np.ceil(np.asarray(away)[:-1, 0] / np.maximum(here[:-1, 0], 1e-12))
         return [int(min(count, self.most_micro_batches)) for count in counts]
-
-
-def _bytes(device: DeviceFacts, sizes: Sequence[UnitSizes]) -> tuple[Array, Array]:
-    """Bytes up, with the labels, and down for each split point and 0..B samples: shape [Q, B+1]."""
-    samples = np.arange(device.batch_size + 1, dtype=float)
-    if device.crossing is None:
-        up = np.array([unit.activation_bytes for unit in sizes], dtype=float)[:, None] * samples
-        down = up.copy()
-    else:
-        up = device.crossing.uplink_bytes[:, : len(samples)].copy()
-        down = device.crossing.downlink_bytes[:, : len(samples)].copy()
-    up += LABEL_BYTES * samples
-    up[-1] = down[-1] = 0.0  # P = Q: the loss is computed on the device
-    return up, down
-
-
-def _table(units: Sequence[UnitTimes], direction: str, batch_size: int) -> Array:
-    """Seconds of each unit for 0..B samples: shape [Q, B+1]."""
-    rows = []
-    for unit in units:
-        times: dict[int, float] = getattr(unit, direction) or {1: 0.0}
-        sizes = [0, *sorted(times), max(times) * batch_size]
-        seconds = [0.0, *(times[size] for size in sizes[1:-1]), interpolate(times, sizes[-1])]
-        rows.append(np.interp(np.arange(batch_size + 1), sizes, seconds))
-    return np.stack(rows)
-
-
-def _by_split_point(units: Sequence[UnitTimes], direction: str, batch_size: int) -> Array:
-    """Seconds of units 1..P for 0..B samples: shape [Q, B+1]."""
-    return np.cumsum(_table(units, direction, batch_size), axis=0)
-
-
-def _rest(units: Sequence[UnitTimes], direction: str, batch_size: int) -> Array:
-    """Seconds of units P+1..Q for 0..B samples: shape [Q, B+1]."""
-    table = _table(units, direction, batch_size)
-    return np.asarray(np.cumsum(table[::-1], axis=0)[::-1] - table)

@@ -92,7 +92,7 @@ def profile_devices(
         samples = _ask_all(devices, "count its samples", DeviceProfiler.num_samples)
         free = _ask_all(devices, "tell its memory", DeviceProfiler.free_bytes)
         free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
-        held = [max(1, sum(fitting(sizes, job.batch_size, own))) for job, own in zip(jobs, free, strict=True)]
+        held = [_most_held(sizes, job, own) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
         links = [_links(device, elapsed_s) for device in devices]
         server = _with_messages(server, devices, here)
@@ -106,6 +106,7 @@ def profile_devices(
             memory_bytes=free[index],
             num_samples=samples[index],
             crossing=crossing[index],
+            tail_units=job.labels_stay,
         )
         for index, job in enumerate(jobs)
     ]
@@ -142,7 +143,8 @@ def _without_images(free_bytes: float, job: DeviceJob, num_samples: int) -> floa
 def _unit_times(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
     """Emulated devices: what they will take. Others are measured, all at the same time.
 
-    Only as many units are measured as a device can hold; the others cannot be chosen and count as nothing.
+    Only as many units are measured as a device can hold, and the last ones if they are on it; the others
+    cannot be chosen and count as nothing.
     """
     speeds = [device.job.speed for device in devices]
 
@@ -176,10 +178,18 @@ def _measured(devices: Sequence[_Asked], runs: int, held: Sequence[int]) -> list
     return [_filled(units, device.job) for device, units in zip(devices, found, strict=True)]
 
 
+def _most_held(sizes: Sequence[UnitSizes], job: DeviceJob, free_bytes: float) -> int:
+    """The largest split point that fits into a device; 1 if none does, which the choice will find."""
+    fits = fitting(sizes, job.batch_size, free_bytes, job.labels_stay)
+    return max((point for point, own in enumerate(fits, start=1) if own), default=1)
+
+
 def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
     """With nothing for the units that the device cannot hold."""
     nothing = {job.batch_size: 0.0}
-    return units + [UnitTimes("", nothing, nothing, 0.0)] * (job.num_units - len(units))
+    missing = job.num_units - len(units)
+    first = len(units) - (job.labels_stay if missing else 0)
+    return units[:first] + [UnitTimes("", nothing, nothing, 0.0)] * missing + units[first:]
 
 
 def _links(device: _Asked, elapsed_s: float) -> LinkRates:

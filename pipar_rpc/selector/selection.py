@@ -3,7 +3,7 @@
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -35,6 +35,9 @@ STAGES = {
     "d": "downlink",
     "b^c": "device_backward",
 }
+
+
+U_STAGES = STAGES | {"o": "output_downlink", "t": "device_tail", "v": "return_uplink"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Selection:
         for device, job, cut, ranking in zip(
             facts.devices, self.plan.devices, cuts, self.rankings, strict=True
         ):
-            fits = fitting(facts.sizes, device.batch_size, device.memory_bytes)[cut[0] - 1]
+            needs = (facts.sizes, device.batch_size, device.memory_bytes, device.tail_units)
+            fits = fitting(*needs)[cut[0] - 1]
             kept.append(cut if fits else ranking[0].cut)
             log.info(
                 "selector: %s goes on with P=%d N=%d%s",
@@ -132,16 +136,16 @@ class Selection:
     def write(self, path: Path) -> None:
         """A CSV file with the best N for each split point of each device; seconds as in the results."""
         facts, scale = self.facts, self.plan.settings.time_scale
-        method = self.plan.selector.method
+        method, stages = self.plan.selector.method, _stages_of(self.plan)
         found = best_of_each(facts.devices, facts.server, facts.sizes, method, self._halves)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(
-            ["device", "split_point", "num_micro_batches", "iteration_s", "models_s", *STAGES.values()]
+            ["device", "split_point", "num_micro_batches", "iteration_s", "models_s", *stages.values()]
         )
         for number, candidates in enumerate(found, start=1):
             for own in candidates:
-                seconds = [own.iteration_s, own.moving_s, *_stages(own)]
+                seconds = [own.iteration_s, own.moving_s, *_seconds(own, stages)]
                 cells = [f"{value * scale:.6g}" for value in seconds]
                 writer.writerow([number, own.split_point, own.num_micro_batches, *cells])
         write_whole(path, lambda file: file.write(text.getvalue().encode()))
@@ -149,13 +153,13 @@ class Selection:
     def text(self) -> str:
         """The best candidates of each device as a table; devices with the same ones share it."""
         groups: dict[str, list[str]] = {}
-        scale = self.plan.settings.time_scale
+        scale, stages = self.plan.settings.time_scale, _stages_of(self.plan)
         for device, ranking in zip(self.plan.devices, self.rankings, strict=True):
-            lines = _ranking(ranking, len(self.plan.network.units), scale)
+            lines = _ranking(ranking, len(self.plan.network.units), scale, stages)
             groups.setdefault("\n".join(lines), []).append(device.name)
         legend = (
             "predicted; seconds: iteration and models are for each iteration, stages for each micro-batch:\n"
-            "device forward, uplink, server forward, server backward, downlink, device backward"
+            + ", ".join(name.replace("_", " ") for name in stages.values())
         )
         return "\n\n".join(f"{', '.join(names)}:\n{lines}" for lines, names in groups.items()) + f"\n{legend}"
 
@@ -208,15 +212,22 @@ def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:
         raise UserError(f"node.memory_limit: {error}") from error
 
 
-def _stages(candidate: Candidate) -> list[float]:
-    return [float(getattr(candidate.stages, name)) for name in STAGES.values()]
+def _stages_of(plan: Plan) -> Mapping[str, str]:
+    """The stages of a micro-batch by their symbols."""
+    return U_STAGES if plan.devices[0].labels_stay else STAGES
 
 
-def _ranking(ranking: Sequence[Candidate], num_units: int, time_scale: float) -> list[str]:
+def _seconds(candidate: Candidate, stages: Mapping[str, str]) -> list[float]:
+    return [float(getattr(candidate.stages, name)) for name in stages.values()]
+
+
+def _ranking(
+    ranking: Sequence[Candidate], num_units: int, time_scale: float, stages: Mapping[str, str]
+) -> list[str]:
     rows = []
     for candidate in ranking:
-        seconds = [candidate.iteration_s, candidate.moving_s, *_stages(candidate)]
+        seconds = [candidate.iteration_s, candidate.moving_s, *_seconds(candidate, stages)]
         alone = "(alone)" if candidate.split_point == num_units else ""
         cells = [f"{value * time_scale:.4f}" for value in seconds]
         rows.append([f"{alone} {candidate.split_point}", str(candidate.num_micro_batches), *cells])
-    return table(["P", "N", "iteration", "models", *STAGES], rows)
+    return table(["P", "N", "iteration", "models", *stages], rows)

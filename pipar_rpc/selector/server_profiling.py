@@ -70,7 +70,9 @@ def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
     network = build_model(spec).to(device).train()
     inputs = spec.make_input(size, device)
 
-    def process(part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
+    def process(
+        part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
+    ) -> None:
         network(inputs).sum().backward()  # gradients add up, as within a mini-batch; no update
         finish(device)
         reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -46,13 +46,14 @@ class SpeedSpec:
 
     Attributes:
         model: the uncut network.
-        num_units: cut units that the device holds.
+        num_units: first cut units that the device holds.
         batch_size: size of the largest batches of any device.
         slowdown: factor on this machine's computing time; with a calibration, on the calibrated time.
         calibrate_s: `MachineSpeed.reference_s` of the emulated device; None for no calibration.
         profile: recorded times of the network's units; empty for none. They take precedence.
         time_scale: divides all emulated times.
         coding: codecs of activations and gradients, which take their time too.
+        tail_units: last cut units that the device holds besides.
     """
 
     model: ModelSpec
@@ -63,6 +64,7 @@ class SpeedSpec:
     profile: tuple[UnitTimes, ...] = ()
     time_scale: float = 1.0
     coding: CodingSpec = NO_CODECS
+    tail_units: int = 0
 
     @property
     def native(self) -> bool:
@@ -87,28 +89,33 @@ class SpeedSpec:
 
     def pace(self, machine: MachineSpeed | None = None, sleep: Callable[[float], None] = time.sleep) -> Pace:
         """The pace of the device half; this machine's own as long as a calibrated one is not known."""
-        units = self.unit_times(machine)
-        return NativePace() if units is None else Pace(replayed(units), sleep=sleep)
+        units = self._all_times(machine)
+        if units is None:
+            return NativePace()
+        tail = len(units) - self.tail_units
+        return Pace(replayed(units[: self.num_units], units[tail:], units[tail - 1]), sleep=sleep)
 
     def unit_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
-        """Real seconds of each unit that the device holds, if its speed is emulated.
+        """Real seconds of each of the first units that the device holds, if its speed is emulated.
 
         Args:
             machine: measured, if the speed is `calibrated`.
         """
+        units = self._all_times(machine)
+        return None if units is None else units[: self.num_units]
+
+    def _all_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
+        """Real seconds of each unit of the network, if the device's speed is emulated."""
         if self.profile and (machine is None or self.coding.exact):
-            return [unit.scaled(1 / self.time_scale) for unit in self.profile[: self.num_units]]
+            return [unit.scaled(1 / self.time_scale) for unit in self.profile]
         if self.native or machine is None:
             return None
         factor = self.factor(machine) / self.time_scale
         units = [unit.scaled(factor) for unit in machine.units]
         if self.profile:
             recorded = (unit.scaled(1 / self.time_scale) for unit in self.profile)
-            units = [
-                replace(own, encode=unit.encode, decode=unit.decode)
-                for own, unit in zip(recorded, units, strict=True)
-            ]
-        return units[: self.num_units]
+            units = [own.with_coding_of(unit) for own, unit in zip(recorded, units, strict=True)]
+        return units
 
     def worst_seconds(self, flops: float) -> float:
         """A generous guess of what an iteration computes on the emulated device, for deadlines.
@@ -117,7 +124,8 @@ class SpeedSpec:
             flops: work of the forward pass of the units that the device holds, for one sample.
         """
         if self.profile:
-            once = sum(unit.iteration_s(self.batch_size) for unit in self.profile[: self.num_units])
+            held = (*self.profile[: self.num_units], *self.profile[len(self.profile) - self.tail_units :])
+            once = sum(unit.iteration_s(self.batch_size) for unit in held)
         elif self.calibrate_s is not None:
             work = flops * self.batch_size / (_reference_flops() * REFERENCE_BATCH)
             once = work * self.calibrate_s * self.slowdown

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.models import ModelSpec, build_device_layers, build_model
+from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, summarise
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
@@ -64,8 +64,7 @@ class UnitTimer:
         self._backward = defaultdict[int, list[float]](list)
         self._update: list[float] = []
         self._coder = coder
-        self._encode = defaultdict[int, list[float]](list)
-        self._decode = defaultdict[int, list[float]](list)
+        self._coding = [defaultdict[int, list[float]](list) for _ in range(4)]
         self._output = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,9 +84,10 @@ class UnitTimer:
         activation, arrived_s = self._timed(lambda: coder.coding.decode_activation(sent, self._device))
         payload, down_s = self._timed(lambda: coder.coding.encode_gradient(PART, sent, activation))
         _, returned_s = self._timed(lambda: coder.coding.decode_gradient(sent, payload, self._device))
-        encode_s, decode_s = (down_s, arrived_s) if coder.server else (up_s, returned_s)
-        self._encode[len(output)].append(encode_s)
-        self._decode[len(output)].append(decode_s)
+        device, server = (up_s, returned_s), (down_s, arrived_s)
+        here_and_there = (*server, *device) if coder.server else (*device, *server)
+        for times, seconds in zip(self._coding, here_and_there, strict=True):
+            times[len(output)].append(seconds)
 
     def backward(self) -> None:
         """The backward pass of the last output, if there is one, and an optimiser step."""
@@ -107,7 +107,7 @@ class UnitTimer:
             return {size: _median(runs[1:]) for size, runs in seconds.items()}
 
         passes = medians(self._forward), medians(self._backward)
-        coding = medians(self._encode), medians(self._decode)
+        coding = map(medians, self._coding)
         return UnitTimes(self._name, *passes, _median(self._update or [0.0]), *coding)
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
@@ -144,6 +144,7 @@ def time_units(
     clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[], object] = lambda: None,
     num_units: int | None = None,
+    tail_units: int = 0,
     coder: Coder | None = None,
 ) -> list[UnitTimes]:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
@@ -156,15 +157,22 @@ def time_units(
         clock: seconds.
         on_run: function called after each run.
         num_units: number of first units to time; all by default.
+        tail_units: number of last units to time besides, on an input of their own.
         coder: codecs of what crosses; None if it crosses as it is.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_model(spec) if num_units is None else build_device_layers(spec, num_units)
+        network = build_model(spec) if num_units is None else build_device_layers(spec, num_units, tail_units)
         units = timers(network.to(device), device, clock, coder)
         inputs = spec.make_input(max(sizes), device)
+        pieces = [(units[:num_units], inputs)]
+        if tail_units:
+            before = summarise(build_meta(spec), spec)[-tail_units - 1]
+            outputs = torch.randn(max(sizes), *before.output_shape, device=device, requires_grad=True)
+            pieces.append((units[num_units:], outputs))
         for size in sizes:
             for _ in range(1 + runs):
-                run_once(units, inputs[:size])
+                for piece, entering in pieces:
+                    run_once(piece, entering[:size])
                 on_run()
     return [unit.times() for unit in units]
 

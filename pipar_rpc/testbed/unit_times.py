@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from pipar_rpc.timing.timeline import Stage
@@ -88,6 +88,8 @@ class UnitTimes:
         encode: batch size -> seconds in which a codec encodes what leaves here if the network is cut after
             the unit: its output on the device, the output's gradient on the server. Empty without a codec.
         decode: batch size -> seconds in which it decodes what arrives.
+        far_encode: batch size -> seconds in which this machine would encode what leaves the other side there.
+        far_decode: batch size -> seconds in which it would decode what arrives there.
     """
 
     name: str
@@ -96,6 +98,13 @@ class UnitTimes:
     update: float
     encode: dict[int, float] = field(default_factory=dict)
     decode: dict[int, float] = field(default_factory=dict)
+    far_encode: dict[int, float] = field(default_factory=dict)
+    far_decode: dict[int, float] = field(default_factory=dict)
+
+    def with_coding_of(self, other: "UnitTimes") -> "UnitTimes":
+        """These times with the other's of codecs."""
+        coding = {name: getattr(other, name) for name in ("encode", "decode", "far_encode", "far_decode")}
+        return replace(self, **coding)
 
     def iteration_s(self, samples: int) -> float:
         """Forward pass, backward pass and update of a mini-batch of `samples`, in one piece."""
@@ -110,6 +119,8 @@ class UnitTimes:
             update=other.update,
             encode=self.encode | other.encode,
             decode=self.decode | other.decode,
+            far_encode=self.far_encode | other.far_encode,
+            far_decode=self.far_decode | other.far_decode,
         )
 
     def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":
@@ -122,30 +133,39 @@ class UnitTimes:
             return {size: scale(seconds) for size, seconds in times.items()}
 
         passes = scale_all(self.forward), scale_all(self.backward)
-        coding = scale_all(self.encode), scale_all(self.decode)
+        coding = map(scale_all, (self.encode, self.decode, self.far_encode, self.far_decode))
         return UnitTimes(self.name, *passes, scale(self.update), *coding)
 
 
-def replayed(units: Sequence[UnitTimes]) -> Seconds:
-    """The times of a device that holds `units`, in order.
+def replayed(
+    units: Sequence[UnitTimes], tail: Sequence[UnitTimes] = (), before_tail: UnitTimes | None = None
+) -> Seconds:
+    """The times of a device that holds some units.
 
     Between the recorded batch sizes, times are interpolated; beyond them, they grow in proportion.
+
+    Args:
+        units: first units, in order.
+        tail: last units, if the labels stay on the device.
+        before_tail: unit before them, which the server holds.
     """
+    before, last = before_tail or units[-1], units[-1]
+    tables = {
+        Stage.DEVICE_FORWARD: [unit.forward for unit in units],
+        Stage.DEVICE_BACKWARD: [unit.backward for unit in units],
+        Stage.DEVICE_TAIL: [times for unit in tail for times in (unit.forward, unit.backward)],
+        Stage.DEVICE_ENCODE: [last.encode],
+        Stage.DEVICE_DECODE: [last.decode],
+        Stage.OUTPUT_DECODE: [before.far_decode],  # what the server does at the other cut
+        Stage.RETURN_ENCODE: [before.far_encode],
+    }
+    update = sum(unit.update for unit in (*units, *tail))
 
     @cache  # of few sizes, and asked for at every micro-batch
     def seconds(stage: Stage, samples: int) -> float:
-        match stage:
-            case Stage.DEVICE_FORWARD:
-                return sum(interpolate(unit.forward, samples) for unit in units)
-            case Stage.DEVICE_BACKWARD:
-                return sum(interpolate(unit.backward, samples) for unit in units)
-            case Stage.UPDATE:
-                return sum(unit.update for unit in units)
-            case Stage.DEVICE_ENCODE:
-                return interpolate(units[-1].encode, samples)
-            case Stage.DEVICE_DECODE:
-                return interpolate(units[-1].decode, samples)
-        return 0.0
+        if stage is Stage.UPDATE:
+            return update
+        return sum(interpolate(times, samples) for times in tables.get(stage, ()))
 
     return seconds
 

@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipar_rpc.timing.stage_recurrence import StageTimes, iteration_seconds
+from pipar_rpc.timing.stage_recurrence import StageTimes, UShapeTimes, iteration_seconds
 from pipar_rpc.timing.timeline import COMPUTE, Busy, Stage
+
+DEVICE_CODING = (Stage.DEVICE_ENCODE, Stage.OUTPUT_DECODE, Stage.RETURN_ENCODE, Stage.DEVICE_DECODE)
+SERVER_CODING = (Stage.SERVER_DECODE, Stage.OUTPUT_ENCODE, Stage.RETURN_DECODE, Stage.SERVER_ENCODE)
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,11 @@ class DeviceUsage:
         iterations: number of iterations trained.
         stages: busy time of the device's compute stages and uplink, and of its server half and downlink.
         on_device: busy time of the stages that the device itself computed.
-        uplink_bytes: payload from the device: activations, labels and models.
-        downlink_bytes: payload to the device: gradients and models.
-        activation_bytes: payload of activations and labels.
-        gradient_bytes: payload of gradients.
+        uplink_bytes: payload from the device: micro-batches and models.
+        downlink_bytes: payload to the device: what comes back of micro-batches, and models.
+        activation_bytes: payload of micro-batches on the uplink: activations and labels, or activations and
+            gradients of outputs.
+        gradient_bytes: payload of micro-batches on the downlink: gradients, or outputs and gradients.
         saved_bytes: bytes by which payloads were smaller than what they stand for, both ways.
         links_timed: whether the stages hold the links' times; emulated links are timed, real ones are not.
     """
@@ -54,8 +58,8 @@ class EpochMetrics:
         downlink_mbps: downlink_bytes * 8 / epoch time, in Mbit/s.
         device_uplink_mbps: uplink rate of each device, in Mbit/s.
         device_downlink_mbps: downlink rate of each device, in Mbit/s.
-        iteration_uplink_bytes: activations and labels of an iteration; mean over the devices.
-        iteration_downlink_bytes: gradients of an iteration; mean over the devices.
+        iteration_uplink_bytes: payload of an iteration's micro-batches on the uplink; mean over the devices.
+        iteration_downlink_bytes: the same on the downlink.
         compression_ratio: bytes that would have crossed as they are / bytes that crossed. None if none did.
         device_coding_s: seconds that the device's codecs took in an iteration; mean over the devices. None
             where activations and gradients cross as they are.
@@ -130,8 +134,8 @@ def epoch_metrics(epoch_s: float, server_busy_s: float, devices: Sequence[Device
         iteration_uplink_bytes=_mean([d.activation_bytes / d.iterations for d in active]),
         iteration_downlink_bytes=_mean([d.gradient_bytes / d.iterations for d in active]),
         compression_ratio=1 + sum(d.saved_bytes for d in devices) / crossed if crossed else None,
-        device_coding_s=_coding_s(active, Stage.DEVICE_ENCODE, Stage.DEVICE_DECODE),
-        server_coding_s=_coding_s(active, Stage.SERVER_DECODE, Stage.SERVER_ENCODE),
+        device_coding_s=_coding_s(active, *DEVICE_CODING),
+        server_coding_s=_coding_s(active, *SERVER_CODING),
         bound_s=bound if timed else None,
         efficiency=bound / time_of_bound if timed else None,
     )
@@ -161,8 +165,8 @@ def _bound(usage: DeviceUsage) -> float:
 
     # What a codec computes belongs to the pass after which, or before which, it is computed.
     forward = mean(Stage.DEVICE_FORWARD, Stage.DEVICE_ENCODE)
-    server_forward = mean(Stage.SERVER_DECODE, Stage.SERVER_FORWARD)
-    server_backward = mean(Stage.SERVER_BACKWARD, Stage.SERVER_ENCODE)
+    server_forward = mean(Stage.SERVER_DECODE, Stage.SERVER_FORWARD, Stage.OUTPUT_ENCODE)
+    server_backward = mean(Stage.RETURN_DECODE, Stage.SERVER_BACKWARD, Stage.SERVER_ENCODE)
     if Stage.SERVER_FORWARD in usage.on_device:  # split point Q: the loss is part of the device's forward
         forward, server_forward, server_backward = forward + server_forward + server_backward, 0.0, 0.0
     times = StageTimes(
@@ -173,4 +177,11 @@ def _bound(usage: DeviceUsage) -> float:
         downlink=mean(Stage.DOWNLINK),
         device_backward=mean(Stage.DEVICE_DECODE, Stage.DEVICE_BACKWARD),
     )
+    if Stage.DEVICE_TAIL in usage.on_device:  # the labels stay on the device
+        times = UShapeTimes(
+            **vars(times),
+            output_downlink=mean(Stage.OUTPUT_DOWNLINK),
+            device_tail=mean(Stage.OUTPUT_DECODE, Stage.DEVICE_TAIL, Stage.RETURN_ENCODE),
+            return_uplink=mean(Stage.RETURN_UPLINK),
+        )
     return float(iteration_seconds(times, num_micro_batches))

@@ -24,6 +24,13 @@ class Stage(StrEnum):
     UPLINK = "uplink"  # u
     SERVER_DECODE = "server_decode"
     SERVER_FORWARD = "server_forward"  # f^s
+    OUTPUT_ENCODE = "output_encode"  # of the server half's output, where the labels stay on the device
+    OUTPUT_DOWNLINK = "output_downlink"
+    OUTPUT_DECODE = "output_decode"
+    DEVICE_TAIL = "device_tail"  # both passes of the device's last units, and the loss
+    RETURN_ENCODE = "return_encode"  # of the output's gradient
+    RETURN_UPLINK = "return_uplink"
+    RETURN_DECODE = "return_decode"
     SERVER_BACKWARD = "server_backward"  # b^s
     SERVER_ENCODE = "server_encode"  # of an activation's gradient, by its codec
     DOWNLINK = "downlink"  # d
@@ -35,7 +42,9 @@ class Stage(StrEnum):
     AGGREGATE = "aggregate"  # federated averaging on the server
 
 
-COMPUTE = frozenset(Stage) - {Stage.UPLINK, Stage.DOWNLINK, Stage.UPLOAD, Stage.DOWNLOAD}
+UPLINK_STAGES = frozenset({Stage.UPLINK, Stage.RETURN_UPLINK, Stage.UPLOAD})
+DOWNLINK_STAGES = frozenset({Stage.OUTPUT_DOWNLINK, Stage.DOWNLINK, Stage.DOWNLOAD})
+COMPUTE = frozenset(Stage) - UPLINK_STAGES - DOWNLINK_STAGES
 NO_ITERATION = -1  # for models that travel, and their average
 _STAGES = tuple(Stage)
 

@@ -35,13 +35,14 @@ class Cut:
     """Where the network and the mini-batches are cut, and what follows from it on the device.
 
     Attributes:
-        layers: layers 1..P, on the CPU.
+        layers: layers that the device holds, on the CPU: 1..P and, if the labels stay on it, the last ones.
         exchange: connection to the server half.
         coding: codecs of activations and gradients.
         num_micro_batches: N.
         dropout: random generators of the layers' dropout.
         speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
         smallest: least number of samples in a micro-batch.
+        split_point: P; None if all layers are before the cut.
     """
 
     layers: nn.Sequential
@@ -51,6 +52,7 @@ class Cut:
     dropout: DropoutStreams
     speed: SpeedSpec
     smallest: int = 1
+    split_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ class LocalData:
     Attributes:
         batches: mini-batches of the samples.
         roots: folders that hold the samples; the server is told of them, see `DataSummary`.
+        tells_classes: whether the server may know how many samples of each class there are.
     """
 
     batches: Batches
     roots: tuple[str, ...] = ()
+    tells_classes: bool = True
 
 
 class DeviceHalf(Instrumented):
@@ -118,6 +122,7 @@ class DeviceHalf(Instrumented):
 
     def _hold(self, cut: Cut, optimizer_state: State) -> None:
         self._cut, self._layers = cut, cut.layers.to(self._device).train()
+        self._head = self._layers[: cut.split_point]  # layers 1..P
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
@@ -145,7 +150,8 @@ class DeviceHalf(Instrumented):
 
     def data_summary(self) -> DataSummary:
         """Tells the server what it may know of the device's data."""
-        return DataSummary(tuple(self._data.batches.class_counts()), self._data.roots)
+        counts = tuple(self._data.batches.class_counts())
+        return DataSummary(counts if self._data.tells_classes else (sum(counts),), self._data.roots)
 
     def calibrate(self, known: Mapping[str, MachineSpeed]) -> tuple[str, MachineSpeed]:
         """Emulates the device's speed, after measuring this machine's unless `known` has it.

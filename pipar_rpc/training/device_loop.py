@@ -50,6 +50,7 @@ class Device(DeviceHalf):
                 in_flight = self._forward(self._split(images, labels, epoch, iteration))
                 if iteration + 1 < stop:  # prepared while the server computes
                     batch = self._load_batch(epoch, iteration + 1)
+                self._cut.exchange.finish(self._measure)
                 loss, correct = self._backward(in_flight)
                 counted = sum(micro_batch.counted for micro_batch in in_flight)
                 report.add(len(labels), loss, correct, counted, self._criterion.num_classified(labels))
@@ -64,7 +65,7 @@ class Device(DeviceHalf):
             self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
-                activation = self._layers(images.to(self._device))
+                activation = self._head(images.to(self._device))
                 finish(self._device)
             with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
                 sent = self._cut.coding.encode_activation(part, activation)

@@ -95,23 +95,29 @@ def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 class CodedNetwork(nn.Module):
-    """A network whose activation goes through its codec at the cut, as while it is trained.
+    """A network whose activations go through their codec at the cuts, as while it is trained.
 
     Args:
         network: the uncut network.
         split_point: P.
-        coding: codecs of the cut.
+        tail_units: T, number of last units that are on the device again; 0 if there is one cut.
+        coding: codecs of the first cut.
     """
 
-    def __init__(self, network: nn.Sequential, split_point: int, coding: Coding) -> None:
+    def __init__(self, network: nn.Sequential, split_point: int, tail_units: int, coding: Coding) -> None:
         super().__init__()
-        self.device_half, self.server_half = network[:split_point], network[split_point:]
-        self._coding = coding
+        last = len(network) - tail_units
+        pieces = [network[:split_point], network[split_point:last], network[last:]]
+        self.pieces = nn.ModuleList(pieces if tail_units else pieces[:2])
+        self._codings = coding, coding.before_tail()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The outputs; what a codec draws at random is the same in every batch."""
-        sent = self._coding.encode_activation(PART, self.device_half(inputs))
-        outputs: Tensor = self.server_half(self._coding.decode_activation(sent, inputs.device))
+        first, *others = self.pieces
+        outputs: Tensor = first(inputs)
+        for piece, coding in zip(others, self._codings, strict=False):
+            sent = coding.encode_activation(PART, outputs)
+            outputs = piece(coding.decode_activation(sent, inputs.device))
         return outputs
 
 
@@ -146,13 +152,15 @@ class Evaluator:
         """Counts the samples in the sets of these names."""
         return sum(len(self._sets[name]) for name in names if name in self._sets)
 
-    def measure(self, state: State, name: str, cut: tuple[int, Coding] | None = None) -> Evaluation | None:
+    def measure(
+        self, state: State, name: str, cut: tuple[int, int, Coding] | None = None
+    ) -> Evaluation | None:
         """Evaluates a network with these weights on the set `name`; None if there is no such set.
 
         Args:
             state: state of the whole network.
             name: name of the set.
-            cut: split point and codecs through which activations go; None for the uncut network.
+            cut: P, T and the codecs through which activations go; None for the uncut network.
         """
         if name not in self._sets:
             return None

@@ -38,12 +38,15 @@ class FiniteCheck:
         if not _finite([*gradients, *changed]):
             self._refuse(part, "a gradient or a running statistic is not finite")
 
-    def _refuse(self, part: Part, reason: str) -> NoReturn:
+    def undo(self) -> None:
         """Undoes what the mini-batch has done so far: running statistics and gradients."""
         with torch.no_grad():
             for buffer, before in zip(self._layers.buffers(), self._before, strict=True):
                 buffer.copy_(before)
         self._layers.zero_grad()
+
+    def _refuse(self, part: Part, reason: str) -> NoReturn:
+        self.undo()
         where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
         raise LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,9 @@ class ServerHalf:
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
 
-    def process(self, part: Part, activation: Coded, labels: Tensor, reply: Callable[[Result], None]) -> None:
+    def process(
+        self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
+    ) -> None:
         """Runs forward and backward pass and, after the last micro-batch, one optimiser step.
 
         Args:
@@ -71,9 +74,8 @@ class ServerHalf:
             LostError: the loss, a gradient or a buffer is not finite. The half is as it was before the
                 mini-batch: other devices may go on with it.
         """
-        with self._measure_coding(Stage.SERVER_DECODE, part):
-            leaf = self._coding.decode_activation(activation, self._device).detach()
-            leaf.requires_grad_(activation.gradient_bytes is not None)
+        assert labels is not None
+        leaf = self._arrived(part, activation)
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
             if part.index == 1:
                 self._check = FiniteCheck(self._layers)
@@ -86,15 +88,30 @@ class ServerHalf:
             finish(self._device)
             correct, mean = self._criterion.num_correct(outputs, labels), float(loss.detach())
         self._check.loss(part, mean)
+        reply(Result(self._leaving(part, activation, leaf), mean, correct))
+        if part.is_last:
+            self._update(part)
+
+    def _arrived(self, part: Part, activation: Coded) -> Tensor:
+        """The activation as decoded, a leaf."""
+        with self._measure_coding(Stage.SERVER_DECODE, part):
+            leaf = self._coding.decode_activation(activation, self._device).detach()
+            return leaf.requires_grad_(activation.gradient_bytes is not None)
+
+    def _leaving(self, part: Part, activation: Coded, leaf: Tensor) -> Tensor | None:
+        """The payload of the activation's gradient; None if none is wanted."""
         with self._measure_coding(Stage.SERVER_ENCODE, part):
             gradient = leaf.grad
-            payload = None if gradient is None else self._coding.encode_gradient(part, activation, gradient)
-        reply(Result(payload, mean, correct))
-        if part.is_last and self._optimizer.trains:
-            with self._timeline.measure(Stage.UPDATE, part.iteration):
-                self._check.gradients(part)
-                self._optimizer.step(part)
-                finish(self._device)
+            return None if gradient is None else self._coding.encode_gradient(part, activation, gradient)
+
+    def _update(self, part: Part) -> None:
+        """The optimiser step, if there is anything to update."""
+        if not self._optimizer.trains:
+            return
+        with self._timeline.measure(Stage.UPDATE, part.iteration):
+            self._check.gradients(part)
+            self._optimizer.step(part)
+            finish(self._device)
 
     def _measure_coding(self, stage: Stage, part: Part) -> AbstractContextManager[None]:
         """A span of what a codec computes; none where activations cross as they are."""
@@ -119,7 +136,7 @@ class ServerHalf:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
         return self._optimizer.state()
 
-    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> "ServerHalf":
+    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> Self:
         """Shares layers and optimiser with another device; calls for several devices must not overlap.
 
         Args:

@@ -12,7 +12,9 @@ of their own.
       reply: loss  <-------------------------------------        set the future
 
 Where the device half has nothing to train, there is no ticket: torch then sends plain
-messages, and the answer is the loss alone.
+messages, and the answer is the loss alone. Where the labels stay on the device, a micro-batch crosses twice:
+the answer to the first crossing is the server half's output, the second one takes the output's gradient up
+and is answered by the activation's as above.
 
 A thread holds at most one autograd context, hence a thread per micro-batch in flight. Passing the loss
 through `dist_autograd.backward` over the whole graph was tried and rejected: it blocks the server until the
@@ -32,13 +34,13 @@ from torch.distributed import rpc
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
-from pipar_rpc.compression.coding import Coded
+from pipar_rpc.compression.coding import Coded, Crossing
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Traffic
-from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.exchange import Measure, Result
 from pipar_rpc.transport.gradient_carrier import make_ticket, payload_of
-from pipar_rpc.transport.gradient_sender import Loss
+from pipar_rpc.transport.gradient_sender import compact
 from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import PortReference, deliver, report
 
@@ -87,15 +89,20 @@ class RpcExchange:
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor = self._stack.enter_context(open_pool("exchange", max_in_flight))
 
-    def submit(self, part: Part, activation: Coded, labels: Tensor) -> Future[Result]:
+    def submit(self, part: Part, activation: Coded, labels: Tensor | None) -> Future[Result]:
         """Reserves the uplink at once, so that micro-batches leave in order; sends from a pool thread."""
         number = next(self._numbers)
-        activation, labels = activation._replace(payload=_compact(activation.payload)), _compact(labels)
-        slot = self._uplink.reserve(activation.payload.nbytes + labels.nbytes)
-        self._timeline.add(Span(Stage.UPLINK, part.iteration, part.index, slot.start, slot.end))
+        activation = activation._replace(payload=compact(activation.payload))
+        labels = None if labels is None else compact(labels)
+        slot = self._uplink.reserve(activation.payload.nbytes + (0 if labels is None else labels.nbytes))
+        stage = Stage.RETURN_UPLINK if activation.crossing is Crossing.SECOND else Stage.UPLINK
+        self._timeline.add(Span(stage, part.iteration, part.index, slot.start, slot.end))
         previous_sent, self._previous_sent = self._previous_sent, threading.Event()
         order = (previous_sent, self._previous_sent)
         return self._pool.submit(self._exchange, slot, order, number, part, activation, labels)
+
+    def finish(self, measure: Measure) -> None:
+        """Does nothing: all has been sent that the answers need."""
 
     def close(self) -> None:
         """Waits for the calls in flight and releases the threads."""
@@ -108,27 +115,29 @@ class RpcExchange:
         number: int,
         part: Part,
         activation: Coded,
-        labels: Tensor,
+        labels: Tensor | None,
     ) -> Result:
         with dist_autograd.context() as context_id:
-            if (ticket := make_ticket(activation.gradient_bytes)) is not None:
+            if (ticket := make_ticket(activation.answer_bytes)) is not None:
                 ticket.register_hook(lambda gradient: self._traffic.down.note(number))
             answer = self._stop.result(
                 self._send(slot, order, number, (part, context_id, activation, labels, ticket))
             )
-            if ticket is None or activation.gradient_bytes is None:
-                return Result(None, *answer)
+            if answer.output is not None:
+                self._traffic.down.note(number)
+            if ticket is None or activation.answer_bytes is None:
+                return answer
             gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
-            return Result(payload_of(gradients[ticket], activation.gradient_bytes), *answer)
+            return answer._replace(gradient=payload_of(gradients[ticket], activation.answer_bytes))
 
     def _send(
         self,
         slot: Slot,
         order: tuple[threading.Event, threading.Event],
         number: int,
-        micro_batch: tuple[Part, int, Coded, Tensor, Tensor | None],
-    ) -> Future[Loss]:
-        """Sends a micro-batch in its slot; the future gets loss and correct count, or the server's error."""
+        micro_batch: tuple[Part, int, Coded, Tensor | None, Tensor | None],
+    ) -> Future[Result]:
+        """Sends a micro-batch in its slot; the future gets the result without a gradient, or an error."""
         previous_sent, sent = order
         try:
             self._uplink.wait(slot)
@@ -139,8 +148,3 @@ class RpcExchange:
             return send(self._port.owner_name(), deliver, (self._port, number, *micro_batch), timeout_s=0)
         finally:
             sent.set()
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """Returns the tensor in a storage of its own: a view would take its whole storage over the wire."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -1,4 +1,7 @@
-"""Sends gradients back to their device: over the emulated downlink, then by distributed autograd."""
+"""Sends gradients back to their device: over the emulated downlink, then by distributed autograd.
+
+Where the labels stay on the device, outputs of the server half go the same way and are part of the answer.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -18,8 +21,7 @@ from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 from pipar_rpc.transport.gradient_carrier import carry
 
-Loss = tuple[float, int]  # mean loss of a micro-batch, and how many of its samples are classified correctly
-Answer: TypeAlias = "torch.futures.Future[Loss | Failure]"
+Answer: TypeAlias = "torch.futures.Future[Result | Failure]"  # without a gradient, which goes its own way
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
 
 
@@ -30,17 +32,17 @@ class Delivered(NamedTuple):
         number: place among all that the device sends, from 0.
         part: place within the mini-batch.
         context_id: the device's autograd context.
-        activation: output of the device half, as its codec encodes it.
-        labels: class numbers, int64 of shape [b].
+        activation: output of the device half, or the gradient of the server half's, as its codec encodes it.
+        labels: labels as the data set gives them, shape [b, ...]; None if they stay on the device.
         ticket: carrier of the gradient on its way back; None if none is wanted.
-        answer: future of (loss, correct), or of a Failure.
+        answer: future of the result without the gradient, or of a Failure.
     """
 
     number: int
     part: Part
     context_id: int
     activation: Coded
-    labels: Tensor
+    labels: Tensor | None
     ticket: Tensor | None
     answer: Answer
 
@@ -65,7 +67,7 @@ class GradientSender:
         timeline: Timeline,
         leaving: TrafficLog,
         contexts: Contexts,
-        answer: Callable[[Answer, Loss | Failure], None],
+        answer: Callable[[Answer, Result | Failure], None],
     ) -> None:
         self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
         self._contexts, self._answer = contexts, answer
@@ -74,12 +76,13 @@ class GradientSender:
 
     def submit(self, batch: Delivered, result: Result) -> None:
         """Sends what the server half has made of a micro-batch; returns at once."""
-        if result.gradient is None:
+        payload = result.gradient if result.output is None else result.output.payload
+        if payload is None:
             slot = self._downlink.reserve(0)  # the answer takes the latency; it does not hold the link
         else:
-            slot = self._downlink.reserve(result.gradient.nbytes)
-            part = batch.part
-            self._timeline.add(Span(Stage.DOWNLINK, part.iteration, part.index, slot.start, slot.end))
+            slot, part = self._downlink.reserve(payload.nbytes), batch.part
+            stage = Stage.DOWNLINK if result.output is None else Stage.OUTPUT_DOWNLINK
+            self._timeline.add(Span(stage, part.iteration, part.index, slot.start, slot.end))
         self._pacer.submit(self._pace, slot, batch, result)
 
     def _pace(self, slot: Slot, batch: Delivered, result: Result) -> None:
@@ -92,8 +95,12 @@ class GradientSender:
             self._answer(batch.answer, undelivered(error))
 
     def _send(self, batch: Delivered, result: Result) -> None:
-        value: Loss | Failure = (result.loss, result.correct)
+        value: Result | Failure = result._replace(gradient=None)
         try:
+            if result.output is not None:
+                output = result.output._replace(payload=compact(result.output.payload))
+                value = result._replace(output=output)
+                self._leaving.note(batch.number, output.payload.nbytes)
             if result.gradient is not None and batch.ticket is not None:
                 root = carry(batch.ticket, result.gradient)
                 self._leaving.note(batch.number, result.gradient.nbytes)
@@ -111,6 +118,11 @@ class GradientSender:
         """
         self._pacer.shutdown(wait=True, cancel_futures=True)
         self._senders.shutdown(wait=False, cancel_futures=True)
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """Returns the tensor in a storage of its own: a view would take its whole storage over the wire."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def undelivered(error: Exception) -> Failure:

@@ -6,6 +6,7 @@ A further order is a class with the methods of `ServerOrder` and an entry of `OR
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Protocol
 
 from pipar_rpc.base.threads import open_pool
@@ -111,7 +112,7 @@ class Separate:
 
 
 class Rotation:
-    """Merges the numbered calls of several devices, one for each iteration, into one fixed order.
+    """Merges the numbered calls of several devices, so many for each iteration, into one fixed order.
 
     That order is iteration 1 of every device, then iteration 2 of every device, and so on; devices that have
     done their last iteration of an epoch, sit a round out, or have left, are passed over. So the result does
@@ -120,9 +121,11 @@ class Rotation:
     Args:
         num_devices: K.
         open_thread: opens a pool of one thread, by its name.
+        calls: calls of an iteration; nobody else's come between them.
     """
 
-    def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
+    def __init__(self, num_devices: int, open_thread: OpenThread, calls: int = 1) -> None:
+        self._calls = calls
         self._pool = open_thread("compute-shared")
         self._waiting: list[dict[int, Callable[[], None]]] = [{} for _ in range(num_devices)]
         self._done = [0] * num_devices
@@ -167,6 +170,8 @@ class Rotation:
                     return
                 self._done[index] += 1
                 call()
+                if self._done[index] % self._calls:
+                    continue
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -193,7 +198,11 @@ class _Lane:
         self._rotation.settle(timeout_s)
 
 
-ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {"separate": Separate, "rotation": Rotation}
+ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {
+    "separate": Separate,
+    "rotation": Rotation,
+    "rotation_in_pairs": partial(Rotation, calls=2),
+}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
-from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, Loss, undelivered
+from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, undelivered
 from pipar_rpc.transport.rpc_futures import handler, here
 from pipar_rpc.transport.server_order import InOrder, Lane
 
@@ -112,7 +112,7 @@ class Port:
         part: Part,
         context_id: int,
         activation: Coded,
-        labels: Tensor,
+        labels: Tensor | None,
         ticket: Tensor | None,
     ) -> Answer:
         """Queues micro-batch `number` (from 0, as submitted).
@@ -121,7 +121,7 @@ class Port:
             Future of the answer that the device waits for; a Failure if the server half has failed.
         """
         self.heard()
-        self.traffic.up.note(number, activation.payload.nbytes + labels.nbytes)
+        self.traffic.up.note(number, activation.payload.nbytes + (0 if labels is None else labels.nbytes))
         answer: Answer = torch.futures.Future()
         batch = Delivered(number, part, context_id, activation, labels, ticket, answer)
         self._unanswered.add(answer)
@@ -187,7 +187,7 @@ class Port:
         self._stack.close()
         self._sender.close()
 
-    def _answer(self, answer: Answer, value: Loss | Failure) -> None:
+    def _answer(self, answer: Answer, value: Result | Failure) -> None:
         try:
             self._unanswered.remove(answer)
         except KeyError:  # answered when the port was stopped
@@ -223,7 +223,7 @@ def deliver(
     part: Part,
     context_id: int,
     activation: Coded,
-    labels: Tensor,
+    labels: Tensor | None,
     ticket: Tensor | None,
 ) -> Answer:
     """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""

@@ -13,10 +13,8 @@ from tests.support.own_folders import spec
 
 def test_the_server_compares_the_places(tmp_path, monkeypatch):
     """As a device tells them, with its counts."""
-    devices = [
-        SimpleNamespace(data=spec(), batch_size=1, smallest=1, rank=rank, model=SimpleNamespace(name=""))
-        for rank in (1, 2)
-    ]
+    common = {"data": spec(), "told_classes": spec().classes, "batch_size": 1, "smallest": 1}
+    devices = [SimpleNamespace(**common, rank=rank, model=SimpleNamespace(name="")) for rank in (1, 2)]
 
     def handles(*places):
         told = [((2,), place) for place in places]

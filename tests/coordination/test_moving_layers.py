@@ -17,7 +17,7 @@ from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.coordination.moving_layers import move_layers
 from pipar_rpc.models import build_model, server_layers
 from pipar_rpc.plan.node import Node
-from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import LocalExchange
 from tests.support.configuration import plan
 from tests.support.handles import local_handle, states_of
@@ -39,7 +39,7 @@ def place(monkeypatch):
     placed = []
 
     def make(job, network):
-        layers = copy.deepcopy(server_layers(network, job.split_point))
+        layers = copy.deepcopy(server_layers(network, job.split_point, job.tail_units))
         half = build_server_half(layers, job, NODE, Timeline())
         device = build_device(NODE, Stop(), job, network.state_dict(), {}, half.process)
         placed.append(device)
@@ -63,11 +63,12 @@ def cut(first, points):
 
 @pytest.mark.parametrize("compression", ["none", "int8", "int4", "topk"])
 @pytest.mark.parametrize("points", [(5, 1), (1, 5), (1, 5, 3), (2, 4, 1)], ids=str)
+@pytest.mark.parametrize("labels", ["server", "device"])
 def test_training_goes_on_as_if_the_network_had_been_cut_there_from_the_beginning(
-    place, network, points, compression
+    place, network, points, compression, labels
 ):
     """A device that had held everything once sent what its server half could not decode."""
-    jobs = cut(plan(*JOB, f"compression={compression}", world_size=2), points)
+    jobs = cut(plan(*JOB, f"compression={compression}", f"pipeline.labels={labels}", world_size=2), points)
     moved, whole = place(jobs[0][0], network), network.state_dict()
     for old, new in itertools.pairwise(jobs):
         move_layers(Membership([moved]), network, old, new, whole)
@@ -97,3 +98,18 @@ def test_after_a_move_both_ends_still_hold_the_last_global_network(place, networ
         held, _ = transfer.distribute({handle: received}, handle.half.state() | received, held)
         assert num_bytes(handle.remote.sent[-1]) == codec.num_bytes(trained, True)
         assert all(torch.equal(own, held[name]) for name, own in states_of(handle).items())
+
+
+def test_what_a_device_that_keeps_its_labels_tells_of_them(place, network):
+    """How many samples there are, and what codecs save at both cuts: here half of four crossings."""
+    jobs = (*JOB, "compression=bf16", "pipeline.tail_units=2")
+    stays, crosses = (
+        plan(*jobs, f"pipeline.labels={labels}", world_size=2).devices[0] for labels in ("device", "server")
+    )
+    first, second = place(stays, network).remote.device, place(crosses, network).remote.device
+    counts = second.data_summary().class_counts
+    assert len(counts) > 1
+    assert first.data_summary().class_counts == (sum(counts),) == (20,)
+    report, values = first.train(1, 0, 3), 32 * 4 * 4 + 64 * 2 * 2  # after the first unit, and the third
+    assert report.saved_bytes == 2 * 20 * values * 2
+    assert report.stages[Stage.DEVICE_TAIL].count == 8 + 8 + 2

@@ -25,6 +25,8 @@ BAD = {
     "selector.min_gain=2": "selector.min_gain=2.0: must be 0..1",
     "selector.method=bogus": "selector.method",
     "node.memory_limit=0": "node.memory_limit=0.0: must be > 0 MB, or null for no limit",
+    "pipeline.labels=both": "pipeline.labels: Invalid value 'both', expected one of [server, device]",
+    "pipeline.tail_units=0": "pipeline.tail_units=0: must be 1..Q-1",
     "pipeline.split_point=one": "pipeline.split_point: Value 'one' of type 'str' could not be converted",
     "pipeline.num_micro_batches=0": "pipeline.num_micro_batches=0: must be >= 1",
     "num_devices=5": "num_devices=5: must be 1..4 (torchrun started 5 ranks, and one is the server)",
@@ -125,7 +127,8 @@ BAD = {
     "devices.overrides.2.pipeline.split_point=9": "devices.overrides.2.pipeline.split_point=9: must be 1..5",
     "devices.overrides.x.batch_size=10": "devices.overrides.x: devices are numbered 1..4",
     "devices.overrides.1=3": "devices.overrides.1=3: must be settings of pipeline, network, testbed",
-    "devices.overrides.1.pipeline.x=3": "devices.overrides.1.pipeline.x: no such key",
+    "devices.overrides.1.network.x=3": "devices.overrides.1.network.x: no such key",
+    "devices.overrides.1.pipeline.labels=device": "1.pipeline.labels: must be the same for all devices",
     "devices.overrides.1.data.name=x": "devices.overrides.1.data.name: must be the same for all",
     "devices.overrides.4.data.train_size_per_device=999": "4.data.train_size_per_device=999: must be 1..359",
     "model=custom": "model._target_=null: must be the dotted name of a function or class",
@@ -410,3 +413,32 @@ def test_another_codec_is_another_training():
     assert same[0] != same[1]
     assert same[0] != same[2]
     assert same[2]["devices.overrides.2.compression.gradients.name"] == "bf16"
+
+
+def test_the_last_units_of_the_device_leave_room_for_the_server():
+    """P = Q stays: the whole network is on the device, whatever labels there are."""
+    device = "pipeline.labels=device"
+    line = message(device, "pipeline.tail_units=5")
+    assert line == "pipeline.tail_units=5: must be 1..4 (vgg5 has 5 cut units)"
+    line = message(device, "pipeline.tail_units=2", "pipeline.split_point=4")
+    both = "(vgg5 has 5 cut units, the last 2 with pipeline.labels=device)"
+    assert line == f"pipeline.split_point=4: must be 1..3, or 5 for the whole network on the device {both}"
+    cut, whole = (plan(device, f"pipeline.split_point={point}").devices[0] for point in (3, 5))
+    assert (cut.tail_units, whole.tail_units) == (1, 0)
+    assert plan(device, "strategy=fl").devices[0].tail_units == 0
+    crossing = plan("pipeline.split_point=3", "network=4g", "testbed=raspberry_pi_3b").devices[0]
+    emulated = plan(device, "pipeline.split_point=3", "network=4g", "testbed=raspberry_pi_3b").devices[0]
+    assert emulated.emulated_s > crossing.emulated_s
+    assert message(device, "selector.method=paper").startswith("selector.method=paper: must be exhaustive")
+    line = message(device, "pipeline.tail_units=2", "selector.split_points=[3,4]")
+    assert line.startswith(
+        "selector.split_points=[3, 4]: must be split points of 1..3 or 5 with pipeline.labels"
+    )
+
+
+def test_where_devices_share_a_half_a_training_goes_on_with_the_labels_where_they_were():
+    """What is on one side for all devices cannot move to the other for each."""
+    kept = ("pipeline.labels=device", "pipeline.tail_units=2")
+    same = [plan(*own).checkpoints.same for own in (kept, ("strategy=sl", *kept), ("strategy=sl",))]
+    assert [own.get("pipeline.labels") for own in same] == [None, "device", "server"]
+    assert [own.get("pipeline.tail_units") for own in same] == [None, 2, None]

@@ -25,6 +25,8 @@ JOBS = {  # strategy, sfl.server, P, N; activations and gradients of device 1 an
     "pipar_mixed": ("pipar", "replicated", 2, 3, (TOPK, INT8), (BF16, INT4), AS_IT_IS),
     "pipar_topk": ("pipar", "replicated", 2, 10, (TOPK, TOPK), (TOPK, TOPK), BF16),
     "again": ("pipar", "replicated", 2, 10, (TOPK, TOPK), (TOPK, TOPK), BF16),
+    "labels_pipar": ("pipar", "replicated", 1, 5, (TOPK, TOPK), (INT8, INT4), INT8),  # which stay on devices
+    "labels_shared": ("sfl", "shared", 2, 1, (INT8, INT8), (TOPK, INT8), INT8),
 }
 EXACT_BYTES = 2 * references.SAMPLES * 32 * 4 * 4 * 8  # of activations after the first unit, in an epoch
 
@@ -48,6 +50,8 @@ def options(strategy, server, point, count, first, second, models):
 @pytest.fixture(scope="module")
 def jobs(module_processes):
     own = {f"{number:02}": options(*job) for number, job in enumerate(JOBS.values())}
+    for number in (number for number, job in enumerate(JOBS) if job.startswith("labels")):
+        own[f"{number:02}"] += ("pipeline.labels=device",)
     overrides = [option for option in SMALL if not option.startswith("epochs")]
     overrides += [f"epochs={EPOCHS}", f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}"]
     arguments = [*sweep_of(module_processes.directory, own), *overrides]
@@ -64,13 +68,14 @@ def test_each_strategy_equals_its_plain_loop_with_the_same_quantisers(jobs, job)
     codecs = Codecs(
         (None, None) if strategy == "fl" else codings, build_model_codec(models, "compression.models")
     )
+    cut = {"split_point": point, "codecs": codecs, "tail": int(job.startswith("labels"))}
     match strategy, server:
         case "sl", _:
-            reference = references.split(split_point=point, codecs=codecs)
+            reference = references.split(**cut)
         case "sfl", "shared":
-            reference = references.split_federated_with_one_server_half(split_point=point, codecs=codecs)
+            reference = references.split_federated_with_one_server_half(**cut)
         case _:
-            reference = references.federated(num_micro_batches=count, split_point=point, codecs=codecs)
+            reference = references.federated(num_micro_batches=count, **cut)
     assert_close(torch.load(jobs[job] / "model.pt"), reference, 1e-9)
 
 

@@ -23,6 +23,7 @@ JOBS = {
     "fl": ("strategy=fl", "network.uplink_mbps=10"),
     "sl": ("strategy=sl",),
     "pipar": ("strategy=pipar",),
+    "labels": ("strategy=pipar", "pipeline.labels=device"),
 }
 ROUNDS = (3, 4, 5)  # in which a device may be lost that is killed after the second
 # Images divided by next to nothing: infinite activations on one device, and a loss that is not a number.
@@ -32,6 +33,7 @@ DIVERGE = {
     **JOBS,  # with batch norm, whose running statistics see the activations before the loss does
     "sfl": ("strategy=sfl",),
     "shared": ("strategy=sfl", "sfl.server=shared"),
+    "labels_shared": ("strategy=sfl", "sfl.server=shared", "pipeline.labels=device"),
     "int8": ("strategy=pipar", *INT8),
 }
 WITHOUT_PICTURES = "tests.support.without_pictures"

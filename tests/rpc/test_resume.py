@@ -17,7 +17,7 @@ INT8 = (  # a quarter of the bytes, and of the rate
 )
 JOBS = {
     "sl": ("strategy=sl", "fault.leave.1=4", *INT8),
-    "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5"),
+    "shared": ("strategy=sfl", "sfl.server=shared", "fault.leave.1=5", "pipeline.labels=device"),
     "pipar": (  # with dropout, and with a rule and an optimiser that have states of their own
         *("optimizer.name=adamw", "optimizer.momentum=0", "loss.args.label_smoothing=0.1"),
         *("schedule.name=cosine", "schedule.args.T_max=7", "schedule.every=iteration", "schedule.warmup=2"),
@@ -25,7 +25,7 @@ JOBS = {
         *("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),
         *("aggregation.rule.name=fedyogi", "aggregation.rule.args.beta1=0.5", *INT8),
     ),
-    "never_averaged": ("aggregation.every=0",),
+    "never_averaged": ("aggregation.every=0", "pipeline.labels=device", "pipeline.tail_units=2"),
 }
 
 

@@ -33,7 +33,13 @@ JOBS = (
         "partly": ("frozen_first", "pipar", "replicated", 2, 3),
         "selected": ("pooling_first", "pipar", "replicated", 1, 1),
     }
+    | {
+        f"labels_{strategy}_{server}": ("vgg5", strategy, server, SPLIT, 1)
+        for strategy, server in (("sl", "replicated"), ("sfl", "shared"), ("pipar", "replicated"))
+    }
 )
+TAIL = 2  # units of a device that keeps its labels
+KEPT = ("pipeline.labels=device", f"pipeline.tail_units={TAIL}")
 
 
 def options(name, strategy, server, point, count):
@@ -48,6 +54,8 @@ def options(name, strategy, server, point, count):
 @pytest.fixture(scope="module")
 def sweep(module_processes):
     jobs = {f"{number:02}": options(*job) for number, job in enumerate(JOBS.values())}
+    for number in (number for number, job in enumerate(JOBS) if job.startswith("labels")):
+        jobs[f"{number:02}"] += KEPT
     jobs[f"{[*JOBS].index('selected'):02}"] += (
         *("selector.profile_iterations=1", "selector.split_points=[1]", "timeline.epochs=1"),
     )
@@ -66,13 +74,14 @@ def test_each_strategy_equals_its_plain_loop(sweep, job):
     _, jobs = sweep
     name, strategy, server, point, count = JOBS[job]
     built = references.initial_network if name == "vgg5" else partial(make, name)
+    tail = TAIL * job.startswith("labels")
     if job == "selected":
         count = int(rows_of(jobs[job])[0]["num_micro_batches"].split(";")[0])
     match strategy, server:
         case "sl", _:
-            reference = references.split(built, point)
+            reference = references.split(built, point, tail=tail)
         case "sfl", "shared":
-            reference = references.split_federated_with_one_server_half(built, point)
+            reference = references.split_federated_with_one_server_half(built, point, tail=tail)
         case _:
             reference = references.federated(make=built, num_micro_batches=count)
     assert_close(torch.load(jobs[job] / "model.pt"), reference, 1e-9)
@@ -113,6 +122,17 @@ def test_no_gradient_comes_down(sweep):
             assert int(row["uplink_bytes"]) == samples * (activation + 8) + models, job
     for row in rows_of(jobs["middle"]):
         assert int(row["downlink_bytes"]) > samples * WIDTH * 4 * 4 * 8
+
+
+def test_two_crossings_are_charged_and_no_labels(sweep):
+    """2x2 maps of 64 channels after the second and the third unit: one and the other's gradient each way."""
+    _, jobs = sweep
+    row = rows_of(jobs["labels_pipar_replicated"])[-1]
+    state = torch.load(jobs["labels_pipar_replicated"] / "model.pt")
+    half = sum(own.nbytes for name, own in state.items() if not name.startswith("conv3"))
+    crossing = 2 * SAMPLES * 2 * (64 * 2 * 2) * 8
+    assert int(row["uplink_bytes"]) == int(row["downlink_bytes"]) == crossing + 2 * half
+    assert int(row["model_bytes"]) == 2 * half
 
 
 def test_the_selector_of_a_running_job_knows(sweep):

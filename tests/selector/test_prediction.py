@@ -16,8 +16,9 @@ from pipar_rpc.models import build_meta, summarise
 from pipar_rpc.plan.node import Node
 from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
-from pipar_rpc.selector.prediction import LABEL_BYTES, Predictor, mean_iteration_s
+from pipar_rpc.selector.prediction import Predictor, mean_iteration_s
 from pipar_rpc.selector.sizes import crossings, unit_sizes
+from pipar_rpc.selector.tables import LABEL_BYTES
 from pipar_rpc.testbed.unit_times import UnitTimes
 from tests.support.coding import PART
 from tests.support.configuration import plan

@@ -1,5 +1,6 @@
 """Split training in one process, and the plain training that it must equal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,20 +12,23 @@ from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
-from pipar_rpc.learning import LearningSpec, OptimizerSpec
-from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
+from pipar_rpc.learning import Criterion, LearningSpec, OptimizerSpec
+from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, device_layers, server_layers
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
-from pipar_rpc.training.exchange import LocalExchange
+from pipar_rpc.training.exchange import Exchange, LocalExchange
+from pipar_rpc.training.middle_half import MiddleHalf
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf
+from pipar_rpc.training.tail import Tail, TailExchange
 from tests.support.coding import EXACT
 
 OPTIMIZER: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 LEARNING = LearningSpec(OptimizerSpec(**OPTIMIZER))
 CPU = torch.device("cpu")
+Wrap = Callable[[Exchange], Exchange]
 NATIVE = SpeedSpec(model=ModelSpec("vgg5", Norm.none, 3, 32, 10), num_units=1, batch_size=1)
 
 
@@ -45,23 +49,35 @@ def train_split(
     learning: LearningSpec | None = None,
     coding: Coding = EXACT,
     epochs: int = 1,
+    tail_units: int = 0,
+    wrap: Wrap = lambda exchange: exchange,
 ) -> tuple[State, RoundReport, list[float]]:
-    """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss."""
+    """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss.
+
+    With `tail_units` the labels stay on the device; `wrap` is put around what crosses.
+    """
     learning = learning or LEARNING
-    device_layers, server_layers = network[:split_point], network[split_point:]
-    dropout = DropoutStreams(server_layers, 0, 1)
-    server = ServerHalf(server_layers, learning, dropout, coding, CPU, Timeline())
-    losses = []
+    held = device_layers(network, split_point, tail_units)
+    between = server_layers(network, split_point, tail_units)
+    dropout, kind = DropoutStreams(between, 0, 1), MiddleHalf if tail_units else ServerHalf
+    server = kind(between, learning, dropout, coding, CPU, Timeline())
+    exchange, losses = wrap(LocalExchange(server.process)), []
+    if tail_units:
+        last = held[split_point:]
+        criterion, streams = Criterion(learning.loss), DropoutStreams(last, 0, 1)
+        tail = Tail(last, criterion, streams, coding.before_tail(), CPU)
+        exchange = TailExchange("device1", exchange, tail)
     device = Device(
         name="device1",
         cut=Cut(
-            layers=device_layers,
-            exchange=LocalExchange(server.process),
+            layers=held,
+            exchange=exchange,
             coding=coding,
             num_micro_batches=num_micro_batches,
-            dropout=DropoutStreams(device_layers, 0, 1),
+            dropout=DropoutStreams(held[:split_point], 0, 1),
             speed=NATIVE,
             smallest=smallest,
+            split_point=split_point,
         ),
         learning=learning,
         data=LocalData(batches),

@@ -15,7 +15,7 @@ from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
-from pipar_rpc.models import ModelSpec, Norm, build_model
+from pipar_rpc.models import ModelSpec, Norm, build_model, device_layers, server_layers
 
 SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on device 2
 SAMPLES = 20
@@ -46,11 +46,12 @@ class Reference:
         num_micro_batches: int = 1,
         coding: Coding | None = None,
         optimizer: MakeOptimizer | None = None,
+        tail: int = 0,
     ) -> None:
         self.network, self.num_micro_batches = network, num_micro_batches
-        self.split_point, self.coding = split_point, coding
-        make = optimizer or self.sgd
-        self.optimizers = [make(network[:split_point]), make(network[split_point:])]
+        self.split_point, self.coding, self.tail = split_point, coding, tail
+        halves = (device_layers(network, split_point, tail), server_layers(network, split_point, tail))
+        self.optimizers = [(optimizer or self.sgd)(half) for half in halves]
 
     @staticmethod
     def sgd(half: nn.Module) -> torch.optim.Optimizer:
@@ -69,14 +70,22 @@ class Reference:
             optimizer.step()
 
     def quantised(self, coding: Coding, part: Part, x: Tensor, y: Tensor) -> None:
-        """Both passes, with what the codecs make of the values at the cut."""
-        activation = self.network[: self.split_point](x)
-        sent = coding.encode_activation(part, activation)
-        leaf = coding.decode_activation(sent, x.device).clone().requires_grad_()
-        (F.cross_entropy(self.network[self.split_point :](leaf), y) * part.weight).backward()
-        assert leaf.grad is not None
-        payload = coding.encode_gradient(part, sent, leaf.grad)
-        activation.backward(coding.decode_gradient(sent, payload, x.device))
+        """Both passes, with what the codecs make of the values at the cuts."""
+        last = len(self.network) - self.tail
+        cuts = [(coding, self.network[self.split_point : last])]
+        if self.tail:
+            cuts.append((coding.before_tail(), self.network[last:]))
+        values, crossed = self.network[: self.split_point](x), []
+        for own, piece in cuts:
+            sent = own.encode_activation(part, values)
+            leaf = own.decode_activation(sent, x.device).clone().requires_grad_()
+            crossed.append((own, values, sent, leaf))
+            values = piece(leaf)
+        (F.cross_entropy(values, y) * part.weight).backward()
+        for own, before, sent, leaf in reversed(crossed):
+            assert leaf.grad is not None
+            payload = own.encode_gradient(part, sent, leaf.grad)
+            before.backward(own.decode_gradient(sent, payload, x.device))
 
     def state(self) -> State:
         return {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -84,7 +93,8 @@ class Reference:
     def half(self, state: State | None = None) -> State:
         """What a state has of the device half; by default the present one."""
         state = state or self.state()
-        return {name: state[name] for name in self.network[: self.split_point].state_dict()}
+        own = device_layers(self.network, self.split_point, self.tail)
+        return {name: state[name] for name in own.state_dict()}
 
 
 def initial_network() -> nn.Sequential:
@@ -162,11 +172,12 @@ def federated(
     split_point: int = SPLIT,
     codecs: Codecs = NO_CODECS,
     optimizer: MakeOptimizer = Reference.sgd,
+    tail: int = 0,
 ) -> State:
     """Whole networks, each on its device; averaged after every epoch."""
     network, batches = make(), all_batches()
     devices = [
-        Reference(copy.deepcopy(network), split_point, num_micro_batches, coding, optimizer)
+        Reference(copy.deepcopy(network), split_point, num_micro_batches, coding, optimizer, tail)
         for coding in codecs.codings
     ]
     average, aggregate = devices[0].state(), rule(network)
@@ -188,10 +199,13 @@ def averaged(devices: list[Reference], before: State, aggregate: Aggregate, code
     return average
 
 
-def split(make: Make = initial_network, split_point: int = SPLIT, codecs: Codecs = NO_CODECS) -> State:
+def split(
+    make: Make = initial_network, split_point: int = SPLIT, codecs: Codecs = NO_CODECS, tail: int = 0
+) -> State:
     """One network; each device in turn trains it with an optimiser of its own for its half."""
-    whole, batches = Reference(make(), split_point), all_batches()
-    optimizers, held = [Reference.sgd(whole.network[:split_point]) for _ in batches], whole.state()
+    whole, batches = Reference(make(), split_point, tail=tail), all_batches()
+    half, held = device_layers(whole.network, split_point, tail), whole.state()
+    optimizers = [Reference.sgd(half) for _ in batches]
     for epoch in range(1, EPOCHS + 1):
         for optimizer, coding, own in zip(optimizers, codecs.codings, batches, strict=True):
             whole.optimizers[0], whole.coding = optimizer, coding
@@ -208,12 +222,20 @@ def split_federated_with_one_server_half(
     epochs: int = EPOCHS,
     rule: Rule = fedavg,
     codecs: Codecs = NO_CODECS,
+    tail: int = 0,
 ) -> State:
     """A device half on each device, averaged; one server half that sees iteration 1 of both, then 2, ..."""
     network, batches = make(), all_batches()
-    server, halves = network[split_point:], [copy.deepcopy(network[:split_point]) for _ in batches]
+    server = server_layers(network, split_point, tail)
+    halves = [copy.deepcopy(device_layers(network, split_point, tail)) for _ in batches]
     devices = [
-        Reference(nn.Sequential(*half, *server), split_point, 1, coding)
+        Reference(
+            nn.Sequential(*half[:split_point], *server, *half[split_point:]),
+            split_point,
+            1,
+            coding,
+            tail=tail,
+        )
         for half, coding in zip(halves, codecs.codings, strict=True)
     ]
     for device in devices:

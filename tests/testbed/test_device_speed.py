@@ -191,3 +191,20 @@ def test_a_recorded_device_takes_its_time_for_codecs_too():
     seconds = replayed([unit])
     assert seconds(Stage.DEVICE_ENCODE, 5) == pytest.approx(0.04)  # in proportion
     assert replayed([recorded])(Stage.DEVICE_DECODE, 5) == 0
+
+
+def test_a_device_with_the_last_units_takes_their_time_too():
+    """What it codes before them is what the server codes at another cut."""
+    times = [{10: float(2**index)} for index in range(12)]
+    units = [
+        UnitTimes(str(q), times[q], times[q + 4], 2.0**-q, *(times[q + 8 :] + times[:8])[:4])
+        for q in range(4)
+    ]
+    made = spec(profile=tuple(units), num_units=1, tail_units=2)
+    seconds = made.pace().seconds
+    assert seconds(FORWARD, 10) == 1
+    assert seconds(Stage.DEVICE_TAIL, 10) == (4 + 64) + (8 + 128)
+    assert seconds(UPDATE, 0) == 1 + 1 / 4 + 1 / 8
+    assert seconds(Stage.OUTPUT_DECODE, 10) == units[1].far_decode[10] > 0
+    assert seconds(Stage.RETURN_ENCODE, 10) == units[1].far_encode[10] > 0
+    assert made.worst_seconds(0) > replace(made, tail_units=0).worst_seconds(0)

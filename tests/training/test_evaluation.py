@@ -78,7 +78,7 @@ def test_a_network_may_be_evaluated_with_its_codec_at_the_cut():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 3))
     made, outputs, _ = evaluator(network, labels, LossSpec())
     coding = Coding(CodingSpec(CodecSpec("topk", args={"ratio": 0.25}), CodecSpec("topk")))
-    found = made.measure(network.state_dict(), "test", (2, coding))
+    found = made.measure(network.state_dict(), "test", (2, 0, coding))
     hidden = network[:2](made_inputs(labels)).detach()
     kept = torch.zeros_like(hidden)
     places = hidden.abs().topk(2, dim=1).indices
@@ -87,6 +87,21 @@ def test_a_network_may_be_evaluated_with_its_codec_at_the_cut():
     assert found.accuracy == float((expected.argmax(dim=1) == labels).double().mean())
     assert found.loss == pytest.approx(float(F.cross_entropy(expected, labels)), rel=1e-5)
     assert found.loss != pytest.approx(float(F.cross_entropy(outputs, labels)), rel=1e-5)
+
+
+def test_where_labels_stay_the_codec_is_at_both_cuts():
+    labels = torch.arange(COUNT) % 3
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    made, _, _ = evaluator(network, labels, LossSpec())
+    coding = Coding(CodingSpec(CodecSpec("topk", args={"ratio": 0.25}), CodecSpec("topk")))
+    outputs = made_inputs(labels)
+    for piece in (network[:2], network[2:3]):
+        hidden = piece(outputs).detach()
+        places = hidden.abs().topk(2, dim=1).indices
+        outputs = torch.zeros_like(hidden).scatter_(1, places, hidden.gather(1, places))
+    expected = F.cross_entropy(network[3](outputs), labels).detach()
+    found = made.measure(network.state_dict(), "test", (2, 1, coding))
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
 
 
 def made_inputs(labels):

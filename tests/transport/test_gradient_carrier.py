@@ -1,24 +1,32 @@
 """Payloads through distributed autograd: real RPC, from a process to itself."""
 
 import itertools
+import pickle
 import threading
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import Coded
+from pipar_rpc.data import Images
+from pipar_rpc.learning import LearningSpec, LossSpec, OptimizerSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport import activation_sender
 from pipar_rpc.transport.activation_sender import RpcExchange
 from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of
+from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import Port
+from tests.support.loops import assert_close, make_batches, train_split
 
 HANDLER_THREADS = 4
 
@@ -162,3 +170,47 @@ def test_handlers_do_not_wait_while_the_server_computes(connect):
         torch.equal(future.result(30).gradient, sent)
         for future, sent in zip(futures, server.gradients, strict=True)
     )
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(192, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 1)]
+    return nn.Sequential(*layers)
+
+
+def batches(labels):
+    made = make_batches(len(labels), image_size=8, num_classes=2, batch_size=7)
+    made._data = Images(made._data.images, labels)
+    return made
+
+
+def bytes_of(sent):
+    """All that pickles or tensors hold; of references, which torch alone may pickle, their names."""
+    if isinstance(sent, torch.Tensor):
+        return sent.detach().contiguous().view(torch.uint8).numpy().tobytes()
+    if isinstance(sent, tuple):
+        return b"".join(map(bytes_of, sent))
+    return str(sent).encode() if isinstance(sent, rpc.PyRRef) else pickle.dumps(sent)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("tail", [0, 1])
+def test_labels_that_stay_are_in_nothing_that_is_sent(connect, monkeypatch, tail):
+    """And the result is that of a device that holds everything; labels that cross are found."""
+    sent, labels = [], torch.rand(15, 1, generator=torch.Generator().manual_seed(0))
+    learning = LearningSpec(OptimizerSpec(lr=0.01), loss=LossSpec("mse"))
+
+    def noting(to, function, args, **options):
+        sent.append(bytes_of(args))
+        return send(to, function, args, **options)
+
+    monkeypatch.setattr(activation_sender, "send", noting)
+    wrap = lambda local: connect(SimpleNamespace(process=local._process), 3)  # noqa: E731
+    how = {"num_micro_batches": 3, "learning": learning}
+    state, _, losses = train_split(network(), batches(labels), 2, tail_units=tail, wrap=wrap, **how)
+    whole, _, expected = train_split(network(), batches(labels), 4, **how)
+    assert_close(state, whole, 1e-9)
+    assert losses == pytest.approx(expected)
+    assert len(sent) == (3 + 3 + 1) * (1 + bool(tail))  # the last mini-batch has one sample
+    everything = b"".join(sent)
+    assert [bytes_of(label) in everything for label in labels] == [not tail] * 15

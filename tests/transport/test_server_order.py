@@ -1,6 +1,7 @@
 """Whose micro-batch is computed next: what every order keeps, and what each promises beyond that."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def settle(order):
 
 
 def test_every_strategy_names_an_order():
-    kinds = [*STRATEGIES.values(), Strategy(shared_half=True)]
+    shared = Strategy(shared_half=True)
+    kinds = [*STRATEGIES.values(), shared, replace(shared, keeps_labels=True)]
     assert {strategy.server_order for strategy in kinds} == ORDERS.keys()
 
 
@@ -62,6 +64,20 @@ def test_a_device_that_has_left_holds_nobody_up(order):
             submit(order, ran, index, number)
     settle(order)
     assert len(ran) == 2 * (LENGTHS[0] + LENGTHS[2])
+
+
+def test_a_device_whose_micro_batches_cross_twice_is_served_both_times_before_the_next():
+    """Device 2 leaves between the two: its turn is over."""
+    ran = []
+    with open_order("rotation_in_pairs", 3) as order:
+        order.begin((2, 2, 2), 0)
+        for index, number in [(2, 0), (1, 0), (0, 1), (0, 0), (2, 1), (0, 2), (0, 3), (2, 2), (2, 3)]:
+            submit(order, ran, index, number)
+        order.lane(0).settle(5)
+        assert ran == [(0, 0), (0, 1), (1, 0)]
+        order.lane(1).leave()
+        order.lane(0).settle(5)
+    assert ran[3:] == [(2, 0), (2, 1), (0, 2), (0, 3), (2, 2), (2, 3)]
 
 
 def test_to_settle_is_to_wait_for_the_call_that_runs(order):

@@ -1,0 +1,119 @@
+"""Algorithm 2 in the U-shape: the server half between two parts of the device's; see `tail`."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+from torch import Tensor, nn
+
+from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.states import State
+from pipar_rpc.compression.coding import Coded, Coding, Crossing
+from pipar_rpc.models import DropoutStreams
+from pipar_rpc.timing.timeline import Stage, Timeline
+from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.finite_check import FiniteCheck
+from pipar_rpc.training.server_half import ServerHalf
+
+
+class _Passed(NamedTuple):
+    """A micro-batch between its forward and its backward pass on the server."""
+
+    activation: Coded
+    leaf: Tensor
+    output: Tensor
+    sent: Coded
+
+
+class MiddleHalf(ServerHalf):
+    """Layers P+1..Q-T. It keeps the graphs of a mini-batch's N parts, until their gradients come.
+
+    The arguments are those of `ServerHalf`. A mini-batch whose device leaves on the way is undone.
+    """
+
+    def _hold(
+        self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, optimizer_state: State
+    ) -> None:
+        super()._hold(layers, dropout, coding, optimizer_state)
+        self._tail_coding = coding.before_tail()
+        self._passed: dict[int, _Passed] = {}
+        self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
+
+    def process(
+        self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
+    ) -> None:
+        """Runs the forward pass in a part's first crossing and the backward pass in its second one.
+
+        One optimiser step follows the last part's second crossing.
+
+        Args:
+            part: place within the mini-batch; all first crossings come in order, then all second ones.
+            activation: output of the device half or, in the second crossing, gradient of this half's output.
+            labels: None.
+            reply: function called with the output or the activation's gradient.
+
+        Raises:
+            LostError: a gradient or a buffer is not finite. The half is as it was before the mini-batch.
+        """
+        assert labels is None
+        if activation.crossing is Crossing.FIRST:
+            self._forward(part, activation, reply)
+        else:
+            self._backward(part, activation, reply)
+
+    def _forward(self, part: Part, activation: Coded, reply: Callable[[Result], None]) -> None:
+        leaf = self._arrived(part, activation)
+        with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+            if part.index == 1:
+                self._begin()
+            self._dropout.begin(part)
+            output = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
+            finish(self._device)
+        with self._measure_coding(Stage.OUTPUT_ENCODE, part):
+            sent = self._tail_coding.encode_activation(part, output)
+        self._passed[part.index] = _Passed(activation, leaf, output, sent)
+        reply(Result(None, output=sent))
+
+    def _backward(self, part: Part, gradient: Coded, reply: Callable[[Result], None]) -> None:
+        activation, leaf, output, sent = self._passed.pop(part.index)
+        if output.requires_grad:
+            with self._measure_coding(Stage.RETURN_DECODE, part):
+                values = self._tail_coding.decode_gradient(sent, gradient.payload, self._device)
+            with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
+                output.backward(values)
+                finish(self._device)
+        reply(Result(self._leaving(part, activation, leaf)))
+        if part.is_last:
+            self._update(part)
+            self._unfinished.clear()
+
+    def _begin(self) -> None:
+        """Begins a mini-batch; one that has not ended was that of a device that is gone."""
+        self._undo()
+        self._check = FiniteCheck(self._layers)
+        self._unfinished.append(self._check)
+
+    def _undo(self) -> None:
+        for check in self._unfinished:
+            check.undo()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._unfinished.clear()
+        self._passed.clear()
+
+    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> Self:
+        """Shares layers and optimiser; see `ServerHalf.for_device`."""
+        other = super().for_device(dropout, coding, timeline)
+        other._tail_coding = coding.before_tail()
+        return other
+
+    def state(self) -> State:
+        """Returns parameters and buffers, on the CPU, without what an unfinished mini-batch has done."""
+        self._undo()
+        return super().state()
+
+    def load(self, state: State) -> None:
+        """Replaces parameters and buffers; see `ServerHalf.load`."""
+        self._forget()
+        super().load(state)

@@ -16,6 +16,8 @@ from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabou
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
+from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
@@ -61,14 +63,25 @@ def build_device(
         fill(layers, state)
         exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, coding_of(job), job.num_micro_batches, dropout, job.speed, job.smallest)
+        return Cut(
+            layers=layers,
+            exchange=exchange,
+            coding=coding_of(job),
+            num_micro_batches=job.num_micro_batches,
+            dropout=dropout,
+            speed=job.speed,
+            smallest=job.smallest,
+            gradients=_gradients(job, layers, slice(0, job.split_point)),
+        )
 
     return Device(
         name=job.name,
         cut=make_cut(job, state),
         learning=job.learning,
         data=LocalData(
-            batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+            batches=Batches(
+                *(samples, job.batch_size, job.transform, job.seed, job.rank), job.privacy.poisson
+            ),
             roots=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
         ),
         report=Reporter(port),
@@ -103,6 +116,20 @@ def coding_of(job: DeviceJob) -> Coding:
     return Coding(spec, job.seed, job.rank)
 
 
+def server_gradients(job: DeviceJob, layers: nn.Sequential) -> Gradients:
+    """What becomes of the gradients of a device's server half, `layers`."""
+    return _gradients(job, layers, slice(job.split_point, None))
+
+
+def _gradients(job: DeviceJob, layers: nn.Sequential, units: slice) -> Gradients:
+    """What becomes of the gradients of `layers`, these units of the network."""
+    spec = job.privacy.dpsgd
+    if spec is None or not sum(job.trained[units]):
+        return PLAIN
+    clip_norm = half_norm(spec.max_grad_norm, job.trained, units)
+    return gradients_of(job.privacy, layers, clip_norm, job.batch_size, job.seed, job.rank)
+
+
 def build_server_half(
     layers: nn.Sequential,
     job: DeviceJob,
@@ -119,6 +146,7 @@ def build_server_half(
         timeline: record of the spans of the computation.
         optimizer_state: state of their optimiser by parameters' names; None at the beginning of training.
     """
-    dropout = DropoutStreams(layers, job.seed, job.rank)
-    coding = coding_of(job)
-    return ServerHalf(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state)
+    dropout, gradients = DropoutStreams(layers, job.seed, job.rank), server_gradients(job, layers)
+    return ServerHalf(
+        *(layers, job.learning, dropout, coding_of(job), node.device, timeline, optimizer_state), gradients
+    )

@@ -39,6 +39,7 @@ class DeviceJob:
         deadlines: deadlines of waiting for the other side.
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
         privacy: privacy mechanisms.
+        trained: numbers in the trained parameters of each cut unit.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class DeviceJob:
     deadlines: DeadlineSpec
     emulated_s: float = 0.0
     privacy: PrivacySpec = NO_PRIVACY
+    trained: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -73,6 +73,7 @@ def device_job(
         model_codec=config.compression.models.spec,
         learning=learning_of(config),
         privacy=privacy_of(config),
+        trained=tuple(unit.num_trained for unit in model.units),
         seed=config.seed,
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s

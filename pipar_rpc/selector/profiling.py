@@ -112,6 +112,12 @@ def profile_devices(
     return facts, server
 
 
+def count_samples(jobs: Sequence[DeviceJob]) -> list[int]:
+    """Asks all devices how many samples they will train on; raises as `profile_devices` does."""
+    with _profilers(jobs) as devices:
+        return _ask_all(devices, "count its samples", DeviceProfiler.num_samples)
+
+
 @contextmanager
 def _profilers(jobs: Sequence[DeviceJob]) -> Iterator[list[_Asked]]:
     devices: list[_Asked] = []

@@ -13,6 +13,9 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
+from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
@@ -45,12 +48,14 @@ def train_split(
     learning: LearningSpec | None = None,
     coding: Coding = EXACT,
     epochs: int = 1,
+    privacy: PrivacySpec = NO_PRIVACY,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss."""
     learning = learning or LEARNING
     device_layers, server_layers = network[:split_point], network[split_point:]
     dropout = DropoutStreams(server_layers, 0, 1)
-    server = ServerHalf(server_layers, learning, dropout, coding, CPU, Timeline())
+    own, other = half_gradients(network, split_point, batches.batch_size, privacy)
+    server = ServerHalf(server_layers, learning, dropout, coding, CPU, Timeline(), gradients=other)
     losses = []
     device = Device(
         name="device1",
@@ -62,6 +67,7 @@ def train_split(
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,
             smallest=smallest,
+            gradients=own,
         ),
         learning=learning,
         data=LocalData(batches),
@@ -72,6 +78,21 @@ def train_split(
         report = device.train(epoch, start=0, stop=len(batches))
     device.close()
     return device.state() | server.state(), report, losses
+
+
+def half_gradients(
+    network: nn.Sequential, split_point: int, batch_size: int, privacy: PrivacySpec
+) -> list[Gradients]:
+    """What becomes of the gradients of the device half and of the server half."""
+    trained = [sum(own.numel() for own in unit.parameters() if own.requires_grad) for unit in network]
+    found: list[Gradients] = []
+    for half in (slice(0, split_point), slice(split_point, None)):
+        if privacy.dpsgd is None or not sum(trained[half]):
+            found.append(PLAIN)
+            continue
+        clip_norm = half_norm(privacy.dpsgd.max_grad_norm, trained, half)
+        found.append(gradients_of(privacy, network[half], clip_norm, batch_size, seed=0, device=1))
+    return found
 
 
 def train_plain(

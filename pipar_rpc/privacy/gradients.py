@@ -1,0 +1,70 @@
+"""What becomes of a half's gradients between its backward passes and its optimiser: usually nothing."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from pipar_rpc.base.microbatch import Part
+
+Count = Callable[[Tensor], float]
+
+
+class Clipped(NamedTuple):
+    """How many gradients were longer than they may be.
+
+    Attributes:
+        samples: gradients of single samples that were clipped.
+        of: gradients of single samples.
+    """
+
+    samples: int = 0
+    of: int = 0
+
+
+NOTHING = Clipped()
+
+
+class Gradients(Protocol):
+    """The gradients of one half of one device's network."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Surrounds the forward pass of a micro-batch."""
+
+    def after(self, part: Part) -> None:
+        """To be called after the backward pass of a micro-batch: adds to the gradients of the parameters."""
+
+    def finish(self, part: Part) -> None:
+        """To be called after the last micro-batch, before the optimiser's step."""
+
+    def counting(self, count: Count) -> Count:
+        """Returns the function that says how much counts in labels, checked where that matters."""
+
+    def drain(self) -> Clipped:
+        """Returns how many gradients were clipped since the last call."""
+
+
+class PlainGradients:
+    """Gradients as autograd leaves them."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Does nothing."""
+        return nullcontext()
+
+    def after(self, part: Part) -> None:
+        """Does nothing: autograd has added them."""
+
+    def finish(self, part: Part) -> None:
+        """Does nothing."""
+
+    def counting(self, count: Count) -> Count:
+        """Returns the function as it is."""
+        return count
+
+    def drain(self) -> Clipped:
+        """Nothing is clipped."""
+        return NOTHING
+
+
+PLAIN = PlainGradients()

@@ -18,6 +18,8 @@ from pipar_rpc.privacy.check import check_network
 from pipar_rpc.privacy.dpsgd import check_alike
 from pipar_rpc.privacy.spec import GAUSSIAN, PrivacySpec
 
+MANY = 1000  # classes: more are not looked at
+
 
 def privacy_of(config: Config) -> PrivacySpec:
     """Returns the mechanisms of a device; raises UserError where an account cannot be made."""
@@ -51,10 +53,18 @@ def check_dpsgd(jobs: Sequence[DeviceJob], output_shape: tuple[int, ...], labels
         mixes = "batch norm mixes the samples of a mini-batch, so that none has a gradient of its own"
         raise UserError(f"privacy.dpsgd: {mixes}: choose model.norm=group (or none)")
     check_network(network, first.model.make_input(3, "cpu"), any(job.privacy.poisson for job in jobs))
-    loss, some = first.learning.loss, labels[:8]
+    loss, some = first.learning.loss, _of_each_class(labels, output_shape)
     outputs = torch.linspace(-1, 1, len(some) * prod(output_shape)).sin().view(len(some), *output_shape)
     criterion = Criterion(loss)
     check_alike(loss.called, criterion, criterion.count, outputs, some)
+
+
+def _of_each_class(labels: Tensor, output_shape: tuple[int, ...]) -> Tensor:
+    """Labels with every class number, as classes may count differently; the labels where they are none."""
+    if labels.is_floating_point() or len(output_shape) != labels.dim():
+        return labels
+    numbers = torch.arange(min(output_shape[0], MANY), dtype=labels.dtype)
+    return numbers.view(-1, *[1] * (labels.dim() - 1)).expand(-1, *labels.shape[1:])
 
 
 def with_noise(job: DeviceJob, num_samples: int, epochs: int) -> DeviceJob:

@@ -56,6 +56,7 @@ class DeviceProfiler(LinkTest):
             on_run=self._stop.check,
             num_units=num_units,
             coder=Coder.of(self._job.coding),
+            private=self._job.speed.private,
         )
 
     def free_bytes(self) -> float:

@@ -207,13 +207,14 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
     threads take from each other is in it.
     """
     spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
+    private = any(device.job.speed.private for device in devices)
     computing_s = sum(unit.forward[size] + unit.backward[size] for unit in server.units)
     with ExitStack() as stack:
         # Random layers draw from torch's own generator, in the ports' threads.
         stack.enter_context(torch.random.fork_rng(devices=[here] if here.type == "cuda" else []))
         asked = []
         for device in devices:
-            port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
+            port = Port(device.job.name, computing_half(spec, size, here, private), Link(), Timeline())
             stack.callback(port.close)
             asked.append((device, port))
 

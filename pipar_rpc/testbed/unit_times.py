@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from pipar_rpc.timing.timeline import Stage
@@ -110,6 +110,24 @@ class UnitTimes:
             update=other.update,
             encode=self.encode | other.encode,
             decode=self.decode | other.decode,
+        )
+
+    def longer(self, more: "UnitTimes", less: "UnitTimes", factor: float) -> "UnitTimes":
+        """These times and what `more` takes beyond `less`, both of another device, times `factor`."""
+
+        def add(
+            own: Mapping[int, float], own_more: Mapping[int, float], own_less: Mapping[int, float]
+        ) -> dict[int, float]:
+            return {
+                size: seconds + factor * max(0.0, interpolate(own_more, size) - interpolate(own_less, size))
+                for size, seconds in own.items()
+            }
+
+        return replace(
+            self,
+            forward=add(self.forward, more.forward, less.forward),
+            backward=add(self.backward, more.backward, less.backward),
+            update=self.update + factor * max(0.0, more.update - less.update),
         )
 
     def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":

@@ -144,3 +144,27 @@ def test_other_mechanisms_of_learning_come_after_the_noise():
     spec = OptimizerSpec("adamw", lr=0.003, weight_decay=0.1, momentum=0, clip_norm=0.1)
     state, _, _ = train_split(network, batches, 2, 3, learning=LearningSpec(spec), privacy=private(noise=0.3))
     assert_close(state, reference.state_dict(), tolerance=1e-9)
+
+
+def test_poisson_sampling_divides_by_the_expected_size_and_bears_empty_mini_batches():
+    network, data = built("vgg5"), batches_for("vgg5")
+    images = Images(*(torch.cat(own) for own in zip(*(raw(data, i) for i in range(3)), strict=True)))
+    batches = Batches(images, 2, data._transform, seed=0, device=1, poisson=True)
+    sizes = [len(batches.get(1, iteration)[1]) for iteration in range(len(batches))]
+    assert {0, 1} < set(sizes)
+    reference = copy.deepcopy(network)
+    loop = dpsgd.SingleSamples(reference, 2, 0.5, 0.3)
+    sgd = torch.optim.SGD(reference.parameters(), **OPTIMIZER)
+    for iteration in range(len(batches)):
+        loop.set(*batches.get(1, iteration), 1, iteration, size=2)
+        sgd.step()
+    for number in (1, 3):
+        spec = private(noise=0.3, sampling="poisson")
+        state, report, _ = train_split(copy.deepcopy(network), batches, 2, number, privacy=spec)
+        assert_close(state, reference.state_dict(), tolerance=1e-9)
+        assert (report.samples, report.weight) == (sum(sizes), 2 * len(sizes))
+
+
+def raw(data, iteration):
+    order = data._shuffled(1, iteration)
+    return data._data.images[order], data._data.labels[order]

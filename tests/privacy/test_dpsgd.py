@@ -6,14 +6,32 @@ import pytest
 import torch
 from torch import nn
 
+from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.coordination.build import fill
 from pipar_rpc.data import Batches, Images
-from pipar_rpc.learning import LearningSpec, OptimizerSpec
-from pipar_rpc.models import ModelSpec, Norm, build_model
-from pipar_rpc.privacy.dpsgd import half_norm
+from pipar_rpc.learning import LearningSpec, LossSpec, OptimizerSpec
+from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, build_model
+from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
 from pipar_rpc.privacy.spec import DpSgdSpec, PrivacySpec
+from pipar_rpc.timing.timeline import Timeline
+from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.device_loop import Device
+from pipar_rpc.training.exchange import LocalExchange
+from pipar_rpc.training.server_half import ServerHalf
 from tests.support import dpsgd
+from tests.support.coding import EXACT, coded
 from tests.support.frozen import make
-from tests.support.loops import OPTIMIZER, assert_close, make_batches, train_plain, train_split
+from tests.support.loops import (
+    CPU,
+    LEARNING,
+    NATIVE,
+    OPTIMIZER,
+    assert_close,
+    make_batches,
+    train_plain,
+    train_split,
+)
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -168,3 +186,77 @@ def test_poisson_sampling_divides_by_the_expected_size_and_bears_empty_mini_batc
 def raw(data, iteration):
     order = data._shuffled(1, iteration)
     return data._data.images[order], data._data.labels[order]
+
+
+def test_layers_that_move_are_clipped_and_noised_where_they_are():
+    """P = 1, 3, 2 in three epochs: the norms of the halves follow the cut, the noise the names."""
+    network, data, points, spec = built("vgg5"), batches_for("vgg5"), (1, 3, 2), private(noise=0.3)
+    reference = copy.deepcopy(network)
+    sgd = torch.optim.SGD(reference.parameters(), **OPTIMIZER)
+    for epoch, point in enumerate(points, start=1):
+        loop = dpsgd.SingleSamples(reference, point, 0.5, 0.3)
+        for iteration in range(len(data)):
+            loop.set(*data.get(epoch, iteration), epoch, iteration)
+            sgd.step()
+    pattern = copy.deepcopy(network)
+
+    def gradients(point, layers, own):
+        whole = [sum(weight.numel() for weight in unit.parameters()) for unit in pattern]
+        return gradients_of(spec, layers, half_norm(0.5, whole, own), 10, seed=0, device=1)
+
+    def server_half(point, state):
+        layers = fill(copy.deepcopy(pattern[point:]), state)
+        return layers, DropoutStreams(layers, 0, 1), EXACT, gradients(point, layers, slice(point, None))
+
+    layers, dropout, coding, own = server_half(1, network.state_dict())
+    server = ServerHalf(layers, LEARNING, dropout, coding, CPU, Timeline(), gradients=own)
+
+    def cut(point, state):
+        layers = fill(copy.deepcopy(pattern[:point]), state)
+        own, exchange = gradients(point, layers, slice(0, point)), LocalExchange(server.process)
+        return Cut(layers, exchange, EXACT, 3, DropoutStreams(layers, 0, 1), NATIVE, gradients=own)
+
+    idle = lambda iteration, loss: None  # noqa: E731
+    device = Device(
+        "device1", cut(1, network.state_dict()), LEARNING, LocalData(data), idle, CPU, make_cut=cut
+    )
+    for epoch, point in enumerate(points, start=1):
+        if epoch > 1:
+            whole = {key: tensor.clone() for key, tensor in (device.state() | server.state()).items()}
+            up = device.recut(point, whole, server.optimizer_state())
+            layers, dropout, coding, own = server_half(point, whole)
+            server.recut(layers, dropout, coding, up, own)
+        device.train(epoch, 0, len(data))
+    assert_close(device.state() | server.state(), reference.state_dict(), tolerance=1e-9)
+    device.close()
+
+
+def test_devices_that_share_layers_each_have_their_own_mechanism():
+    """One clips and noises, one does neither; they take turns on the same layers."""
+    torch.manual_seed(0)
+    layers, data = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(2, 6, 3, 2, 2)
+    labels, reference = torch.randint(0, 4, (2, 6)), copy.deepcopy(layers)
+    own = gradients_of(private(noise=0.3), layers, 0.5, 6, seed=0, device=1)
+    first = ServerHalf(layers, LEARNING, DropoutStreams(layers, 0, 1), EXACT, CPU, Timeline(), gradients=own)
+    second = first.for_device(DropoutStreams(layers, 0, 2), EXACT, Timeline())
+    part, answers = Part(1, 0, 1, 1, 1.0), []
+    for half, x, y in zip((first, second), data, labels, strict=True):
+        half.process(part, coded(x.clone().requires_grad_()), y, answers.append)
+    loop, sgd = (
+        dpsgd.SingleSamples(reference, 0, 0.5, 0.3),
+        torch.optim.SGD(reference.parameters(), **OPTIMIZER),
+    )
+    loop.set(data[0], labels[0], 1, 0)
+    sgd.step()
+    sgd.zero_grad()
+    nn.functional.cross_entropy(reference(data[1]), labels[1]).backward()
+    sgd.step()
+    assert_close(layers.state_dict(), reference.state_dict(), tolerance=1e-9)
+    assert (first.clipped().of, second.clipped().of, len(answers)) == (6, 0, 2)
+
+
+def test_labels_that_do_not_count_are_noticed_in_training():
+    network, batches = built("vgg5"), batches_for("vgg5")
+    ignoring = LearningSpec(loss=LossSpec(args={"ignore_index": 3}))
+    with pytest.raises(UserError, match=r"privacy\.dpsgd: needs a loss in which all samples count alike"):
+        train_split(network, batches, 2, 3, learning=ignoring, privacy=private())

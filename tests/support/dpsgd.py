@@ -139,6 +139,23 @@ def branching(input_shape: tuple[int, ...], num_classes: int) -> list[nn.Module]
     return [Branching(), nn.Flatten()]
 
 
+class Overwriting(nn.Module):
+    """Changes in place what a layer in it still needs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        x.mul_(2)
+        return y
+
+
+def overwriting(input_shape: tuple[int, ...], num_classes: int) -> list[nn.Module]:
+    return [Overwriting(input_shape[2]), nn.Flatten()]
+
+
 def recurrent(input_shape: tuple[int, ...], num_classes: int) -> list[nn.Module]:
     class Last(nn.Module):
         def __init__(self) -> None:

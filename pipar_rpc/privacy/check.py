@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.errors import UserError, first_line
-from pipar_rpc.privacy.sample_gradients import KEY, SampleGradients
+from pipar_rpc.privacy.sample_gradients import SampleGradients
+from pipar_rpc.privacy.samplers import KEY
 
 CLOSE = 1e-3  # of single precision sums
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)

@@ -10,7 +10,8 @@ from pipar_rpc.base.errors import ConfigError, UserError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.privacy.gradients import NOTHING, PLAIN, Clipped, Count, Gradients
 from pipar_rpc.privacy.noise import PrivacyNoise
-from pipar_rpc.privacy.sample_gradients import KEY, SampleGradients
+from pipar_rpc.privacy.sample_gradients import SampleGradients
+from pipar_rpc.privacy.samplers import KEY
 from pipar_rpc.privacy.spec import POISSON, PrivacySpec
 
 Loss = Callable[[Tensor, Tensor], Tensor]

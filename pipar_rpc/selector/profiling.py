@@ -104,7 +104,7 @@ def profile_devices(
             smallest=job.smallest,
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
-            num_samples=samples[index],
+            num_samples=math.inf if job.privacy.poisson else samples[index],
             crossing=crossing[index],
         )
         for index, job in enumerate(jobs)

@@ -31,7 +31,7 @@ from pipar_rpc.learning.metrics import Metrics
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
-from pipar_rpc.privacy.ledger import Account, Ledger
+from pipar_rpc.privacy_budget import make_ledger, with_noise
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.figures import class_counts_figure
 from pipar_rpc.results.observer import observing
@@ -124,6 +124,7 @@ class _Job:
 def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     """Trains to the end, from the beginning or from a checkpoint; returns the global network."""
     start = checkpoint.start(job.plan.settings.time_scale) if checkpoint else Start()
+    job = replace(job, plan=with_noise(job.plan, checkpoint))
     selection = _select(job, checkpoint, start) if job.plan.selector.profile_iterations else None
     for notice in dict.fromkeys(job.plan.notices + (selection.plan.notices if selection else ())):
         log.info(notice)
@@ -140,7 +141,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec),
         participation,
     )
-    best, ledger = _best_model(job, checkpoint), _ledger(plan, membership, checkpoint)
+    best, ledger = _best_model(job, checkpoint), make_ledger(plan, membership, checkpoint)
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -184,25 +185,6 @@ def _best_model(job: _Job, checkpoint: Checkpoint | None) -> BestModel:
     """The best network, which a checkpoint brings into the job's folder."""
     path, spec = job.output_dir / BEST_MODEL, job.plan.devices[0].model
     return BestModel(path, spec, deciding_samples(job.plan), checkpoint.best if checkpoint else {})
-
-
-def _ledger(plan: Plan, membership: Membership, checkpoint: Checkpoint | None) -> Ledger:
-    """The account of what the devices' data is exposed to, which a checkpoint has begun."""
-    number, policy = len(plan.devices), plan.settings.participation
-    participation = 1.0 if policy.target else policy.most(number) / number  # nothing is known of the user's
-    ledger = Ledger(
-        [
-            Account(
-                privacy=device.privacy,
-                sample_rate=min(1.0, device.batch_size / max(1, handle.num_samples)),
-                iterations=max(1, handle.iterations),
-                participation=participation,
-            )
-            for device, handle in zip(plan.devices, membership.everyone, strict=True)
-        ]
-    )
-    ledger.load(checkpoint.exposed if checkpoint else [])
-    return ledger
 
 
 def _deploy(

@@ -102,12 +102,12 @@ class TrainingLoop:
         """
         final, settings = None, self.first_plan.settings
         for epoch in range(start.epoch, settings.epochs + 1):
-            if is_done(settings, epoch, self.rows):
+            begin = start if epoch == start.epoch else Position(epoch)
+            if is_done(settings, epoch, self.rows) or self._ends_early(begin):
                 break
             plan, selection = self.plan, self.selection  # as the epoch begins: the rounds may change them
             self.observer.begin(epoch)
             self.progress.start(epoch)
-            begin = start if epoch == start.epoch else Position(epoch)
             sums, network = EpochSums(self.coordinator.membership.everyone, begin.iteration), None
             for this in self.coordinator.rounds(begin):
                 trained = self.coordinator.train(this, sums)  # both halves of every device have ended
@@ -123,13 +123,22 @@ class TrainingLoop:
                 log.warning("epoch %d: nothing was trained: all that were to train are lost", epoch)
                 continue
             self.best.consider(self.rows, ended.result.network)
-            last = is_done(settings, epoch + 1, self.rows)
+            last = is_done(settings, epoch + 1, self.rows) or bool(self.ledger.spent())
             self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
             self._report(ended, last)
             final = ended.result.network
         if not self.rows:
             raise PeerError("nothing was trained: all devices that were to train are lost")
         return final
+
+    def _ends_early(self, begin: Position) -> bool:
+        """Whether the privacy budget of a device does not suffice for the epoch, which is told then."""
+        spent = "" if begin.iteration else self.ledger.spent()
+        if spent:
+            line = f"the job ends before epoch {begin.epoch}: {spent}"
+            log.info(line)
+            self.outputs.event(line, self.coordinator.membership.round)
+        return bool(spent)
 
     def _note_exposed(self, trained: Trained) -> None:
         """Enters a round into the account of what the devices' data has been exposed to."""

@@ -45,6 +45,7 @@ class Checkpoint:
         rule: state of the aggregation rule, by names of its own.
         best: network of the epoch with the highest accuracy so far; empty if none was evaluated.
         exposed: how often each device's data was used; see `pipar_rpc.privacy.ledger`.
+        noise: noise multiplier of DP-SGD on each device; None without it. Empty if it is from before that.
     """
 
     round: int
@@ -60,6 +61,7 @@ class Checkpoint:
     rule: State = field(default_factory=dict)
     best: State = field(default_factory=dict)
     exposed: list[dict[str, int]] = field(default_factory=list)
+    noise: list[float | None] = field(default_factory=list)
 
     @property
     def beginnings(self) -> list[tuple[State, State]]:

@@ -125,6 +125,7 @@ class Saver:
             rule=self._coordinator.rule_state(),
             best=self._best.state,
             exposed=self._ledger.state(),
+            noise=plan.noise,
         )
 
     def _own_networks(self) -> list[State]:

@@ -17,6 +17,8 @@ from pipar_rpc.learning import Criterion
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
+from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
+from pipar_rpc.privacy.gradients import PLAIN, CountedTogether, Gradients
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
@@ -62,19 +64,33 @@ def build_device(
         with torch.random.fork_rng(devices=[]):
             layers = build_device_layers(job.model, job.split_point, job.tail_units)
         fill(layers, state)
+        first, last = layers[: job.split_point], layers[job.split_point :]
         exchange, coding = _open_exchange(job, node, stop, port, instruments, numbers), coding_of(job)
+        gradients = _gradients(job, first, slice(0, job.split_point))
         if job.tail_units:
-            exchange = _by_way_of_tail(exchange, layers[job.split_point :], coding, job, node, stop)
-        dropout = DropoutStreams(layers[: job.split_point], job.seed, job.rank)
-        cut = (layers, exchange, coding, job.num_micro_batches, dropout, job.speed, job.smallest)
-        return Cut(*cut, job.split_point)
+            of_tail = _gradients(job, last, slice(job.num_units - job.tail_units, None))
+            exchange = _by_way_of_tail(exchange, last, coding, job, node, stop, of_tail)
+            gradients = CountedTogether(gradients, of_tail)
+        return Cut(
+            layers=layers,
+            exchange=exchange,
+            coding=coding,
+            num_micro_batches=job.num_micro_batches,
+            dropout=DropoutStreams(first, job.seed, job.rank),
+            speed=job.speed,
+            smallest=job.smallest,
+            split_point=job.split_point,
+            gradients=gradients,
+        )
 
     return Device(
         name=job.name,
         cut=make_cut(job, state),
         learning=job.learning,
         data=LocalData(
-            batches=Batches(samples, job.batch_size, job.transform, job.seed, job.rank),
+            batches=Batches(
+                *(samples, job.batch_size, job.transform, job.seed, job.rank), job.privacy.poisson
+            ),
             roots=whereabouts(node.data_root) if job.data.partition.name == OWN else (),
             tells_classes=not job.labels_stay,
         ),
@@ -105,7 +121,13 @@ def _open_exchange(
 
 
 def _by_way_of_tail(
-    exchange: Exchange, tail: nn.Sequential, coding: Coding, job: DeviceJob, node: Node, stop: Stop
+    exchange: Exchange,
+    tail: nn.Sequential,
+    coding: Coding,
+    job: DeviceJob,
+    node: Node,
+    stop: Stop,
+    gradients: Gradients,
 ) -> Exchange:
     """Has results come by way of the last units, so that the labels stay here."""
 
@@ -113,7 +135,7 @@ def _by_way_of_tail(
         coding.saved_bytes += saved_bytes
 
     criterion, dropout = Criterion(job.learning.loss, node.device), DropoutStreams(tail, job.seed, job.rank)
-    last = Tail(tail, criterion, dropout, coding.before_tail(), node.device)
+    last = Tail(tail, criterion, dropout, coding.before_tail(), node.device, gradients)
     return TailExchange(job.name, exchange, last, stop.result, count)
 
 
@@ -121,6 +143,20 @@ def coding_of(job: DeviceJob) -> Coding:
     """The codecs of a device, equal in both halves; at split point Q nothing crosses that they code."""
     spec = NO_CODECS if job.split_point == job.num_units else job.coding
     return Coding(spec, job.seed, job.rank)
+
+
+def server_gradients(job: DeviceJob, layers: nn.Sequential) -> Gradients:
+    """What becomes of the gradients of a device's server half, `layers`."""
+    return _gradients(job, layers, slice(job.split_point, job.num_units - job.tail_units))
+
+
+def _gradients(job: DeviceJob, layers: nn.Sequential, units: slice) -> Gradients:
+    """What becomes of the gradients of `layers`, these units of the network."""
+    spec = job.privacy.dpsgd
+    if spec is None or not sum(job.trained[units]):
+        return PLAIN
+    clip_norm = half_norm(spec.max_grad_norm, job.trained, units)
+    return gradients_of(job.privacy, layers, clip_norm, job.batch_size, job.seed, job.rank)
 
 
 def build_server_half(
@@ -140,7 +176,7 @@ def build_server_half(
         optimizer_state: state of their optimiser by parameters' names; None at the beginning of training.
     """
     kind = MiddleHalf if job.labels_stay else ServerHalf
-    return _server_half(kind, layers, job, node, timeline, optimizer_state)
+    return _server_half(kind, layers, job, node, timeline, optimizer_state, server_gradients(job, layers))
 
 
 def _server_half(
@@ -150,6 +186,7 @@ def _server_half(
     node: Node,
     timeline: Timeline,
     optimizer_state: State | None = None,
+    gradients: Gradients = PLAIN,
 ) -> ServerHalf:
     dropout, coding = DropoutStreams(layers, job.seed, job.rank), coding_of(job)
-    return kind(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state)
+    return kind(layers, job.learning, dropout, coding, node.device, timeline, optimizer_state, gradients)

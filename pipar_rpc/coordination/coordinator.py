@@ -206,7 +206,7 @@ class Coordinator:
         sums.uploaded({handle: num_bytes(payload) for handle, payload in payloads.items()})
         states = {handle: self._transfer.received(handle, own) for handle, own in payloads.items()}
         networks = self._healthy(join(states))
-        samples = [trained.reports[handle].samples for handle in networks]
+        samples = [trained.reports[handle].weight for handle in networks]
         if not any(samples):  # the devices that had something to train are gone
             samples = [1] * len(samples)
         before = self._aggregator.network

@@ -11,7 +11,13 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.coordination.build import build_device, build_server_half, coding_of, fill
+from pipar_rpc.coordination.build import (
+    build_device,
+    build_server_half,
+    coding_of,
+    fill,
+    server_gradients,
+)
 from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import ask
@@ -95,7 +101,8 @@ def _server_halves(
         timeline = Timeline()
         if shared and halves:
             dropout = DropoutStreams(layers, device.seed, device.rank)
-            half = halves[0][0].for_device(dropout, coding_of(device), timeline)
+            gradients = server_gradients(device, layers)
+            half = halves[0][0].for_device(dropout, coding_of(device), timeline, gradients)
         else:
             layers = server_layers(network, device.split_point, device.tail_units)
             layers = fill(copy.deepcopy(layers), state)

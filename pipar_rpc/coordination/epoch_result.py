@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pipar_rpc.base.states import State
 from pipar_rpc.coordination.device_handle import DeviceHandle
+from pipar_rpc.privacy.gradients import Clipped
 from pipar_rpc.timing.metrics import DeviceUsage, EpochMetrics, epoch_metrics
 from pipar_rpc.timing.timeline import COMPUTE, Busy, Span, Stage, Timeline, sum_by_stage, union_seconds
 from pipar_rpc.training.round_report import RoundReport
@@ -36,6 +37,8 @@ class EpochResult:
             that were not in it.
         lost: numbers of the devices that have left so far.
         trained: number of devices that trained.
+        clipped_share: share of the gradients of single samples that were clipped, over all halves; None
+            where none is.
     """
 
     metrics: EpochMetrics
@@ -54,6 +57,7 @@ class EpochResult:
     device_networks: list[State | None]
     lost: list[int]
     trained: int
+    clipped_share: float | None = None
 
 
 class Counters(NamedTuple):
@@ -78,6 +82,7 @@ class Usage:
     model_bytes: int = 0
     server_spans: list[Span] = field(default_factory=list)
     links_timed: bool = True
+    clipped: list[Clipped] = field(default_factory=list)
 
 
 class EpochSums:
@@ -112,6 +117,7 @@ class EpochSums:
         sums = self._usage[handle]
         sums.reports.append(report)
         sums.server_spans += handle.timeline.drain()
+        sums.clipped += [report.clipped, handle.half.clipped()]
         sums.links_timed &= handle.links_timed  # as it was in this round
 
     @property
@@ -131,8 +137,7 @@ class EpochSums:
             network: the global network at the end; None if nothing was aggregated.
         """
         seconds = time.monotonic() - self._began - self._paused
-        samples = self.samples
-        if not samples:
+        if not any(report.iterations for sums in self._usage.values() for report in sums.reports):
             return None
         usage, merging = self._usage, self.aggregation.drain()
         for handle, sums in usage.items():
@@ -157,12 +162,17 @@ class EpochSums:
             network=network,
             device_networks=[self.device_networks.get(handle) for handle in usage],
             lost=[number for number, handle in enumerate(usage, start=1) if not handle.present],
-            trained=sum(any(report.samples for report in sums.reports) for sums in usage.values()),
+            trained=sum(any(report.iterations for report in sums.reports) for sums in usage.values()),
+            clipped_share=_share([clipped for sums in usage.values() for clipped in sums.clipped]),
         )
 
 
 def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> float | None:
     return sum(parts) / sum(wholes) if sum(wholes) else None
+
+
+def _share(clipped: Sequence[Clipped]) -> float | None:
+    return _ratio([own.samples for own in clipped], [own.of for own in clipped])
 
 
 def _last_rate(reports: Sequence[RoundReport]) -> list[float]:

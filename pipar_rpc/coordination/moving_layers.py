@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from torch import nn
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.coordination.build import coding_of, fill
+from pipar_rpc.coordination.build import coding_of, fill, server_gradients
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import reserve_download
@@ -74,4 +74,4 @@ def _recut_server_half(
 ) -> None:
     layers = fill(copy.deepcopy(server_layers(network, job.split_point, job.tail_units)), state)
     dropout = DropoutStreams(layers, job.seed, job.rank)
-    handle.half.recut(layers, dropout, coding_of(job), optimizer_state)
+    handle.half.recut(layers, dropout, coding_of(job), optimizer_state, server_gradients(job, layers))

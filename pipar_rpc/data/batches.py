@@ -63,13 +63,31 @@ class Batches:
         transform: way from stored images to network input; None for samples that are network input.
         seed: the experiment's seed.
         device: number of the device, 1..K.
+        poisson: whether each sample is in each batch with probability B/n instead, n being the number of
+            samples; an epoch has as many batches, of which some may be large or empty.
     """
 
     def __init__(
-        self, data: Samples, batch_size: int, transform: Transform | None, seed: int, device: int
+        self,
+        data: Samples,
+        batch_size: int,
+        transform: Transform | None,
+        seed: int,
+        device: int,
+        poisson: bool = False,
     ) -> None:
         self._data, self._batch_size, self._transform = data, batch_size, transform
-        self._stream = (seed, device)
+        self._stream, self._poisson = (seed, device), poisson
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self._batch_size
+
+    @property
+    def expected(self) -> int:
+        """Expected size of batches whose size is drawn at random; 0 where it is not."""
+        return self._batch_size if self._poisson else 0
 
     @property
     def num_samples(self) -> int:
@@ -90,12 +108,23 @@ class Batches:
         each batch (`global_generators`): no other thread may draw from them meanwhile.
         """
         seed, device = self._stream
+        chosen = self._drawn(epoch, iteration) if self._poisson else self._shuffled(epoch, iteration)
+        rng, count = generator(seed, "augment", device, epoch, iteration), len(chosen)
+        read = chosen if count else torch.zeros(1, dtype=torch.int64)  # for shape and type of nothing
+        inputs, labels = self._data.read(read, rng)
+        if self._transform is not None:
+            inputs = self._transform.normalise(self._transform.augment(inputs, rng))
+        return inputs[:count], labels[:count]
+
+    def _shuffled(self, epoch: int, iteration: int) -> Tensor:
+        seed, device = self._stream
         shuffle = generator(seed, "shuffle", device, epoch)
         order = torch.randperm(self.num_samples, generator=shuffle)
         start = iteration * self._batch_size
-        chosen = order[start : start + self._batch_size]
-        rng = generator(seed, "augment", device, epoch, iteration)
-        inputs, labels = self._data.read(chosen, rng)
-        if self._transform is not None:
-            inputs = self._transform.normalise(self._transform.augment(inputs, rng))
-        return inputs, labels
+        return order[start : start + self._batch_size]
+
+    def _drawn(self, epoch: int, iteration: int) -> Tensor:
+        seed, device = self._stream
+        rng = generator(seed, "poisson", device, epoch, iteration)
+        drawn = torch.rand(self.num_samples, generator=rng, dtype=torch.float64)
+        return (drawn < self._batch_size / self.num_samples).nonzero().flatten()

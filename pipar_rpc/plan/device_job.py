@@ -40,6 +40,7 @@ class DeviceJob:
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
         privacy: privacy mechanisms.
         labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
+        trained: numbers in the trained parameters of each cut unit.
     """
 
     rank: int
@@ -63,6 +64,7 @@ class DeviceJob:
     emulated_s: float = 0.0
     privacy: PrivacySpec = NO_PRIVACY
     labels_stay: int = 0
+    trained: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

@@ -55,7 +55,8 @@ def device_job(
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
     labels_stay = config.pipeline.labels_stay
     check_split_point(split_point, num_units, model.spec.name, labels_stay)
-    (uplink, downlink), coding = _links(config), _coding(config)
+    (uplink, downlink), coding, privacy = _links(config), _coding(config), privacy_of(config)
+    speed = replace(_speed(config, model, largest_batch), coding=coding, private=privacy.dpsgd is not None)
     job = DeviceJob(
         rank=rank,
         num_devices=num_devices,
@@ -69,11 +70,12 @@ def device_job(
         smallest=model.smallest,
         uplink=uplink,
         downlink=downlink,
-        speed=replace(_speed(config, model, largest_batch), coding=coding),
+        speed=speed,
         coding=coding,
         model_codec=config.compression.models.spec,
         learning=learning_of(config),
-        privacy=privacy_of(config),
+        privacy=privacy,
+        trained=tuple(unit.num_trained for unit in model.units),
         seed=config.seed,
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s

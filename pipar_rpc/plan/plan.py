@@ -31,6 +31,7 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
+from pipar_rpc.plan.privacy_plan import check_dpsgd, with_multiplier, with_noise
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.settings import (
@@ -83,6 +84,34 @@ class Plan:
         if len(cuts) > 1 or first.coding.activations.name == NONE or first.split_point == first.num_units:
             return None
         return first.split_point, first.tail_units, Coding(first.coding, first.seed)
+
+    @property
+    def noise(self) -> list[float | None]:
+        """Noise multiplier of DP-SGD on each device; None without it, or while it is still to be found."""
+        mechanisms = [job.privacy.dpsgd for job in self.devices]
+        return [None if own is None else own.noise_multiplier for own in mechanisms]
+
+    @property
+    def lacks_noise(self) -> bool:
+        """Whether the noise of a device is still to be found."""
+        return any(
+            job.privacy.dpsgd and not known for job, known in zip(self.devices, self.noise, strict=True)
+        )
+
+    def with_noise(self, num_samples: Sequence[int]) -> "Plan":
+        """Finds the noise of DP-SGD where a device has a target instead; see `privacy_plan.with_noise`.
+
+        Args:
+            num_samples: samples that each device trains on.
+        """
+        epochs = self.settings.epochs
+        pairs = zip(self.devices, num_samples, strict=True)
+        return replace(self, devices=tuple(with_noise(job, count, epochs) for job, count in pairs))
+
+    def keep_noise(self, noise: Sequence[float | None]) -> "Plan":
+        """Returns the same job with the noise of a checkpoint."""
+        pairs = zip(self.devices, noise, strict=True)
+        return replace(self, devices=tuple(with_multiplier(job, own) for job, own in pairs))
 
     def recut(self, choices: Sequence[tuple[int, int]]) -> "Plan":
         """Returns the same job with other (P, N), one pair for each device."""
@@ -139,6 +168,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     config.num_devices = num_devices
     lengths = [-(-size // job.batch_size) for job, size in zip(devices, sizes or (), strict=False)]
     copies = check_learning(config, network, some_labels(source), max(lengths, default=1))
+    check_dpsgd(devices, network.units[-1].output_shape, some_labels(source))
     return Plan(
         devices=tuple(devices),
         notices=_notices(config, device_configs, devices, network),

@@ -46,15 +46,24 @@ class Account:
             return None
         return gaussian_epsilon(spec.noise_multiplier, self.sample_rate, exposed.iterations, spec.delta)
 
+    def is_spent(self, exposed: Exposed) -> bool:
+        """Whether a further epoch would go beyond the device's target; never without one."""
+        spec = self.privacy.dpsgd
+        if spec is None or spec.target_epsilon is None:
+            return False
+        epsilon = self.dpsgd(replace(exposed, iterations=exposed.iterations + self.iterations))
+        return epsilon is not None and epsilon > spec.target_epsilon
+
     def activations(self, exposed: Exposed) -> float | None:
         """Returns the epsilon of a sample's activations towards the server, all its releases together.
 
-        Any two activations differ by at most twice the norm to which they are clipped.
+        Any two activations differ by at most twice the norm to which they are clipped. With Poisson sampling
+        a sample may be in every mini-batch.
         """
         spec = self.privacy.activations
         if spec is None:
             return None
-        releases = math.ceil(exposed.released / self.iterations)
+        releases = exposed.released if self.privacy.poisson else math.ceil(exposed.released / self.iterations)
         noise = spec.noise_multiplier / 2
         if spec.distribution == LAPLACE:
             return laplace_epsilon(noise, releases)
@@ -106,6 +115,15 @@ class Ledger:
             "epsilon_activations": _of_all([account.activations(exposed) for account, exposed in pairs]),
             "epsilon_updates": _of_all([account.updates(exposed) for account, exposed in pairs]),
         }
+
+    def spent(self) -> str:
+        """Says which device's budget a further epoch would exceed; empty if none's."""
+        for number, (account, exposed) in enumerate(zip(self._accounts, self._exposed, strict=True), start=1):
+            if account.is_spent(exposed):
+                spec, epsilon = account.privacy.dpsgd, account.dpsgd(exposed)
+                target = f"privacy.dpsgd.target_epsilon={spec.target_epsilon:g}" if spec else ""
+                return f"device {number} has spent epsilon {epsilon:.4g}: another epoch would exceed {target}"
+        return ""
 
     def state(self) -> list[dict[str, int]]:
         """Returns the counts, for checkpoints."""

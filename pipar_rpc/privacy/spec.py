@@ -83,5 +83,10 @@ class PrivacySpec:
     updates: UpdateNoiseSpec | None = None
     secure_noise: bool = False
 
+    @property
+    def poisson(self) -> bool:
+        """Whether mini-batches are drawn by Poisson sampling."""
+        return self.dpsgd is not None and self.dpsgd.sampling == POISSON
+
 
 NO_PRIVACY = PrivacySpec()

@@ -8,6 +8,14 @@ _epsilon = partial(Column, devices="each", digits=3)
 SINCE = "since the training began, at the delta of the configuration; empty without the mechanism"
 
 PRIVACY = (
+    Column(
+        "clipped_share",
+        "share of the gradients of single samples that `privacy.dpsgd` clipped, over both halves and all "
+        "devices; empty without it",
+        "0..1",
+        "privacy/clipped_share",
+        digits=4,
+    ),
     _epsilon("epsilon_dpsgd", f"epsilon of the model towards a sample {SINCE}", tag="privacy/epsilon_dpsgd"),
     _epsilon(
         "epsilon_activations",

@@ -40,6 +40,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "train_loss": result.train_loss,
         "train_accuracy": result.train_accuracy,
         "learning_rate": result.learning_rate,
+        "clipped_share": result.clipped_share,
         "server_peak_rss_mb": peak_rss_mb(),
         "device_peak_rss_mb": max(result.device_peak_rss_mb),
         "each_device_peak_rss_mb": tuple(result.device_peak_rss_mb),

@@ -58,6 +58,7 @@ class DeviceProfiler(LinkTest):
             num_units=num_units,
             tail_units=tail_units,
             coder=Coder.of(self._job.coding),
+            private=self._job.speed.private,
         )
 
     def free_bytes(self) -> float:

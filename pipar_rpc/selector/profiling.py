@@ -104,13 +104,19 @@ def profile_devices(
             smallest=job.smallest,
             iterations=_iterations(samples[index], job.batch_size, every),
             memory_bytes=free[index],
-            num_samples=samples[index],
+            num_samples=math.inf if job.privacy.poisson else samples[index],
             crossing=crossing[index],
             tail_units=job.labels_stay,
         )
         for index, job in enumerate(jobs)
     ]
     return facts, server
+
+
+def count_samples(jobs: Sequence[DeviceJob]) -> list[int]:
+    """Asks all devices how many samples they will train on; raises as `profile_devices` does."""
+    with _profilers(jobs) as devices:
+        return _ask_all(devices, "count its samples", DeviceProfiler.num_samples)
 
 
 @contextmanager
@@ -211,13 +217,14 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
     threads take from each other is in it.
     """
     spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
+    private = any(device.job.speed.private for device in devices)
     computing_s = sum(unit.forward[size] + unit.backward[size] for unit in server.units)
     with ExitStack() as stack:
         # Random layers draw from torch's own generator, in the ports' threads.
         stack.enter_context(torch.random.fork_rng(devices=[here] if here.type == "cuda" else []))
         asked = []
         for device in devices:
-            port = Port(device.job.name, computing_half(spec, size, here), Link(), Timeline())
+            port = Port(device.job.name, computing_half(spec, size, here, private), Link(), Timeline())
             stack.callback(port.close)
             asked.append((device, port))
 

@@ -15,13 +15,20 @@ from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.models import ModelSpec, build_model
+from pipar_rpc.privacy.dpsgd import timed_gradients
+from pipar_rpc.privacy.gradients import PLAIN
 from pipar_rpc.selector.facts import ServerFacts
-from pipar_rpc.testbed.unit_timer import run_once, time_units, timers
+from pipar_rpc.testbed.unit_timer import PART, run_once, time_units, timers
 from pipar_rpc.training.exchange import Process, Result
 
 
 def profile_server(
-    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, halves: int
+    spec: ModelSpec,
+    sizes: Sequence[int],
+    runs: int,
+    device: torch.device,
+    halves: int,
+    private: bool = False,
 ) -> ServerFacts:
     """Times the server by itself, and under the load of `halves` networks at the same time.
 
@@ -31,10 +38,11 @@ def profile_server(
         runs: number of runs of the whole network for each size.
         device: torch device on which server halves compute.
         halves: number of server halves that there will be.
+        private: whether they are trained by DP-SGD.
     """
-    alone = time_units(spec, sizes, runs, device)
+    alone = time_units(spec, sizes, runs, device, private=private)
     at_once = min(halves, 2 * (os.cpu_count() or 1))
-    crowded = _crowded_seconds(spec, sizes, runs, device, at_once)
+    crowded = _crowded_seconds(spec, sizes, runs, device, at_once, private)
     together = {}
     for size, seconds in crowded.items():
         by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
@@ -43,11 +51,12 @@ def profile_server(
 
 
 def _crowded_seconds(
-    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, at_once: int
+    spec: ModelSpec, sizes: Sequence[int], runs: int, device: torch.device, at_once: int, private: bool
 ) -> dict[int, float]:
     """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        networks = [timers(build_model(spec).to(device), device, time.perf_counter) for _ in range(at_once)]
+        built = [build_model(spec).to(device) for _ in range(at_once)]
+        networks = [timers(network, device, time.perf_counter, private=private) for network in built]
         inputs = spec.make_input(max(sizes), device)
 
         def work(number: int, size: int) -> None:
@@ -62,18 +71,22 @@ def _crowded_seconds(
     return {size: sum(unit.forward[size] + unit.backward[size] for unit in times) / at_once for size in sizes}
 
 
-def computing_half(spec: ModelSpec, size: int, device: torch.device) -> Process:
+def computing_half(spec: ModelSpec, size: int, device: torch.device, private: bool = False) -> Process:
     """A server half that computes the whole network for `size` samples, whatever it gets.
 
     Making it and using it draws from torch's own generator.
     """
     network = build_model(spec).to(device).train()
+    gradients = timed_gradients(network) if private else PLAIN
     inputs = spec.make_input(size, device)
 
     def process(
         part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
     ) -> None:
-        network(inputs).sum().backward()  # gradients add up, as within a mini-batch; no update
+        with gradients.watched():
+            outputs = network(inputs)
+        outputs.sum().backward()  # gradients add up, as within a mini-batch; no update
+        gradients.after(PART)
         finish(device)
         reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))
 

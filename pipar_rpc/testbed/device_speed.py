@@ -34,10 +34,12 @@ class MachineSpeed:
         reference_s: seconds of the forward and backward pass of VGG5's first unit (with batch norm) on 100
             images of 3x32x32.
         units: times of all units of a job's network.
+        plain: their times without DP-SGD, where the job has it and a profile has not; otherwise empty.
     """
 
     reference_s: float
     units: tuple[UnitTimes, ...]
+    plain: tuple[UnitTimes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class SpeedSpec:
         time_scale: divides all emulated times.
         coding: codecs of activations and gradients, which take their time too.
         tail_units: last cut units that the device holds besides.
+        private: whether the job trains by DP-SGD, which takes its time too.
     """
 
     model: ModelSpec
@@ -65,6 +68,7 @@ class SpeedSpec:
     time_scale: float = 1.0
     coding: CodingSpec = NO_CODECS
     tail_units: int = 0
+    private: bool = False
 
     @property
     def native(self) -> bool:
@@ -73,15 +77,15 @@ class SpeedSpec:
 
     @property
     def calibrated(self) -> bool:
-        """Whether this machine's speed has to be known; a profile has no times of codecs."""
-        return not (self.native or (self.profile and self.coding.exact))
+        """Whether this machine's speed has to be known; a profile has no times of codecs or DP-SGD."""
+        return not (self.native or (self.profile and self.coding.exact and not self.private))
 
     def factor(self, machine: MachineSpeed) -> float:
         """Emulated seconds for each second of computing on `machine`."""
         if self.profile:
             recorded, here = (
                 sum(unit.iteration_s(self.batch_size) for unit in units)
-                for units in (self.profile, machine.units)
+                for units in (self.profile, machine.plain or machine.units)
             )
             return recorded / here
         target_s = machine.reference_s if self.calibrate_s is None else self.calibrate_s
@@ -106,7 +110,7 @@ class SpeedSpec:
 
     def _all_times(self, machine: MachineSpeed | None) -> list[UnitTimes] | None:
         """Real seconds of each unit of the network, if the device's speed is emulated."""
-        if self.profile and (machine is None or self.coding.exact):
+        if self.profile and (machine is None or not self.calibrated):
             return [unit.scaled(1 / self.time_scale) for unit in self.profile]
         if self.native or machine is None:
             return None
@@ -114,7 +118,12 @@ class SpeedSpec:
         units = [unit.scaled(factor) for unit in machine.units]
         if self.profile:
             recorded = (unit.scaled(1 / self.time_scale) for unit in self.profile)
-            units = [own.with_coding_of(unit) for own, unit in zip(recorded, units, strict=True)]
+            units = [
+                own.longer(here, plain, factor).with_coding_of(unit)
+                for own, unit, here, plain in zip(
+                    recorded, units, machine.units, machine.plain or machine.units, strict=True
+                )
+            ]
         return units
 
     def worst_seconds(self, flops: float) -> float:
@@ -134,7 +143,7 @@ class SpeedSpec:
         return 2 * once / self.time_scale  # small micro-batches are less efficient
 
 
-_measured: dict[tuple[str, str, int, torch.device], MachineSpeed] = {}
+_measured: dict[tuple[str, int, torch.device], MachineSpeed] = {}
 
 
 def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
@@ -149,7 +158,8 @@ def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
     threads = torch.get_num_threads()
     if device.type == "cpu" and threads != 1:
         raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
-    key = (repr(spec.model), repr(spec.coding), spec.batch_size, device)
+    also_plain = spec.private and bool(spec.profile)
+    key = (repr((spec.model, spec.coding, spec.private, also_plain)), spec.batch_size, device)
     found = _measured.get(key)
     if found is None:
         found = _measured[key] = run_in_process(
@@ -167,7 +177,10 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     torch.set_num_threads(1)
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
-    units = timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding))
+    networks = [
+        timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding), private)
+        for private in ((True, False) if spec.private and spec.profile else (spec.private,))
+    ]
     reference_images = REFERENCE_MODEL.make_input(REFERENCE_BATCH, device)
     inputs = spec.model.make_input(spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)
@@ -177,10 +190,11 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
             break
         run_once(reference, reference_images)
         for size in sizes_to_time(spec.batch_size, smallest):
-            run_once(units, inputs[:size])
+            for units in networks:
+                run_once(units, inputs[:size])
     (first,) = (unit.times() for unit in reference)
     seconds = first.forward[REFERENCE_BATCH] + first.backward[REFERENCE_BATCH]
-    return MachineSpeed(seconds, tuple(unit.times() for unit in units))
+    return MachineSpeed(seconds, *(tuple(unit.times() for unit in units) for units in networks))
 
 
 def host_name() -> str:

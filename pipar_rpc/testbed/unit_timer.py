@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, summarise
+from pipar_rpc.privacy.dpsgd import timed_gradients
+from pipar_rpc.privacy.gradients import PLAIN
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
@@ -47,6 +50,7 @@ class UnitTimer:
         device: torch device that computes.
         clock: seconds.
         coder: codecs of what crosses if the network is cut after the unit; None if it crosses as it is.
+        private: whether it is trained by DP-SGD, whose time is that of backward pass and update.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class UnitTimer:
         device: torch.device,
         clock: Callable[[], float],
         coder: Coder | None = None,
+        private: bool = False,
     ) -> None:
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
         parameters = [own for own in layers.parameters() if own.requires_grad]
@@ -63,14 +68,15 @@ class UnitTimer:
         self._forward = defaultdict[int, list[float]](list)
         self._backward = defaultdict[int, list[float]](list)
         self._update: list[float] = []
-        self._coder = coder
+        self._coder, self._gradients = coder, timed_gradients(layers) if private else PLAIN
         self._coding = [defaultdict[int, list[float]](list) for _ in range(4)]
         self._output = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output. The gradient of `x` is computed if `x` requires it: if anything before is trained."""
         entering = x.detach().requires_grad_(x.requires_grad).clone()  # the unit may work in place
-        self._output, seconds = self._timed(lambda: self._layers(entering))
+        with self._gradients.watched():
+            self._output, seconds = self._timed(lambda: self._layers(entering))
         self._forward[len(x)].append(seconds)
         if self._coder is not None:
             self._code(self._coder, self._output)
@@ -93,12 +99,20 @@ class UnitTimer:
         """The backward pass of the last output, if there is one, and an optimiser step."""
         output, gradient, seconds = self._output, torch.ones_like(self._output), 0.0
         if output.requires_grad:
-            _, seconds = self._timed(lambda: output.backward(gradient))
+            _, seconds = self._timed(lambda: self._pass_back(output, gradient))
         self._backward[len(output)].append(seconds)
         if self._optimizer is not None:
-            _, seconds = self._timed(self._optimizer.step)
+            _, seconds = self._timed(partial(self._step, self._optimizer))
             self._update.append(seconds)
             self._optimizer.zero_grad()
+
+    def _pass_back(self, output: Tensor, gradient: Tensor) -> None:
+        output.backward(gradient)
+        self._gradients.after(PART)
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._gradients.finish(PART)
+        optimizer.step()
 
     def times(self) -> UnitTimes:
         """Medians; the first run of each batch size does not count."""
@@ -129,11 +143,15 @@ def run_once(units: Sequence[UnitTimer], inputs: Tensor) -> None:
 
 
 def timers(
-    network: nn.Sequential, device: torch.device, clock: Callable[[], float], coder: Coder | None = None
+    network: nn.Sequential,
+    device: torch.device,
+    clock: Callable[[], float],
+    coder: Coder | None = None,
+    private: bool = False,
 ) -> list[UnitTimer]:
-    """A timer for each unit of a network that is on `device`."""
+    """A timer for each unit of a network that is on `device`; arguments as of `UnitTimer`."""
     named = zip(network._modules, network, strict=True)
-    return [UnitTimer(name, layers, device, clock, coder) for name, layers in named]
+    return [UnitTimer(name, layers, device, clock, coder, private) for name, layers in named]
 
 
 def time_units(
@@ -146,6 +164,7 @@ def time_units(
     num_units: int | None = None,
     tail_units: int = 0,
     coder: Coder | None = None,
+    private: bool = False,
 ) -> list[UnitTimes]:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
 
@@ -159,10 +178,11 @@ def time_units(
         num_units: number of first units to time; all by default.
         tail_units: number of last units to time besides, on an input of their own.
         coder: codecs of what crosses; None if it crosses as it is.
+        private: whether it is trained by DP-SGD.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_model(spec) if num_units is None else build_device_layers(spec, num_units, tail_units)
-        units = timers(network.to(device), device, clock, coder)
+        units = timers(network.to(device), device, clock, coder, private)
         inputs = spec.make_input(max(sizes), device)
         pieces = [(units[:num_units], inputs)]
         if tail_units:

@@ -123,6 +123,24 @@ class UnitTimes:
             far_decode=self.far_decode | other.far_decode,
         )
 
+    def longer(self, more: "UnitTimes", less: "UnitTimes", factor: float) -> "UnitTimes":
+        """These times and what `more` takes beyond `less`, both of another device, times `factor`."""
+
+        def add(
+            own: Mapping[int, float], own_more: Mapping[int, float], own_less: Mapping[int, float]
+        ) -> dict[int, float]:
+            return {
+                size: seconds + factor * max(0.0, interpolate(own_more, size) - interpolate(own_less, size))
+                for size, seconds in own.items()
+            }
+
+        return replace(
+            self,
+            forward=add(self.forward, more.forward, less.forward),
+            backward=add(self.backward, more.backward, less.backward),
+            update=self.update + factor * max(0.0, more.update - less.update),
+        )
+
     def scaled(self, factor: float, digits: int | None = None) -> "UnitTimes":
         """The times of a device that takes `factor` times as long, rounded to `digits` if given."""
 

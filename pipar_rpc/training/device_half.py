@@ -23,6 +23,7 @@ from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
 from pipar_rpc.training.exchange import Exchange
@@ -43,6 +44,7 @@ class Cut:
         speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
         smallest: least number of samples in a micro-batch.
         split_point: P; None if all layers are before the cut.
+        gradients: what becomes of the layers' gradients before the optimiser uses them.
     """
 
     layers: nn.Sequential
@@ -53,6 +55,7 @@ class Cut:
     speed: SpeedSpec
     smallest: int = 1
     split_point: int | None = None
+    gradients: Gradients = PLAIN
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class DeviceHalf(Instrumented):
         """Cuts a mini-batch into micro-batches."""
         number, smallest = self._cut.num_micro_batches, self._cut.smallest
         step = (epoch - 1) * len(self._data.batches) + iteration
-        count = self._criterion.count
+        count = self._cut.gradients.counting(self._criterion.count)
         return split_batch(images, labels, number, epoch, iteration, smallest, step, count)
 
     def _load_batch(self, epoch: int, iteration: int) -> Future[tuple[Tensor, Tensor]]:
@@ -223,7 +226,7 @@ class DeviceHalf(Instrumented):
     def _measured_round(self, start: int) -> Iterator[RoundReport]:
         """Gives the block a report to fill, and adds at its end what the round took."""
         began, report = time.monotonic(), RoundReport(start, uplink_bytes=-self._uplink.num_bytes)
-        report.saved_bytes = -self._cut.coding.saved_bytes
+        report.saved_bytes, report.expected = -self._cut.coding.saved_bytes, self._data.batches.expected
         self._pace.emulated_s = self._pace.late_s = 0.0
         yield report
         report.seconds = time.monotonic() - began
@@ -234,3 +237,4 @@ class DeviceHalf(Instrumented):
         report.saved_bytes += self._cut.coding.saved_bytes
         report.emulated_s, report.late_s = self._pace.emulated_s, self._pace.late_s
         report.peak_rss_mb = peak_rss_mb()
+        report.clipped = self._cut.gradients.drain()

@@ -65,7 +65,8 @@ class Device(DeviceHalf):
             self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
-                activation = self._head(images.to(self._device))
+                with self._cut.gradients.watched():
+                    activation = self._head(images.to(self._device))
                 finish(self._device)
             with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
                 sent = self._cut.coding.encode_activation(part, activation)
@@ -86,11 +87,13 @@ class Device(DeviceHalf):
                     gradient = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
                     activation.backward(gradient)
+                    self._cut.gradients.after(part)
                     finish(self._device)
             loss += result.loss * counted
             correct += result.correct
         if self._optimizer.trains:
             with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
+                self._cut.gradients.finish(part)
                 self._optimizer.step(part)
                 finish(self._device)
         return loss, correct

@@ -10,6 +10,7 @@ from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coded, Coding, Crossing
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.finite_check import FiniteCheck
@@ -32,9 +33,14 @@ class MiddleHalf(ServerHalf):
     """
 
     def _hold(
-        self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, optimizer_state: State
+        self,
+        layers: nn.Sequential,
+        dropout: DropoutStreams,
+        coding: Coding,
+        optimizer_state: State,
+        gradients: Gradients,
     ) -> None:
-        super()._hold(layers, dropout, coding, optimizer_state)
+        super()._hold(layers, dropout, coding, optimizer_state, gradients)
         self._tail_coding = coding.before_tail()
         self._passed: dict[int, _Passed] = {}
         self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
@@ -67,7 +73,8 @@ class MiddleHalf(ServerHalf):
             if part.index == 1:
                 self._begin()
             self._dropout.begin(part)
-            output = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
+            with self._gradients.watched():
+                output = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
             finish(self._device)
         with self._measure_coding(Stage.OUTPUT_ENCODE, part):
             sent = self._tail_coding.encode_activation(part, output)
@@ -81,6 +88,7 @@ class MiddleHalf(ServerHalf):
                 values = self._tail_coding.decode_gradient(sent, gradient.payload, self._device)
             with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
                 output.backward(values)
+                self._gradients.after(part)
                 finish(self._device)
         reply(Result(self._leaving(part, activation, leaf)))
         if part.is_last:
@@ -102,9 +110,15 @@ class MiddleHalf(ServerHalf):
         self._unfinished.clear()
         self._passed.clear()
 
-    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> Self:
+    def for_device(
+        self,
+        dropout: DropoutStreams,
+        coding: Coding,
+        timeline: Timeline,
+        gradients: Gradients = PLAIN,
+    ) -> Self:
         """Shares layers and optimiser; see `ServerHalf.for_device`."""
-        other = super().for_device(dropout, coding, timeline)
+        other = super().for_device(dropout, coding, timeline, gradients)
         other._tail_coding = coding.before_tail()
         return other
 

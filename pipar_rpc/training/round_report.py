@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pipar_rpc.privacy.gradients import NOTHING, Clipped
 from pipar_rpc.timing.timeline import Busy, Stage
 
 
@@ -26,6 +27,8 @@ class RoundReport:
         emulated_s: seconds of computing on the emulated device; 0 if its speed is not emulated.
         late_s: seconds by which real computing took longer than that.
         peak_rss_mb: largest resident memory of the process in this job, in 10^6 bytes.
+        clipped: gradients of single samples on the device half, and how many of them were clipped.
+        expected: size of a mini-batch where they are drawn at random, which must not tell on samples; else 0.
     """
 
     start: int = 0
@@ -44,6 +47,13 @@ class RoundReport:
     emulated_s: float = 0.0
     late_s: float = 0.0
     peak_rss_mb: float = 0.0
+    clipped: Clipped = NOTHING
+    expected: int = 0
+
+    @property
+    def weight(self) -> int:
+        """What the round counts for when networks are averaged."""
+        return self.iterations * self.expected or self.samples
 
     def add(self, samples: int, loss: float, correct: int, counted: float, classified: int) -> None:
         """Adds an iteration.

@@ -16,6 +16,7 @@ from pipar_rpc.learning.half_optimizer import HalfOptimizer
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.privacy.gradients import PLAIN, Clipped, Gradients
 from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.finite_check import FiniteCheck
@@ -35,6 +36,7 @@ class ServerHalf:
         device: torch device that computes.
         timeline: record of the spans of the computation.
         optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
+        gradients: what becomes of the layers' gradients before the optimiser uses them.
     """
 
     def __init__(
@@ -46,15 +48,22 @@ class ServerHalf:
         device: torch.device,
         timeline: Timeline,
         optimizer_state: State | None = None,
+        gradients: Gradients = PLAIN,
     ) -> None:
         self._learning, self._device, self._timeline = learning, device, timeline
         self._criterion = Criterion(learning.loss, device)
-        self._hold(layers, dropout, coding, optimizer_state or {})
+        self._hold(layers, dropout, coding, optimizer_state or {}, gradients)
 
     def _hold(
-        self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, optimizer_state: State
+        self,
+        layers: nn.Sequential,
+        dropout: DropoutStreams,
+        coding: Coding,
+        optimizer_state: State,
+        gradients: Gradients,
     ) -> None:
         self._layers, self._dropout, self._coding = layers.to(self._device).train(), dropout, coding
+        self._gradients = gradients
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
@@ -81,10 +90,12 @@ class ServerHalf:
                 self._check = FiniteCheck(self._layers)
             self._dropout.begin(part)
             labels = labels.to(self._device)
-            outputs = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
+            with self._gradients.watched():
+                outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
             loss = self._criterion(outputs, labels) if part.weight else self._criterion.nothing(outputs)
         with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
             (loss * part.weight).backward()
+            self._gradients.after(part)
             finish(self._device)
             correct, mean = self._criterion.num_correct(outputs, labels), float(loss.detach())
         self._check.loss(part, mean)
@@ -109,6 +120,7 @@ class ServerHalf:
         if not self._optimizer.trains:
             return
         with self._timeline.measure(Stage.UPDATE, part.iteration):
+            self._gradients.finish(part)
             self._check.gradients(part)
             self._optimizer.step(part)
             finish(self._device)
@@ -120,7 +132,12 @@ class ServerHalf:
         return self._timeline.measure(stage, part.iteration, part.index)
 
     def recut(
-        self, layers: nn.Sequential, dropout: DropoutStreams, coding: Coding, optimizer_state: State
+        self,
+        layers: nn.Sequential,
+        dropout: DropoutStreams,
+        coding: Coding,
+        optimizer_state: State,
+        gradients: Gradients = PLAIN,
     ) -> None:
         """Replaces the layers that are held; to be called between rounds.
 
@@ -129,23 +146,36 @@ class ServerHalf:
             dropout: random generators of their dropout.
             coding: codecs of activations and gradients at this cut, equal to the device's.
             optimizer_state: optimiser's state of those of their parameters that are new here.
+            gradients: what becomes of the layers' gradients before the optimiser uses them.
         """
-        self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state)
+        self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state, gradients)
+
+    def clipped(self) -> Clipped:
+        """Returns how many gradients of single samples were clipped here since the last call."""
+        return self._gradients.drain()
 
     def optimizer_state(self) -> State:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
         return self._optimizer.state()
 
-    def for_device(self, dropout: DropoutStreams, coding: Coding, timeline: Timeline) -> Self:
+    def for_device(
+        self,
+        dropout: DropoutStreams,
+        coding: Coding,
+        timeline: Timeline,
+        gradients: Gradients = PLAIN,
+    ) -> Self:
         """Shares layers and optimiser with another device; calls for several devices must not overlap.
 
         Args:
             dropout: random generators of that device.
             coding: codecs of that device.
             timeline: record of the spans of the computation for that device.
+            gradients: what becomes of the layers' gradients for that device.
         """
         other = copy.copy(self)
         other._dropout, other._coding, other._timeline = dropout, coding, timeline
+        other._gradients = gradients
         return other
 
     def snapshot(self) -> tuple[State, State]:

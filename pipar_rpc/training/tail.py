@@ -32,6 +32,7 @@ from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded, Coding, Crossing
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.models import DropoutStreams
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.timing.timeline import Stage
 from pipar_rpc.training.exchange import Exchange, Measure, Result
 from pipar_rpc.training.finite_check import FiniteCheck
@@ -46,6 +47,7 @@ class Tail:
         dropout: random generators of their dropout.
         coding: codecs at the cut before them, equal to the server half's.
         device: torch device that computes.
+        gradients: what becomes of their gradients before the optimiser uses them.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Tail:
         dropout: DropoutStreams,
         coding: Coding,
         device: torch.device,
+        gradients: Gradients = PLAIN,
     ) -> None:
         self._layers, self._criterion, self._dropout = layers, criterion, dropout
-        self._coding, self._device = coding, device
+        self._coding, self._device, self._gradients = coding, device, gradients
         self._check = FiniteCheck(layers)  # made anew before each mini-batch
 
     def train(self, part: Part, output: Coded, labels: Tensor, measure: Measure) -> tuple[Coded, Result]:
@@ -85,13 +88,16 @@ class Tail:
                 self._check = FiniteCheck(self._layers)
             self._dropout.begin(part)
             labels = labels.to(self._device)
-            outputs = self._layers(leaf.clone())  # the first layer may work in place, which no leaf allows
+            with self._gradients.watched():
+                outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
             loss = self._criterion(outputs, labels) if part.weight else self._criterion.nothing(outputs)
             (loss * part.weight).backward()
+            self._gradients.after(part)
             finish(self._device)
             correct, mean = self._criterion.num_correct(outputs, labels), float(loss.detach())
         self._check.loss(part, mean)
         if part.is_last:
+            self._gradients.finish(part)
             self._check.gradients(part)
         with self._measure_coding(measure, Stage.RETURN_ENCODE, part, size):
             gradient = self._encode(part, output, leaf.grad)

@@ -1,5 +1,6 @@
 """Mini-batches: order, normalisation and augmentation."""
 
+import pytest
 import torch
 
 from pipar_rpc.data import (
@@ -30,6 +31,22 @@ def test_an_epoch_shows_every_sample_once_in_an_order_of_its_own():
     assert torch.allclose(images[:, 0, 0, 0] * 255, labels.float())
     assert torch.equal(data.get(1, 0)[0], images)  # asked again, the same
     assert not torch.equal(batches(device=2).get(1, 0)[1], labels)
+
+
+def test_poisson_sampling_draws_each_sample_with_the_same_probability():
+    images = torch.zeros(50, 1, 2, 2, dtype=torch.uint8)
+    data = Batches(Images(images, torch.arange(50)), 4, PLAIN, seed=0, device=1, poisson=True)
+    assert (len(data), data.expected, batches().expected) == (13, 4, 0)
+    drawn = [data.get(epoch, i)[1] for epoch in range(1, 101) for i in range(len(data))]
+    assert torch.equal(data.get(100, 12)[1], drawn[-1])  # asked again, the same
+    sizes = torch.tensor([len(labels) for labels in drawn], dtype=torch.float64)
+    assert sizes.mean() == pytest.approx(4, rel=0.03)
+    assert sizes.var() == pytest.approx(4 * (1 - 4 / 50), rel=0.1)  # of a binomial distribution
+    shares = torch.bincount(torch.cat(drawn), minlength=50) / len(drawn)
+    assert shares.min() > 0.05
+    assert shares.max() < 0.11  # of a mean of 0.08
+    (empty, _), *_ = [data.get(1 + i // 13, i % 13) for i in range(1300) if sizes[i] == 0]
+    assert empty.shape == (0, 1, 2, 2)
 
 
 def test_normalise_takes_the_default_type():

@@ -55,3 +55,22 @@ def test_a_loaded_ledger_goes_on():
     second.load(first.state())
     second.trained(1, 3, split=True)
     assert second.epsilons() == whole.epsilons()
+
+
+def test_with_poisson_sampling_a_sample_may_be_in_every_mini_batch():
+    poisson = DpSgdSpec(1.0, 1.1, None, 1e-5, "poisson")
+    ledger = Ledger([Account(PrivacySpec(poisson, ActivationNoiseSpec(1.0, 4.0, LAPLACE)), 0.1, 10)])
+    ledger.trained(1, 7, split=True)
+    assert ledger.epsilons()["epsilon_activations"] == pytest.approx((7 * 2 / 4,))
+
+
+def test_a_budget_is_spent_when_another_epoch_would_exceed_it():
+    target = gaussian_epsilon(1.1, 0.1, 25, 1e-5)
+    with_target = PrivacySpec(DpSgdSpec(1.0, 1.1, target, 1e-5))
+    ledger = Ledger([Account(PrivacySpec(DPSGD), 0.1, 10), Account(with_target, 0.1, 10)])
+    for spent in (False, False, True):
+        assert bool(ledger.spent()) == spent
+        ledger.trained(1, 10, split=True)
+        ledger.trained(2, 10, split=True)
+    assert ledger.spent().startswith("device 2 has spent epsilon")
+    assert f"privacy.dpsgd.target_epsilon={target:g}" in ledger.spent()

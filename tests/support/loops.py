@@ -14,6 +14,9 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import Criterion, LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, device_layers, server_layers
+from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
+from pipar_rpc.privacy.gradients import PLAIN, Gradients
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
@@ -51,6 +54,7 @@ def train_split(
     epochs: int = 1,
     tail_units: int = 0,
     wrap: Wrap = lambda exchange: exchange,
+    privacy: PrivacySpec = NO_PRIVACY,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss.
 
@@ -60,12 +64,13 @@ def train_split(
     held = device_layers(network, split_point, tail_units)
     between = server_layers(network, split_point, tail_units)
     dropout, kind = DropoutStreams(between, 0, 1), MiddleHalf if tail_units else ServerHalf
-    server = kind(between, learning, dropout, coding, CPU, Timeline())
+    own, other, of_tail = half_gradients(network, split_point, batches.batch_size, privacy, tail_units)
+    server = kind(between, learning, dropout, coding, CPU, Timeline(), gradients=other)
     exchange, losses = wrap(LocalExchange(server.process)), []
     if tail_units:
         last = held[split_point:]
         criterion, streams = Criterion(learning.loss), DropoutStreams(last, 0, 1)
-        tail = Tail(last, criterion, streams, coding.before_tail(), CPU)
+        tail = Tail(last, criterion, streams, coding.before_tail(), CPU, of_tail)
         exchange = TailExchange("device1", exchange, tail)
     device = Device(
         name="device1",
@@ -78,6 +83,7 @@ def train_split(
             speed=NATIVE,
             smallest=smallest,
             split_point=split_point,
+            gradients=own,
         ),
         learning=learning,
         data=LocalData(batches),
@@ -88,6 +94,22 @@ def train_split(
         report = device.train(epoch, start=0, stop=len(batches))
     device.close()
     return device.state() | server.state(), report, losses
+
+
+def half_gradients(
+    network: nn.Sequential, split_point: int, batch_size: int, privacy: PrivacySpec, tail_units: int = 0
+) -> list[Gradients]:
+    """What becomes of the gradients of the device half, of the server half and of the last units."""
+    trained = [sum(own.numel() for own in unit.parameters() if own.requires_grad) for unit in network]
+    found: list[Gradients] = []
+    last = len(network) - tail_units
+    for half in (slice(0, split_point), slice(split_point, last), slice(last, None)):
+        if privacy.dpsgd is None or not sum(trained[half]):
+            found.append(PLAIN)
+            continue
+        clip_norm = half_norm(privacy.dpsgd.max_grad_norm, trained, half)
+        found.append(gradients_of(privacy, network[half], clip_norm, batch_size, seed=0, device=1))
+    return found
 
 
 def train_plain(

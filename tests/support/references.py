@@ -102,12 +102,12 @@ def initial_network() -> nn.Sequential:
     return build_model(ModelSpec("vgg5", Norm.group, channels=3, image_size=8, num_classes=10))
 
 
-def all_batches() -> list[Batches]:
+def all_batches(sizes: Sequence[int] = BATCH_SIZES, poisson: bool = False) -> list[Batches]:
     spec = DataSpec("synthetic", 3, 8, 10, seed=0, train_size_per_device=SAMPLES, train_size=200)
     source, transform = open_source(spec, Path(), False), Transform((0.5,) * 3, (0.4,) * 3)
     return [
-        Batches(load_train_part(source, spec, device, 2), size, transform, seed=0, device=device)
-        for device, size in enumerate(BATCH_SIZES, start=1)
+        Batches(load_train_part(source, spec, device, 2), size, transform, 0, device, poisson)
+        for device, size in enumerate(sizes, start=1)
     ]
 
 

@@ -208,3 +208,21 @@ def test_a_device_with_the_last_units_takes_their_time_too():
     assert seconds(Stage.OUTPUT_DECODE, 10) == units[1].far_decode[10] > 0
     assert seconds(Stage.RETURN_ENCODE, 10) == units[1].far_encode[10] > 0
     assert made.worst_seconds(0) > replace(made, tail_units=0).worst_seconds(0)
+
+
+def test_a_recorded_device_takes_its_time_for_dpsgd_too():
+    """A profile was recorded without it: what it adds here is stretched as much as computing is."""
+    recorded = UnitTimes("one", {10: 3.0}, {10: 5.0}, 1.0)
+    plain = UnitTimes("one", {5: 0.1, 20: 0.4}, {10: 0.75}, 0.125)
+    private = UnitTimes("one", {5: 0.2, 20: 0.5}, {10: 1.75}, 0.375)
+    spec = SpeedSpec(VGG5, 1, 10, profile=(recorded,), time_scale=2.0)
+    assert not spec.calibrated
+    spec = replace(spec, private=True)
+    assert spec.calibrated
+    machine = MachineSpeed(0.1, (private,), (plain,))
+    assert spec.factor(machine) == pytest.approx(9 / (0.2 + 0.75 + 0.125))
+    (unit,) = spec.unit_times(machine)
+    factor = spec.factor(machine) / 2
+    assert unit.forward[10] == pytest.approx(1.5 + 0.1 * factor)
+    assert unit.backward[10] == pytest.approx(2.5 + 1.0 * factor)
+    assert unit.update == pytest.approx(0.5 + 0.25 * factor)

@@ -1,5 +1,6 @@
 """Networks are timed unit by unit, as they are trained."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from pipar_rpc.compression.models import ExactModel
+from pipar_rpc.privacy.gradients import PlainGradients
 from pipar_rpc.selector.sizes import unit_sizes
+from pipar_rpc.testbed import unit_timer
 from pipar_rpc.testbed.unit_timer import Coder, run_once, timers
 from tests.support.frozen import TRAINED, make, spec_of
 from tests.support.loops import CPU
@@ -61,3 +64,37 @@ def test_each_side_times_what_it_codes():
             times = unit.times()
             assert (times.encode, times.decode) == ({2: encode, 4: encode}, {2: decode, 4: decode})
             assert set(times.forward.values()) == {0.0}  # what codecs take is not part of the passes
+
+
+def test_what_dpsgd_does_is_timed(monkeypatch):
+    """A clock that counts its steps: after each backward pass, and once for each update."""
+    clock = SimpleNamespace(now=0.0)
+
+    class Counting(PlainGradients):
+        def after(self, part):
+            clock.now += 2.0
+
+        def finish(self, part):
+            clock.now += 3.0
+
+    monkeypatch.setattr(unit_timer, "timed_gradients", lambda layers: Counting())
+    for private, after, finish in ((False, 0.0, 0.0), (True, 2.0, 3.0)):
+        units = timers(make("frozen_first"), CPU, lambda: clock.now, private=private)
+        for _ in range(2):
+            run_once(units, torch.rand(2, 3, 8, 8))
+        times = [unit.times() for unit in units]
+        assert [unit.backward[2] for unit in times] == [0, after, after]
+        assert [unit.update for unit in times] == [0, finish, finish]
+
+
+def test_a_network_is_timed_as_dpsgd_trains_it():
+    """Each unit's gradients are clipped and noised."""
+    network = make("frozen_first")
+    before = {key: own.clone() for key, own in network.named_parameters()}
+    units = timers(network, CPU, time.perf_counter, private=True)
+    for own in units:
+        if own._optimizer is not None:
+            own._optimizer.param_groups[0]["lr"] = 1.0
+    run_once(units, torch.zeros(2, 3, 8, 8))
+    moved = {key: (own - before[key]).std() for key, own in network.named_parameters() if own.requires_grad}
+    assert all(0.1 < deviation < 2 for key, deviation in moved.items() if before[key].numel() > 20)

@@ -39,14 +39,17 @@ class Whole:
     values: Tensor
 
     def squared_norms(self) -> Tensor:
+        """Returns the squares of the L2 norms, shape [b]."""
         norms: Tensor = torch.linalg.vector_norm(self.values.flatten(1), dim=1)
         return norms.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Returns the sum over samples with these weights, in the shape of the parameter."""
         total: Tensor = weights @ self.values.flatten(1)
         return total.view(self.values.shape[1:])
 
     def whole(self) -> Tensor:
+        """Returns all of them, shape [b, ...]."""
         return self.values
 
 
@@ -63,12 +66,15 @@ class Outer:
     gradients: Tensor
 
     def squared_norms(self) -> Tensor:
+        """Returns the squares of the L2 norms, shape [b]."""
         return self.inputs.square().sum(1) * self.gradients.square().sum(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Returns the sum over samples with these weights, in the shape of the parameter."""
         return (self.gradients * weights[:, None]).T @ self.inputs
 
     def whole(self) -> Tensor:
+        """Returns all of them, shape [b, ...]."""
         return self.gradients[:, :, None] * self.inputs[:, None, :]
 
 

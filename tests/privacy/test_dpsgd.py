@@ -66,9 +66,9 @@ def batches_for(name):
     return make_batches(24, image_size=size, num_classes=CLASSES, batch_size=10)
 
 
-def train_single(network, batches, split_point, max_norm, noise=0.0):
+def train_single(network, batches, split_point, max_norm, noise=0.0, tail=0):
     """The reference; its network, and how many gradients it clipped."""
-    loop = dpsgd.SingleSamples(network.train(), split_point, max_norm, noise)
+    loop = dpsgd.SingleSamples(network.train(), split_point, max_norm, noise, tail=tail)
     sgd = torch.optim.SGD([own for own in network.parameters() if own.requires_grad], **OPTIMIZER)
     for iteration in range(len(batches)):
         loop.set(*batches.get(1, iteration), 1, iteration)
@@ -102,6 +102,22 @@ def test_clipping_is_that_of_single_samples(name, split_points):
         if point == len(network):
             assert report.clipped == (loop.clipped, loop.of)
         assert 0 < loop.clipped <= loop.of
+
+
+@pytest.mark.parametrize(("point", "tail"), [(1, 1), (2, 2)])
+def test_units_on_both_sides_of_the_servers_are_clipped_each_by_themselves(point, tail):
+    network, batches = built("vgg5"), batches_for("vgg5")
+    reference, loop = train_single(copy.deepcopy(network), batches, point, 0.5, noise=0.3, tail=tail)
+    on_device = 0
+    for number in (1, 3, 10):
+        own = copy.deepcopy(network)
+        state, report, _ = train_split(
+            own, batches, point, number, privacy=private(noise=0.3), tail_units=tail
+        )
+        assert_close(state, reference, tolerance=1e-9)
+        on_device = on_device or report.clipped
+        assert report.clipped == on_device
+    assert on_device.of == loop.of * 2 // 3  # of three pieces
 
 
 def test_without_noise_and_with_a_large_norm_it_is_plain_training():

@@ -17,16 +17,26 @@ class SingleSamples:
         max_norm: norm to which gradients are clipped, over both halves.
         noise: standard deviation of the noise as a multiple of it.
         device: number of the device, which names the noise.
+        tail: T, number of last units that are on the device again.
     """
 
     def __init__(
-        self, network: nn.Sequential, split_point: int, max_norm: float, noise: float = 0.0, device: int = 1
+        self,
+        network: nn.Sequential,
+        split_point: int,
+        max_norm: float,
+        noise: float = 0.0,
+        device: int = 1,
+        tail: int = 0,
     ) -> None:
         trained = [sum(own.numel() for own in unit.parameters() if own.requires_grad) for unit in network]
-        cuts = slice(0, split_point), slice(split_point, None)
+        last = len(network) - tail
+        cuts = slice(0, split_point), slice(split_point, last), slice(last, None)
         self.network = network
         self.halves = [
-            (dict(network[cut].named_parameters()), half_norm(max_norm, trained, cut)) for cut in cuts
+            (dict(network[cut].named_parameters()), half_norm(max_norm, trained, cut))
+            for cut in cuts
+            if sum(trained[cut])
         ]
         self.noise, self.std = PrivacyNoise(0, False, "dpsgd", device), noise * max_norm
         self.clipped = self.of = 0

@@ -15,7 +15,7 @@ from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import Criterion, LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, device_layers, server_layers
 from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
-from pipar_rpc.privacy.gradients import PLAIN, Gradients
+from pipar_rpc.privacy.gradients import PLAIN, CountedTogether, Gradients
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
@@ -83,7 +83,7 @@ def train_split(
             speed=NATIVE,
             smallest=smallest,
             split_point=split_point,
-            gradients=own,
+            gradients=CountedTogether(own, of_tail) if tail_units else own,
         ),
         learning=learning,
         data=LocalData(batches),

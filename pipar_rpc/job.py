@@ -195,7 +195,6 @@ def _ledger(plan: Plan, membership: Membership, checkpoint: Checkpoint | None) -
             Account(
                 privacy=device.privacy,
                 sample_rate=min(1.0, device.batch_size / max(1, handle.num_samples)),
-                iterations=max(1, handle.iterations),
                 participation=participation,
             )
             for device, handle in zip(plan.devices, membership.everyone, strict=True)

@@ -136,7 +136,8 @@ class TrainingLoop:
         for number, handle in enumerate(self.coordinator.membership.everyone, start=1):
             if handle in trained.reports:
                 split = self.plan.devices[number - 1].split_point < self.plan.devices[number - 1].num_units
-                self.ledger.trained(number, trained.reports[handle].iterations, split)
+                iterations = trained.reports[handle].iterations
+                self.ledger.trained(number, trained.round.epoch, iterations, split)
         if trained.uploads:
             self.ledger.averaged()
 

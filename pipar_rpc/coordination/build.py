@@ -16,6 +16,9 @@ from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabou
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
+from pipar_rpc.privacy.cut import CutPrivacy
+from pipar_rpc.privacy.registry import build_cut_privacy
+from pipar_rpc.privacy.spec import NO_PRIVACY
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
@@ -61,7 +64,8 @@ def build_device(
         fill(layers, state)
         exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(layers, exchange, coding_of(job), job.num_micro_batches, dropout, job.speed, job.smallest)
+        cut = (layers, exchange, coding_of(job), job.num_micro_batches, dropout, job.speed, job.smallest)
+        return Cut(*cut, privacy=_privacy_of(job))
 
     return Device(
         name=job.name,
@@ -101,6 +105,12 @@ def coding_of(job: DeviceJob) -> Coding:
     """The codecs of a device, equal in both halves; at split point Q nothing crosses that they code."""
     spec = NO_CODECS if job.split_point == job.num_units else job.coding
     return Coding(spec, job.seed, job.rank)
+
+
+def _privacy_of(job: DeviceJob) -> CutPrivacy:
+    """The device's mechanisms at the cut; at split point Q nothing is released."""
+    spec = NO_PRIVACY if job.split_point == job.num_units else job.privacy
+    return build_cut_privacy(spec, job.seed, job.rank)
 
 
 def build_server_half(

@@ -55,6 +55,7 @@ def device_job(
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
     check_split_point(split_point, num_units, model.spec.name)
     (uplink, downlink), coding = _links(config), _coding(config)
+    privacy = privacy_of(config, model, split_point)
     job = DeviceJob(
         rank=rank,
         num_devices=num_devices,
@@ -68,11 +69,11 @@ def device_job(
         smallest=model.smallest,
         uplink=uplink,
         downlink=downlink,
-        speed=replace(_speed(config, model, largest_batch), coding=coding),
+        speed=replace(_speed(config, model, largest_batch), coding=coding, privacy=privacy),
         coding=coding,
         model_codec=config.compression.models.spec,
         learning=learning_of(config),
-        privacy=privacy_of(config),
+        privacy=privacy,
         seed=config.seed,
         deadlines=DeadlineSpec(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s

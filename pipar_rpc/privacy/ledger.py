@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pipar_rpc.privacy.account import gaussian_epsilon, laplace_epsilon
-from pipar_rpc.privacy.spec import LAPLACE, PrivacySpec
+from pipar_rpc.privacy.spec import LAPLACE, POISSON, PrivacySpec
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,15 @@ class Exposed:
     Attributes:
         iterations: number of mini-batches that the device trained.
         released: number of those whose activations left the device.
+        epochs: number of epochs in which any did.
+        last_epoch: the last of these epochs; 0 if there is none.
         rounds: number of averages in which the device could have taken part.
     """
 
     iterations: int = 0
     released: int = 0
+    epochs: int = 0
+    last_epoch: int = 0
     rounds: int = 0
 
 
@@ -30,13 +34,11 @@ class Account:
     Attributes:
         privacy: mechanisms.
         sample_rate: share of the device's samples in a mini-batch: the probability that one is in it.
-        iterations: number of mini-batches of an epoch, in which each sample is once.
         participation: probability that the device takes part in a round.
     """
 
     privacy: PrivacySpec
     sample_rate: float
-    iterations: int
     participation: float = 1.0
 
     def dpsgd(self, exposed: Exposed) -> float | None:
@@ -49,12 +51,14 @@ class Account:
     def activations(self, exposed: Exposed) -> float | None:
         """Returns the epsilon of a sample's activations towards the server, all its releases together.
 
-        Any two activations differ by at most twice the norm to which they are clipped.
+        Any two activations differ by at most twice the norm to which they are clipped. A sample is released
+        at most once in an epoch; with Poisson sampling, at most in each mini-batch.
         """
         spec = self.privacy.activations
         if spec is None:
             return None
-        releases = math.ceil(exposed.released / self.iterations)
+        poisson = self.privacy.dpsgd is not None and self.privacy.dpsgd.sampling == POISSON
+        releases = exposed.released if poisson else exposed.epochs
         noise = spec.noise_multiplier / 2
         if spec.distribution == LAPLACE:
             return laplace_epsilon(noise, releases)
@@ -79,20 +83,24 @@ class Ledger:
         self._accounts = tuple(accounts)
         self._exposed = [Exposed() for _ in accounts]
 
-    def trained(self, number: int, iterations: int, split: bool) -> None:
+    def trained(self, number: int, epoch: int, iterations: int, split: bool) -> None:
         """Notes the round of a device.
 
         Args:
             number: number of the device, from 1.
+            epoch: number of the epoch, from 1.
             iterations: number of mini-batches that it trained.
             split: whether their activations left it.
         """
         known = self._exposed[number - 1]
-        self._exposed[number - 1] = replace(
-            known,
-            iterations=known.iterations + iterations,
-            released=known.released + (iterations if split else 0),
-        )
+        self._exposed[number - 1] = known = replace(known, iterations=known.iterations + iterations)
+        if split and iterations:
+            self._exposed[number - 1] = replace(
+                known,
+                released=known.released + iterations,
+                epochs=known.epochs + (epoch > known.last_epoch),
+                last_epoch=epoch,
+            )
 
     def averaged(self) -> None:
         """Notes an average, in which any device could have taken part."""

@@ -83,5 +83,15 @@ class PrivacySpec:
     updates: UpdateNoiseSpec | None = None
     secure_noise: bool = False
 
+    @property
+    def changes_activations(self) -> bool:
+        """Whether something else leaves the device than its activations."""
+        return self.activations is not None or self.cut is not None
+
+    @property
+    def idle_at_cut(self) -> bool:
+        """Whether nothing is computed at the cut."""
+        return not (self.changes_activations or self.nopeek)
+
 
 NO_PRIVACY = PrivacySpec()

@@ -55,7 +55,7 @@ class DeviceProfiler(LinkTest):
             *(spec, [batch_size], runs, device),
             on_run=self._stop.check,
             num_units=num_units,
-            coder=Coder.of(self._job.coding),
+            coder=Coder.of(self._job.coding, self._job.privacy),
         )
 
     def free_bytes(self) -> float:

@@ -12,6 +12,7 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.fresh_process import run_in_process
 from pipar_rpc.compression.coding import NO_CODECS, CodingSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.unit_timer import Coder, run_once, sizes_to_time, timers
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, replayed
 
@@ -53,6 +54,7 @@ class SpeedSpec:
         profile: recorded times of the network's units; empty for none. They take precedence.
         time_scale: divides all emulated times.
         coding: codecs of activations and gradients, which take their time too.
+        privacy: privacy mechanisms, of which those at the cut do so.
     """
 
     model: ModelSpec
@@ -63,6 +65,7 @@ class SpeedSpec:
     profile: tuple[UnitTimes, ...] = ()
     time_scale: float = 1.0
     coding: CodingSpec = NO_CODECS
+    privacy: PrivacySpec = NO_PRIVACY
 
     @property
     def native(self) -> bool:
@@ -71,8 +74,13 @@ class SpeedSpec:
 
     @property
     def calibrated(self) -> bool:
-        """Whether this machine's speed has to be known; a profile has no times of codecs."""
-        return not (self.native or (self.profile and self.coding.exact))
+        """Whether this machine's speed has to be known; a profile has no times of what is done at the cut."""
+        return not (self.native or (self.profile and self._idle_at_cut))
+
+    @property
+    def _idle_at_cut(self) -> bool:
+        """Whether activations and gradients cross as they are."""
+        return self.coding.exact and self.privacy.idle_at_cut
 
     def factor(self, machine: MachineSpeed) -> float:
         """Emulated seconds for each second of computing on `machine`."""
@@ -96,7 +104,7 @@ class SpeedSpec:
         Args:
             machine: measured, if the speed is `calibrated`.
         """
-        if self.profile and (machine is None or self.coding.exact):
+        if self.profile and (machine is None or self._idle_at_cut):
             return [unit.scaled(1 / self.time_scale) for unit in self.profile[: self.num_units]]
         if self.native or machine is None:
             return None
@@ -141,7 +149,7 @@ def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
     threads = torch.get_num_threads()
     if device.type == "cpu" and threads != 1:
         raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
-    key = (repr(spec.model), repr(spec.coding), spec.batch_size, device)
+    key = (repr(spec.model), repr((spec.coding, spec.privacy)), spec.batch_size, device)
     found = _measured.get(key)
     if found is None:
         found = _measured[key] = run_in_process(
@@ -159,7 +167,7 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     torch.set_num_threads(1)
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
-    units = timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding))
+    units = timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding, spec.privacy))
     reference_images = REFERENCE_MODEL.make_input(REFERENCE_BATCH, device)
     inputs = spec.model.make_input(spec.batch_size, device)
     smallest = smallest_batch(build_meta(spec.model), spec.model)

@@ -13,6 +13,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Samples, Transform
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.metrics import Metrics
+from pipar_rpc.privacy.cut import CutPrivacy
 
 BATCH_SIZE = 250
 PART = Part(1, 0, 1, 1, 1.0)  # the place of what is only evaluated
@@ -95,22 +96,26 @@ def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 class CodedNetwork(nn.Module):
-    """A network whose activation goes through its codec at the cut, as while it is trained.
+    """A network whose activation is released and coded at the cut, as while it is trained.
 
     Args:
         network: the uncut network.
         split_point: P.
         coding: codecs of the cut.
+        privacy: mechanisms of the cut; none by default.
     """
 
-    def __init__(self, network: nn.Sequential, split_point: int, coding: Coding) -> None:
+    def __init__(
+        self, network: nn.Sequential, split_point: int, coding: Coding, privacy: CutPrivacy | None = None
+    ) -> None:
         super().__init__()
         self.device_half, self.server_half = network[:split_point], network[split_point:]
-        self._coding = coding
+        self._coding, self._privacy = coding, privacy or CutPrivacy()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The outputs; what a codec draws at random is the same in every batch."""
-        sent = self._coding.encode_activation(PART, self.device_half(inputs))
+        """The outputs; what is drawn at random, by a codec or as noise, is the same in every batch."""
+        released = self._privacy.release(PART, inputs, self.device_half(inputs))
+        sent = self._coding.encode_activation(PART, released.values)
         outputs: Tensor = self.server_half(self._coding.decode_activation(sent, inputs.device))
         return outputs
 
@@ -146,13 +151,15 @@ class Evaluator:
         """Counts the samples in the sets of these names."""
         return sum(len(self._sets[name]) for name in names if name in self._sets)
 
-    def measure(self, state: State, name: str, cut: tuple[int, Coding] | None = None) -> Evaluation | None:
+    def measure(
+        self, state: State, name: str, cut: tuple[int, Coding, CutPrivacy] | None = None
+    ) -> Evaluation | None:
         """Evaluates a network with these weights on the set `name`; None if there is no such set.
 
         Args:
             state: state of the whole network.
             name: name of the set.
-            cut: split point and codecs through which activations go; None for the uncut network.
+            cut: split point, codecs and mechanisms through which activations go; None for the uncut network.
         """
         if name not in self._sets:
             return None

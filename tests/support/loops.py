@@ -13,6 +13,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
@@ -45,6 +46,7 @@ def train_split(
     learning: LearningSpec | None = None,
     coding: Coding = EXACT,
     epochs: int = 1,
+    privacy: CutPrivacy | None = None,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss."""
     learning = learning or LEARNING
@@ -62,6 +64,7 @@ def train_split(
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,
             smallest=smallest,
+            privacy=privacy or CutPrivacy(),
         ),
         learning=learning,
         data=LocalData(batches),

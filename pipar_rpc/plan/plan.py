@@ -31,7 +31,7 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
-from pipar_rpc.plan.privacy_plan import privacy_notices
+from pipar_rpc.plan.privacy_plan import check_updates, privacy_notices
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.settings import (
@@ -131,6 +131,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     source, data = open_data(data_spec(config, device_configs), data_root, config.node.download)
     network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
+    check_updates(config, network)
     devices = []
     largest_batch = max(device.batch_size for device in device_configs)
     for rank, device_config in enumerate(device_configs, start=1):

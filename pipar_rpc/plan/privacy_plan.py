@@ -12,6 +12,7 @@ from pipar_rpc.privacy.account import require_opacus
 from pipar_rpc.privacy.registry import SAMPLES, check_own
 from pipar_rpc.privacy.spec import GAUSSIAN, PrivacySpec
 
+ON_AVERAGE = ("fedavg", "fedavgm", "fedadam", "fedyogi")  # rules that see the devices' average alone
 ACTIVATIONS, NOPEEK = "privacy.activations", "privacy.nopeek.weight"
 
 
@@ -63,6 +64,27 @@ def _check_nopeek(privacy: PrivacySpec, network: Network) -> None:
     require(not privacy.nopeek or numbers, NOPEEK, privacy.nopeek, tokens)
     alone = "0 with privacy.dpsgd: through the distances, one sample could change the gradients of others"
     require(not privacy.nopeek or privacy.dpsgd is None, NOPEEK, privacy.nopeek, alone)
+
+
+def check_updates(config: Config, network: Network) -> None:
+    """Raises UserError if updates are to be protected where none are averaged, or in a way that is not known.
+
+    Args:
+        config: checked configuration.
+        network: network of the job.
+    """
+    given, every = config.privacy.updates.noise_multiplier, config.aggregation.every
+    if given is None:
+        return
+    key, rule = "privacy.updates.noise_multiplier", config.aggregation.rule.name
+    never = f"null with strategy={config.strategy}, which averages nothing"
+    require(not config.resolved_strategy.in_turn, key, given, never)
+    require(every != 0, key, given, "null with aggregation.every=0, which averages nothing")
+    shared = "null with sfl.server=shared: all devices train one server half, which is no device's update"
+    require(not config.resolved_strategy.shared_half, key, given, shared)
+    known = f"{', '.join(ON_AVERAGE)} with privacy.updates: the others' sensitivity to a device is not known"
+    require(rule in ON_AVERAGE, "aggregation.rule.name", rule, known)
+    refuse_batch_norm(network, "privacy.updates: batch statistics are not part of what is clipped")
 
 
 def privacy_notices(job: DeviceJob, network: Network) -> list[str]:

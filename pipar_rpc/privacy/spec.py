@@ -84,6 +84,11 @@ class PrivacySpec:
     secure_noise: bool = False
 
     @property
+    def poisson(self) -> bool:
+        """Whether mini-batches are drawn by Poisson sampling."""
+        return self.dpsgd is not None and self.dpsgd.sampling == POISSON
+
+    @property
     def changes_activations(self) -> bool:
         """Whether something else leaves the device than its activations."""
         return self.activations is not None or self.cut is not None

@@ -113,7 +113,7 @@ def test_split_training_equals_a_plain_loop_with_the_same_at_the_cut(name, split
         expected = train_by_hand(reference, spec, split_point, num_micro_batches, coding)
         privacy = build_cut_privacy(spec, SEED, RANK)
         state, _, _ = train_split(
-            own, batches(), split_point, num_micro_batches, coding=coding, privacy=privacy
+            own, batches(), split_point, num_micro_batches, coding=coding, mechanisms=privacy
         )
         assert_close(state, expected, 1e-9)
 
@@ -123,7 +123,7 @@ def test_split_training_equals_a_plain_loop_with_the_same_at_the_cut(name, split
 def test_noise_does_not_depend_on_n(distribution):
     spec = PrivacySpec(activations=ActivationNoiseSpec(0.5, 0.3, distribution))
     states = [
-        train_split(network(), batches(), 2, count, privacy=build_cut_privacy(spec, SEED, RANK))[0]
+        train_split(network(), batches(), 2, count, mechanisms=build_cut_privacy(spec, SEED, RANK))[0]
         for count in (1, 5)
     ]
     assert_close(*states, 1e-9)
@@ -135,7 +135,7 @@ def test_noise_does_not_depend_on_n(distribution):
 @pytest.mark.parametrize("distribution", [GAUSSIAN, LAPLACE])
 def test_without_noise_and_clipping_it_is_plain_training(distribution):
     spec = PrivacySpec(activations=ActivationNoiseSpec(1e30, 0.0, distribution))
-    state, _, _ = train_split(network(), batches(), 2, 3, privacy=build_cut_privacy(spec))
+    state, _, _ = train_split(network(), batches(), 2, 3, mechanisms=build_cut_privacy(spec))
     assert_close(state, train_plain(network(), batches())[0], 1e-9)
 
 
@@ -178,7 +178,7 @@ def test_a_device_that_diverges_is_noticed_through_clipping(distribution, wrong)
 def test_a_frozen_device_half_releases_with_noise_and_wants_no_gradient():
     spec = PrivacySpec(nopeek=1.0, activations=ActivationNoiseSpec(0.5, 0.3))
     state, plain = (
-        train_split(freeze(network(), 2), batches(), 2, 3, privacy=build_cut_privacy(own))[0]
+        train_split(freeze(network(), 2), batches(), 2, 3, mechanisms=build_cut_privacy(own))[0]
         for own in (spec, PrivacySpec())
     )
     first, *_, last = (name for name in plain if name.endswith("weight"))

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from opacus.accountants import RDPAccountant
 
 from pipar_rpc.privacy.account import gaussian_epsilon
 from pipar_rpc.privacy.ledger import Account, Ledger
@@ -21,12 +22,12 @@ DPSGD = DpSgdSpec(1.0, 1.1, None, 1e-5)
 
 def test_each_mechanism_counts_what_it_covers():
     privacy = PrivacySpec(DPSGD, ActivationNoiseSpec(1.0, 4.0), updates=UpdateNoiseSpec(1.0, 2.0))
-    ledger = Ledger([Account(privacy, 0.1, 0.5), Account(NO_PRIVACY, 0.1, 0.5)])
+    ledger = Ledger([Account(privacy, 0.1, 10), Account(NO_PRIVACY, 0.1, 10)])
     ledger.trained(1, 1, 6, split=True)
     ledger.trained(1, 1, 4, split=True)
     ledger.trained(1, 3, 5, split=True)
-    ledger.averaged()
-    ledger.averaged()
+    ledger.averaged(0.5)
+    ledger.averaged(0.5)
     assert ledger.epsilons() == {
         "epsilon_dpsgd": (gaussian_epsilon(1.1, 0.1, 15, 1e-5), math.inf),
         "epsilon_activations": (gaussian_epsilon(2.0, 1.0, 2, 1e-5), math.inf),  # in two epochs
@@ -36,7 +37,7 @@ def test_each_mechanism_counts_what_it_covers():
 
 def test_what_trains_whole_releases_no_activation():
     laplace = PrivacySpec(activations=ActivationNoiseSpec(1.0, 4.0, LAPLACE))
-    ledger = Ledger([Account(laplace, 0.1)])
+    ledger = Ledger([Account(laplace, 0.1, 10)])
     ledger.trained(1, 1, 10, split=False)
     ledger.trained(1, 2, 0, split=True)
     assert ledger.epsilons()["epsilon_activations"] == (0,)
@@ -48,18 +49,18 @@ def test_what_trains_whole_releases_no_activation():
 def test_with_poisson_sampling_a_sample_may_be_in_every_mini_batch():
     dpsgd = DpSgdSpec(1.0, 1.1, None, 1e-5, POISSON)
     laplace = PrivacySpec(dpsgd, ActivationNoiseSpec(1.0, 4.0, LAPLACE))
-    ledger = Ledger([Account(laplace, 0.1)])
+    ledger = Ledger([Account(laplace, 0.1, 10)])
     ledger.trained(1, 1, 3, split=True)
     assert ledger.epsilons()["epsilon_activations"] == pytest.approx((1.5,))
 
 
 def test_without_mechanisms_there_is_no_figure():
-    assert set(Ledger([Account(NO_PRIVACY, 0.1)]).epsilons().values()) == {None}
+    assert set(Ledger([Account(NO_PRIVACY, 0.1, 10)]).epsilons().values()) == {None}
 
 
 def test_a_loaded_ledger_goes_on():
     def make():
-        return Ledger([Account(PrivacySpec(DPSGD), 0.1)])
+        return Ledger([Account(PrivacySpec(DPSGD), 0.1, 10)])
 
     whole, first, second = make(), make(), make()
     whole.trained(1, 1, 7, split=True)
@@ -67,3 +68,28 @@ def test_a_loaded_ledger_goes_on():
     second.load(first.state())
     second.trained(1, 1, 3, split=True)
     assert second.epsilons() == whole.epsilons()
+
+
+def test_averages_count_with_the_share_of_devices_that_took_part():
+    """By Opacus' accountant; when a device is lost, the others are more likely to be chosen."""
+    ledger = Ledger([Account(PrivacySpec(updates=UpdateNoiseSpec(1.0, 2.0)), 0.1, 10)])
+    accountant = RDPAccountant()
+    for share in (0.5, 0.5, 2 / 3):
+        ledger.averaged(share)
+        accountant.step(noise_multiplier=2.0, sample_rate=share)
+    (found,) = ledger.epsilons()["epsilon_updates"]
+    assert found == pytest.approx(accountant.get_epsilon(1e-5))
+    again = Ledger([Account(PrivacySpec(updates=UpdateNoiseSpec(1.0, 2.0)), 0.1, 10)])
+    again.load(ledger.state())
+    again.averaged(1.0)
+    ledger.averaged(1.0)
+    assert again.epsilons() == ledger.epsilons() != {"epsilon_updates": (found,)}
+
+
+def test_the_share_of_clipped_updates_is_that_since_it_was_asked_for():
+    ledger = Ledger([])
+    assert ledger.drain_clipped() is None
+    ledger.clipped(1, 2)
+    ledger.clipped(2, 2)
+    assert ledger.drain_clipped() == 0.75
+    assert ledger.drain_clipped() is None

@@ -46,7 +46,7 @@ def train_split(
     learning: LearningSpec | None = None,
     coding: Coding = EXACT,
     epochs: int = 1,
-    privacy: CutPrivacy | None = None,
+    mechanisms: CutPrivacy | None = None,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss."""
     learning = learning or LEARNING
@@ -64,7 +64,7 @@ def train_split(
             dropout=DropoutStreams(device_layers, 0, 1),
             speed=NATIVE,
             smallest=smallest,
-            privacy=privacy or CutPrivacy(),
+            privacy=mechanisms or CutPrivacy(),
         ),
         learning=learning,
         data=LocalData(batches),

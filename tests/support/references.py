@@ -16,6 +16,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
+from pipar_rpc.privacy.cut import CutPrivacy
 
 SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on device 2
 SAMPLES = 20
@@ -42,9 +43,10 @@ class Reference:
         split_point: int = SPLIT,
         num_micro_batches: int = 1,
         coding: Coding | None = None,
+        privacy: CutPrivacy | None = None,
     ) -> None:
         self.network, self.num_micro_batches = network, num_micro_batches
-        self.split_point, self.coding = split_point, coding
+        self.split_point, self.coding, self.privacy = split_point, coding, privacy or CutPrivacy()
         self.optimizers = [self.sgd(network[:split_point]), self.sgd(network[split_point:])]
 
     @staticmethod
@@ -64,14 +66,15 @@ class Reference:
             optimizer.step()
 
     def quantised(self, coding: Coding, part: Part, x: Tensor, y: Tensor) -> None:
-        """Both passes, with what the codecs make of the values at the cut."""
+        """Both passes, with what mechanisms and codecs make of the values at the cut."""
         activation = self.network[: self.split_point](x)
-        sent = coding.encode_activation(part, activation)
+        released = self.privacy.release(part, x, activation)
+        sent = coding.encode_activation(part, released.values)
         leaf = coding.decode_activation(sent, x.device).clone().requires_grad_()
         (F.cross_entropy(self.network[self.split_point :](leaf), y) * part.weight).backward()
         assert leaf.grad is not None
         payload = coding.encode_gradient(part, sent, leaf.grad)
-        activation.backward(coding.decode_gradient(sent, payload, x.device))
+        activation.backward(released.gradient(coding.decode_gradient(sent, payload, x.device)))
 
     def state(self) -> State:
         return {key: value.clone() for key, value in self.network.state_dict().items()}

@@ -3,7 +3,7 @@
 import pytest
 
 from pipar_rpc.base.dotted import Choice
-from pipar_rpc.privacy.spec import LAPLACE, NO_PRIVACY, ActivationNoiseSpec
+from pipar_rpc.privacy.spec import LAPLACE, NO_PRIVACY, ActivationNoiseSpec, UpdateNoiseSpec
 from tests.support.configuration import message, plan
 
 GROUP = ("model=vgg5", "model.norm=group")
@@ -46,6 +46,37 @@ BAD = {
         *GROUP,
         "devices.overrides.2.privacy.activations.max_norm=0",
     ): "devices.overrides.2.privacy.activations.max",
+}
+
+
+UPDATES = "privacy.updates.noise_multiplier=1"
+BAD |= {
+    (UPDATES,): "model.norm=batch: must be group or none with privacy.updates: batch statistics are not part",
+    (UPDATES, *GROUP, "strategy=sl"): "noise_multiplier=1.0: must be null with strategy=sl, which averages",
+    (
+        UPDATES,
+        *GROUP,
+        "aggregation.every=0",
+    ): "1.0: must be null with aggregation.every=0, which averages nothing",
+    (
+        UPDATES,
+        *GROUP,
+        "strategy=sfl",
+        "sfl.server=shared",
+    ): "1.0: must be null with sfl.server=shared: all devices",
+    (
+        UPDATES,
+        *GROUP,
+        "aggregation/rule=trimmed_mean",
+    ): "rule.name=trimmed_mean: must be fedavg, fedavgm, fedadam",
+    (
+        UPDATES,
+        *GROUP,
+        "aggregation/rule=custom",
+        "aggregation.rule._target_=pipar_rpc.aggregation.fedavg.FedAvg",
+    ): "aggregation.rule.name=custom: must be fedavg, fedavgm",
+    (UPDATES, *GROUP, "devices.overrides.2.privacy.updates.max_norm=2"): "must be the same for all devices",
+    ("privacy.updates.max_norm=0",): "privacy.updates.max_norm=0.0: must be above 0 and finite",
 }
 
 
@@ -110,3 +141,10 @@ def test_evaluation_at_the_cut_has_its_mechanisms():
     assert plan(*GROUP, ON, "devices.overrides.2.privacy.activations.noise_multiplier=1").common_cut is None
     assert plan(*GROUP, ON, "strategy=fl").common_cut is None
     assert plan(*GROUP).devices[0].privacy == NO_PRIVACY
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_updates_of_every_strategy_that_averages_are_protected(rule):
+    for strategy in ("fl", "sfl", "pipar"):
+        job = plan(*GROUP, UPDATES, f"strategy={strategy}", f"aggregation/rule={rule}")
+        assert job.devices[0].privacy.updates == UpdateNoiseSpec(1.0, 1.0)

@@ -31,6 +31,7 @@ from pipar_rpc.learning.metrics import Metrics
 from pipar_rpc.models import build_model, published, read_weights
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
+from pipar_rpc.privacy.updates import protected
 from pipar_rpc.privacy_budget import make_ledger, with_noise
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.figures import class_counts_figure
@@ -134,14 +135,15 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     membership, progress = _deploy(job, network, checkpoint, stack)
     membership.round = start.round
     reselector = Reselector(selection, membership, network, outputs.selected_again) if selection else None
-    in_turn, aggregator = settings.strategy.in_turn, _aggregator(plan, network, checkpoint)
+    best, ledger = _best_model(job, checkpoint), make_ledger(plan, membership, checkpoint)
+    in_turn = settings.strategy.in_turn
+    aggregator = _aggregator(plan, network, checkpoint, ledger.clipped)
     model_codec = build_model_codec(plan.devices[0].model_codec, "compression.models")
     participation = build_participation(settings.participation, settings.seed, len(plan.devices))
     coordinator = Coordinator(
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec),
         participation,
     )
-    best, ledger = _best_model(job, checkpoint), make_ledger(plan, membership, checkpoint)
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -173,10 +175,17 @@ def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection
     return selection
 
 
-def _aggregator(plan: Plan, network: nn.Sequential, checkpoint: Checkpoint | None) -> Aggregator:
+def _aggregator(
+    plan: Plan,
+    network: nn.Sequential,
+    checkpoint: Checkpoint | None,
+    on_clipped: Callable[[int, int], None],
+) -> Aggregator:
     """Makes the global network by the job's rule, which goes on from what a checkpoint remembers."""
-    in_round = plan.settings.participation.most(len(plan.devices))
-    rule = build_rule(plan.settings.aggregation_rule, network, in_round)
+    settings, privacy = plan.settings, plan.devices[0].privacy
+    in_round = settings.participation.most(len(plan.devices))
+    rule = build_rule(settings.aggregation_rule, network, in_round)
+    rule = protected(rule, privacy, settings.seed, network, in_round, on_clipped)
     rule.load(checkpoint.rule if checkpoint else {})
     return Aggregator(rule, checkpoint.networks[0] if checkpoint else network.state_dict())
 

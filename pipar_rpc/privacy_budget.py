@@ -25,15 +25,12 @@ def with_noise(plan: Plan, checkpoint: Checkpoint | None) -> Plan:
 
 def make_ledger(plan: Plan, membership: Membership, checkpoint: Checkpoint | None) -> Ledger:
     """The account of what the devices' data is exposed to, which a checkpoint has begun."""
-    number, policy = len(plan.devices), plan.settings.participation
-    participation = 1.0 if policy.target else policy.most(number) / number  # nothing is known of the user's
     ledger = Ledger(
         [
             Account(
                 privacy=device.privacy,
                 sample_rate=min(1.0, device.batch_size / max(1, handle.num_samples)),
                 iterations=max(1, handle.iterations),
-                participation=participation,
             )
             for device, handle in zip(plan.devices, membership.everyone, strict=True)
         ]

@@ -145,9 +145,22 @@ class TrainingLoop:
         for number, handle in enumerate(self.coordinator.membership.everyone, start=1):
             if handle in trained.reports:
                 split = self.plan.devices[number - 1].split_point < self.plan.devices[number - 1].num_units
-                self.ledger.trained(number, trained.reports[handle].iterations, split)
+                iterations = trained.reports[handle].iterations
+                self.ledger.trained(number, trained.round.epoch, iterations, split)
         if trained.uploads:
-            self.ledger.averaged()
+            self.ledger.averaged(self._participation(trained))
+
+    def _participation(self, trained: Trained) -> float:
+        """Probability that a device took part in a round; 1 where nothing is known of the user's policy.
+
+        Devices that were lost in the round are not among those that could be chosen, so that it is rather
+        too large.
+        """
+        if self.first_plan.settings.participation.target is not None:
+            return 1.0
+        handles = self.coordinator.membership.handles
+        left = [handle for handle in handles if handle.iterations > trained.round.start] or handles
+        return min(1.0, len(trained.uploads) / max(1, len(left)))
 
     @property
     def selection(self) -> Selection | None:
@@ -171,7 +184,7 @@ class TrainingLoop:
             result.network = self.coordinator.gather()
         measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
         row = make_row(plan, self.number, epoch, result) | measured.row | self.ledger.epsilons()
-        row |= self.observer.observe(epoch, result)
+        row |= {"updates_clipped": self.ledger.drain_clipped()} | self.observer.observe(epoch, result)
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}

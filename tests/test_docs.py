@@ -15,12 +15,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from pipar_rpc import hydra_compose
+from pipar_rpc.base.dotted import Choice
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import CUSTOM, ModelSpec, Norm, build_model
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.schema import Config
+from pipar_rpc.privacy.registry import build_cut_privacy, check_own
+from pipar_rpc.privacy.spec import PrivacySpec
 from pipar_rpc.results.columns import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -198,3 +201,13 @@ def test_a_codec_of_your_own(monkeypatch):
     assert sent.payload.numel() == 3 * (4 + 5)  # 35 signs in 5 bytes, and a float
     means = values.abs().mean(dim=(1, 2), keepdim=True)
     torch.testing.assert_close(coding.decode_activation(sent, torch.device("cpu")), values.sign() * means)
+
+
+def test_a_privacy_mechanism_of_your_own(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    own = Choice(target="own_cut.RandomMask", args={"share": 0.25})
+    check_own(own, torch.rand(4, 3), (50,), adds_loss=True)
+    privacy, values = build_cut_privacy(PrivacySpec(cut=own)), torch.ones(40, 50)
+    found = privacy.release(Part(1, 0, 1, 1, 1.0), values, values).values
+    assert set(found.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert found.mean() == pytest.approx(1.0, abs=0.05)

@@ -60,7 +60,7 @@ class Checkpoint:
     num_iterations: int = 0
     rule: State = field(default_factory=dict)
     best: State = field(default_factory=dict)
-    exposed: list[dict[str, int]] = field(default_factory=list)
+    exposed: list[dict[str, Any]] = field(default_factory=list)
     noise: list[float | None] = field(default_factory=list)
 
     @property

@@ -17,8 +17,11 @@ from pipar_rpc.learning import Criterion
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
 from pipar_rpc.privacy.gradients import PLAIN, CountedTogether, Gradients
+from pipar_rpc.privacy.registry import build_cut_privacy
+from pipar_rpc.privacy.spec import NO_PRIVACY
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
@@ -64,24 +67,7 @@ def build_device(
         with torch.random.fork_rng(devices=[]):
             layers = build_device_layers(job.model, job.split_point, job.tail_units)
         fill(layers, state)
-        first, last = layers[: job.split_point], layers[job.split_point :]
-        exchange, coding = _open_exchange(job, node, stop, port, instruments, numbers), coding_of(job)
-        gradients = _gradients(job, first, slice(0, job.split_point))
-        if job.tail_units:
-            of_tail = _gradients(job, last, slice(job.num_units - job.tail_units, None))
-            exchange = _by_way_of_tail(exchange, last, coding, job, node, stop, of_tail)
-            gradients = CountedTogether(gradients, of_tail)
-        return Cut(
-            layers=layers,
-            exchange=exchange,
-            coding=coding,
-            num_micro_batches=job.num_micro_batches,
-            dropout=DropoutStreams(first, job.seed, job.rank),
-            speed=job.speed,
-            smallest=job.smallest,
-            split_point=job.split_point,
-            gradients=gradients,
-        )
+        return _cut(layers, job, node, stop, _open_exchange(job, node, stop, port, instruments, numbers))
 
     return Device(
         name=job.name,
@@ -102,6 +88,28 @@ def build_device(
         optimizer_state=optimizer_state,
         on_deadline=expect,
         stop=stop,
+    )
+
+
+def _cut(layers: nn.Sequential, job: DeviceJob, node: Node, stop: Stop, exchange: Exchange) -> Cut:
+    """Cuts a device's network for its job; `exchange` reaches the server half."""
+    first, last, coding = layers[: job.split_point], layers[job.split_point :], coding_of(job)
+    gradients = _gradients(job, first, slice(0, job.split_point))
+    if job.tail_units:
+        of_tail = _gradients(job, last, slice(job.num_units - job.tail_units, None))
+        exchange = _by_way_of_tail(exchange, last, coding, job, node, stop, of_tail)
+        gradients = CountedTogether(gradients, of_tail)
+    return Cut(
+        layers=layers,
+        exchange=exchange,
+        coding=coding,
+        num_micro_batches=job.num_micro_batches,
+        dropout=DropoutStreams(first, job.seed, job.rank),
+        speed=job.speed,
+        smallest=job.smallest,
+        split_point=job.split_point,
+        privacy=_privacy_of(job),
+        gradients=gradients,
     )
 
 
@@ -143,6 +151,12 @@ def coding_of(job: DeviceJob) -> Coding:
     """The codecs of a device, equal in both halves; at split point Q nothing crosses that they code."""
     spec = NO_CODECS if job.split_point == job.num_units else job.coding
     return Coding(spec, job.seed, job.rank)
+
+
+def _privacy_of(job: DeviceJob) -> CutPrivacy:
+    """The device's mechanisms at the cut; at split point Q nothing is released."""
+    spec = NO_PRIVACY if job.split_point == job.num_units else job.privacy
+    return build_cut_privacy(spec, job.seed, job.rank)
 
 
 def server_gradients(job: DeviceJob, layers: nn.Sequential) -> Gradients:

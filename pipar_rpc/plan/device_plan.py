@@ -55,8 +55,9 @@ def device_job(
     split_point = num_units if strategy.whole_network else config.pipeline.split_point
     labels_stay = config.pipeline.labels_stay
     check_split_point(split_point, num_units, model.spec.name, labels_stay)
-    (uplink, downlink), coding, privacy = _links(config), _coding(config), privacy_of(config)
-    speed = replace(_speed(config, model, largest_batch), coding=coding, private=privacy.dpsgd is not None)
+    (uplink, downlink), coding = _links(config), _coding(config)
+    privacy = privacy_of(config, model, split_point)
+    speed = replace(_speed(config, model, largest_batch), coding=coding, privacy=privacy)
     job = DeviceJob(
         rank=rank,
         num_devices=num_devices,

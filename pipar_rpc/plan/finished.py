@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +14,7 @@ from pipar_rpc.plan.node import Node, prepare
 from pipar_rpc.plan.plan import Plan, make_plan
 from pipar_rpc.plan.same_training import CONTENT
 from pipar_rpc.plan.schema import Config
+from pipar_rpc.privacy.spec import GAUSSIAN, PrivacySpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ def read_finished(path: Path, overrides: Sequence[str]) -> FinishedRun:
         UserError: one line about what is wrong with the file, a key or the data.
     """
     stored = _stored(path, overrides)
-    protection, tail_units = protection_of(stored), OmegaConf.select(stored, "pipeline.tail_units")
     OmegaConf.update(stored, "model.weights", None)  # the run's own weights count
     if isinstance(stored.get("partition"), DictConfig):
         stored.partition.pop(CONTENT.rpartition(".")[2], None)  # it is no key of the user's
@@ -69,7 +68,7 @@ def read_finished(path: Path, overrides: Sequence[str]) -> FinishedRun:
     assert isinstance(raw, DictConfig)
     node = prepare(node_of(raw), 0, 0)
     plan = make_plan(raw, (raw.num_devices or 1) + 1, node.data_root, one_machine=False)
-    return FinishedRun(plan, node, protection, 1 if tail_units is None else int(tail_units))
+    return FinishedRun(plan, node, protection_of(plan.devices[0].privacy), int(raw.pipeline.tail_units))
 
 
 def _stored(path: Path, overrides: Sequence[str]) -> DictConfig:
@@ -84,21 +83,18 @@ def _stored(path: Path, overrides: Sequence[str]) -> DictConfig:
     return stored
 
 
-def protection_of(stored: DictConfig) -> Protection:
-    """What `privacy.activations` of a run's configuration says; nothing if it is not there.
+def protection_of(privacy: PrivacySpec) -> Protection:
+    """What `privacy.activations` does; nothing where it is off.
 
     Raises:
         UserError: it is noise of another kind.
     """
-
-    def value(key: str) -> Any:
-        return OmegaConf.select(stored, f"privacy.activations.{key}")
-
-    if value("max_norm") is None:
+    own = privacy.activations
+    if own is None:
         return Protection()
-    if str(value("distribution") or "gaussian") != "gaussian":
+    if own.distribution != GAUSSIAN:
         raise UserError(
-            f"privacy.activations.distribution={value('distribution')}: only gaussian noise can be measured; "
-            "privacy.activations.max_norm=null leaves the run's noise out"
+            f"privacy.activations.distribution={own.distribution}: only gaussian noise can be measured; "
+            "privacy.activations.noise_multiplier=null leaves the run's noise out"
         )
-    return Protection(float(value("max_norm")), float(value("noise_multiplier") or 0.0))
+    return Protection(own.max_norm, own.noise_multiplier)

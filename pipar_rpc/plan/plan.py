@@ -31,7 +31,13 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
-from pipar_rpc.plan.privacy_plan import check_dpsgd, with_multiplier, with_noise
+from pipar_rpc.plan.privacy_plan import (
+    check_dpsgd,
+    check_updates,
+    privacy_notices,
+    with_multiplier,
+    with_noise,
+)
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.settings import (
@@ -45,6 +51,8 @@ from pipar_rpc.plan.settings import (
     selector_of,
     settings_of,
 )
+from pipar_rpc.privacy.cut import CutPrivacy
+from pipar_rpc.privacy.registry import build_cut_privacy
 
 
 @dataclass(frozen=True)
@@ -77,13 +85,15 @@ class Plan:
         return [(job.split_point, job.num_micro_batches) for job in self.devices]
 
     @property
-    def common_cut(self) -> tuple[int, int, Coding] | None:
-        """P, T and the codecs, if all devices have the same and activations do not cross as they are."""
-        cuts = {(job.split_point, repr(job.coding)) for job in self.devices}
+    def common_cut(self) -> tuple[int, int, Coding, CutPrivacy] | None:
+        """P, T, codecs and mechanisms, if all devices have the same and these change activations."""
+        cuts = {(job.split_point, repr(job.coding), repr(job.privacy)) for job in self.devices}
         first = self.devices[0]
-        if len(cuts) > 1 or first.coding.activations.name == NONE or first.split_point == first.num_units:
+        as_it_is = first.coding.activations.name == NONE and not first.privacy.changes_activations
+        if len(cuts) > 1 or as_it_is or first.split_point == first.num_units:
             return None
-        return first.split_point, first.tail_units, Coding(first.coding, first.seed)
+        privacy = build_cut_privacy(first.privacy, first.seed)
+        return first.split_point, first.tail_units, Coding(first.coding, first.seed), privacy
 
     @property
     def noise(self) -> list[float | None]:
@@ -122,7 +132,10 @@ class Plan:
         told = [
             notice
             for job, (_, number) in zip(devices, choices, strict=True)
-            for notice in notices(job, number, self.labels.strategy, strategy.pipelined, self.network)
+            for notice in (
+                *notices(job, number, self.labels.strategy, strategy.pipelined, self.network),
+                *privacy_notices(job, self.network),
+            )
         ]
         return replace(self, devices=tuple(devices), notices=tuple(dict.fromkeys(told)))
 
@@ -152,6 +165,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     source, data = open_data(data_spec(config, device_configs), data_root, config.node.download)
     network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
+    check_updates(config, network)
     devices = []
     largest_batch = max(device.batch_size for device in device_configs)
     for rank, device_config in enumerate(device_configs, start=1):
@@ -197,7 +211,10 @@ def _notices(
     told = [
         notice
         for job, own in zip(devices, asked, strict=True)
-        for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network)
+        for notice in (
+            *notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network),
+            *privacy_notices(job, network),
+        )
     ]
     return tuple(dict.fromkeys(told))
 

@@ -9,6 +9,7 @@ from pipar_rpc.base.errors import require
 from pipar_rpc.privacy import spec
 
 ABOVE_0 = "above 0"
+FINITE = "above 0 and finite"
 
 
 def _check_delta(key: str, delta: float) -> None:
@@ -16,7 +17,8 @@ def _check_delta(key: str, delta: float) -> None:
 
 
 def _check_noise(key: str, noise: float | None) -> None:
-    require(noise is None or noise >= 0, f"{key}.noise_multiplier", noise, "0 or more, or null for none")
+    allowed = noise is None or 0 <= noise < float("inf")
+    require(allowed, f"{key}.noise_multiplier", noise, "0 or more, or null for none")
 
 
 class Sampling(StrEnum):
@@ -78,7 +80,7 @@ class ActivationNoiseConfig:
     def __post_init__(self) -> None:
         key = "privacy.activations"
         _check_noise(key, self.noise_multiplier)
-        require(self.max_norm > 0, f"{key}.max_norm", self.max_norm, ABOVE_0)
+        require(0 < self.max_norm < float("inf"), f"{key}.max_norm", self.max_norm, FINITE)
         _check_delta(key, self.delta)
 
     @property
@@ -102,7 +104,7 @@ class UpdateNoiseConfig:
     def __post_init__(self) -> None:
         key = "privacy.updates"
         _check_noise(key, self.noise_multiplier)
-        require(self.max_norm > 0, f"{key}.max_norm", self.max_norm, ABOVE_0)
+        require(0 < self.max_norm < float("inf"), f"{key}.max_norm", self.max_norm, FINITE)
         _check_delta(key, self.delta)
 
     @property

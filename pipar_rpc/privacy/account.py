@@ -27,7 +27,6 @@ def require_opacus(key: str) -> None:
         raise UserError(f"{key}: its account needs Opacus: pip install '{EXTRA}' ({error})") from error
 
 
-@cache
 def gaussian_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     """Returns the epsilon of so many steps of the subsampled Gaussian mechanism.
 
@@ -40,14 +39,27 @@ def gaussian_epsilon(noise_multiplier: float, sample_rate: float, steps: int, de
     Returns:
         Epsilon; 0 for no step, infinity without noise.
     """
-    if steps == 0:
+    return composed_epsilon(noise_multiplier, ((sample_rate, steps),), delta)
+
+
+@cache
+def composed_epsilon(noise_multiplier: float, steps: tuple[tuple[float, int], ...], delta: float) -> float:
+    """Returns the epsilon of steps of the Gaussian mechanism that are not all subsampled alike.
+
+    Args:
+        noise_multiplier: as of `gaussian_epsilon`.
+        steps: pairs of a sample rate and the number of steps with it.
+        delta: delta, above 0 and below 1.
+    """
+    taken = [(noise_multiplier, rate, count) for rate, count in steps if count]
+    if not taken:
         return 0.0
     if noise_multiplier == 0:
         return math.inf
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, sample_rate, steps)]
+    accountant.history = taken
     with _quiet():
         return float(accountant.get_epsilon(delta))
 

@@ -88,5 +88,15 @@ class PrivacySpec:
         """Whether mini-batches are drawn by Poisson sampling."""
         return self.dpsgd is not None and self.dpsgd.sampling == POISSON
 
+    @property
+    def changes_activations(self) -> bool:
+        """Whether something else leaves the device than its activations."""
+        return self.activations is not None or self.cut is not None
+
+    @property
+    def idle_at_cut(self) -> bool:
+        """Whether nothing is computed at the cut."""
+        return not (self.changes_activations or self.nopeek)
+
 
 NO_PRIVACY = PrivacySpec()

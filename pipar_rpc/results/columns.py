@@ -23,8 +23,7 @@ _learned = partial(Column, hparam="last", summary=True, digits=4)
 
 
 def _coding(name: str, whose: str, tag: str) -> Column:
-    without = "empty without codecs of activations and gradients"
-    return Column(name, f"time of {whose} codecs in an iteration; {without}", "s", tag, devices="mean")
+    return Column(name, f"time of {whose} in an iteration; empty without them", "s", tag, devices="mean")
 
 
 AT_BEGINNING = "at the epoch's beginning; a single value if all have the same"
@@ -208,8 +207,8 @@ _DECLARED = (
         "network/compression_ratio",
         hparam="mean",
     ),
-    _coding("device_coding_s", "the device's", tag="time/device_coding_s"),
-    _coding("server_coding_s", "its server half's", tag="time/server_coding_s"),
+    _coding("device_coding_s", "the device's codecs and mechanisms at the cut", tag="time/device_coding_s"),
+    _coding("server_coding_s", "its server half's codecs", tag="time/server_coding_s"),
     *LEARNING,
     *PRIVACY,
 )

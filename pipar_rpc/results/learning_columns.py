@@ -17,8 +17,8 @@ LEARNING = (
     ),
     Column(
         "coded_test_accuracy",
-        "`test_accuracy` with activations coded at the cut, as in training; empty without such codecs, or "
-        "where devices differ in cut or codecs",
+        "`test_accuracy` with activations coded or noised at the cut, as in training; empty where they cross "
+        "as they are, or where devices differ in cut, codecs or mechanisms",
         "0..1",
         "accuracy/test_coded",
         digits=4,

@@ -25,4 +25,11 @@ PRIVACY = (
     _epsilon(
         "epsilon_updates", f"epsilon of the model towards a device {SINCE}", tag="privacy/epsilon_updates"
     ),
+    Column(
+        "updates_clipped",
+        "share of the devices' updates that `privacy.updates` clipped; empty without it",
+        "0..1",
+        "privacy/updates_clipped",
+        digits=4,
+    ),
 )

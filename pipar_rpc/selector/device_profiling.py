@@ -57,7 +57,7 @@ class DeviceProfiler(LinkTest):
             on_run=self._stop.check,
             num_units=num_units,
             tail_units=tail_units,
-            coder=Coder.of(self._job.coding),
+            coder=Coder.of(self._job.coding, self._job.privacy),
             private=self._job.speed.private,
         )
 

@@ -105,15 +105,17 @@ class Predictor:
         self.most_micro_batches = most_micro_batches(device.batch_size, device.smallest)
 
     def _add_coding(self, slowdown: Array) -> None:
-        """Adds what codecs take to the pass before or after; at P = Q nothing crosses that they code."""
+        """Adds what is computed at the cut to the pass before or after; at P = Q nothing crosses."""
         device, crossing = self.device, self.device.crossing
-        if crossing is None or not crossing.server:
+        if crossing is None:
             return
-        here = [table(device.units, direction, device.batch_size) for direction in ("encode", "decode")]
-        there = [table(crossing.server, direction, device.batch_size) for direction in ("decode", "encode")]
         trained = self._trained[:-1, None]
+        here = [table(device.units, direction, device.batch_size) for direction in ("encode", "decode")]
         self._forward[:-1] += here[0][:-1]
         self._backward[:-1] += here[1][:-1] * trained
+        if not crossing.server:  # without codecs: mechanisms at the cut are the device's alone
+            return
+        there = [table(crossing.server, direction, device.batch_size) for direction in ("decode", "encode")]
         self._server_forward[:-1] += there[0][:-1] * slowdown
         self._server_backward[:-1] += there[1][:-1] * slowdown * trained
 

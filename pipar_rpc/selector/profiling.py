@@ -212,9 +212,8 @@ def _links(device: _Asked, elapsed_s: float) -> LinkRates:
 def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.device) -> ServerFacts:
     """With `message_s`, as the first device finds it, and `shared_message_s`, a median over the devices.
 
-    Measured with the smallest micro-batches, whose activations are a few bytes and for which the server
-    computes the whole network: many in flight, less one, less the computing by itself. What the server's
-    threads take from each other is in it.
+    Measured with the smallest micro-batches, of a few bytes and for which the server computes the whole
+    network: many in flight, less one, less computing alone. What its threads take from each other is in it.
     """
     spec, size, together = devices[0].job.model, min(server.units[0].forward), len(devices)
     private = any(device.job.speed.private for device in devices)
@@ -229,7 +228,7 @@ def _with_messages(server: ServerFacts, devices: Sequence[_Asked], here: torch.d
             asked.append((device, port))
 
         def wait(count: int, some: int) -> list[float]:
-            """Until the first `some` devices have exchanged `count` micro-batches, all at the same time."""
+            """Until the first `some` devices have exchanged `count` micro-batches at the same time."""
             calls = [
                 device.remote.call(DeviceProfiler.exchange, port.reference(), count, TIMES)
                 for device, port in asked[:some]

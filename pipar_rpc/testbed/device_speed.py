@@ -12,6 +12,7 @@ from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.fresh_process import run_in_process
 from pipar_rpc.compression.coding import NO_CODECS, CodingSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, build_model, smallest_batch, summarise
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.unit_timer import Coder, run_once, sizes_to_time, timers
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, replayed
 
@@ -56,7 +57,7 @@ class SpeedSpec:
         time_scale: divides all emulated times.
         coding: codecs of activations and gradients, which take their time too.
         tail_units: last cut units that the device holds besides.
-        private: whether the job trains by DP-SGD, which takes its time too.
+        privacy: privacy mechanisms, which take their time too.
     """
 
     model: ModelSpec
@@ -68,7 +69,7 @@ class SpeedSpec:
     time_scale: float = 1.0
     coding: CodingSpec = NO_CODECS
     tail_units: int = 0
-    private: bool = False
+    privacy: PrivacySpec = NO_PRIVACY
 
     @property
     def native(self) -> bool:
@@ -77,8 +78,14 @@ class SpeedSpec:
 
     @property
     def calibrated(self) -> bool:
-        """Whether this machine's speed has to be known; a profile has no times of codecs or DP-SGD."""
-        return not (self.native or (self.profile and self.coding.exact and not self.private))
+        """Whether this machine's speed has to be known; a profile has no times of codecs or mechanisms."""
+        plain = self.coding.exact and self.privacy.idle_at_cut and not self.private
+        return not (self.native or (self.profile and plain))
+
+    @property
+    def private(self) -> bool:
+        """Whether units are trained by DP-SGD."""
+        return self.privacy.dpsgd is not None
 
     def factor(self, machine: MachineSpeed) -> float:
         """Emulated seconds for each second of computing on `machine`."""
@@ -159,7 +166,7 @@ def measure(spec: SpeedSpec, device: torch.device) -> MachineSpeed:
     if device.type == "cpu" and threads != 1:
         raise ConfigError("node.threads", threads, "1 for emulated speed, which times one thread")
     also_plain = spec.private and bool(spec.profile)
-    key = (repr((spec.model, spec.coding, spec.private, also_plain)), spec.batch_size, device)
+    key = (repr((spec.model, spec.coding, spec.privacy, also_plain)), spec.batch_size, device)
     found = _measured.get(key)
     if found is None:
         found = _measured[key] = run_in_process(
@@ -177,8 +184,9 @@ def _measure(spec: SpeedSpec, device: torch.device, runs: int) -> MachineSpeed:
     torch.set_num_threads(1)
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     reference = timers(build_model(REFERENCE_MODEL)[:1].to(device), device, clock)
+    coder = Coder.of(spec.coding, spec.privacy)
     networks = [
-        timers(build_model(spec.model).to(device), device, clock, Coder.of(spec.coding), private)
+        timers(build_model(spec.model).to(device), device, clock, coder, private)
         for private in ((True, False) if spec.private and spec.profile else (spec.private,))
     ]
     reference_images = REFERENCE_MODEL.make_input(REFERENCE_BATCH, device)

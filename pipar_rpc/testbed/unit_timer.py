@@ -14,8 +14,11 @@ from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, summarise
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.dpsgd import timed_gradients
 from pipar_rpc.privacy.gradients import PLAIN
+from pipar_rpc.privacy.registry import build_cut_privacy
+from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
@@ -30,15 +33,18 @@ def sizes_to_time(batch_size: int, smallest: int) -> list[int]:
 
 
 class Coder(NamedTuple):
-    """Codecs that are timed, on the device or on the server."""
+    """What is done at the cut, and timed: codecs on the device or on the server, mechanisms on the device."""
 
     coding: Coding
     server: bool = False
+    privacy: CutPrivacy = CutPrivacy()
 
     @classmethod
-    def of(cls, spec: CodingSpec, server: bool = False) -> "Coder | None":
+    def of(cls, spec: CodingSpec, privacy: PrivacySpec = NO_PRIVACY, server: bool = False) -> "Coder | None":
         """None where everything crosses as it is."""
-        return None if spec.exact else cls(Coding(spec), server)
+        if spec.exact and privacy.idle_at_cut:
+            return None
+        return cls(Coding(spec), server, build_cut_privacy(privacy))
 
 
 class UnitTimer:
@@ -72,25 +78,30 @@ class UnitTimer:
         self._coding = [defaultdict[int, list[float]](list) for _ in range(4)]
         self._output = torch.empty(0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The output. The gradient of `x` is computed if `x` requires it: if anything before is trained."""
+    def forward(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """The output. The gradient of `x` is computed if `x` requires it: if anything before is trained.
+
+        Args:
+            x: input of the unit.
+            inputs: input of the network.
+        """
         entering = x.detach().requires_grad_(x.requires_grad).clone()  # the unit may work in place
         with self._gradients.watched():
             self._output, seconds = self._timed(lambda: self._layers(entering))
         self._forward[len(x)].append(seconds)
         if self._coder is not None:
-            self._code(self._coder, self._output)
+            self._code(self._coder, inputs, self._output.detach().requires_grad_())
         return self._output
 
-    def _code(self, coder: Coder, output: Tensor) -> None:
+    def _code(self, coder: Coder, inputs: Tensor, output: Tensor) -> None:
         """What crosses, up and down, once."""
-        sent, up_s = self._timed(
-            lambda: coder.coding.encode_activation(PART, output.detach().requires_grad_())
-        )
+        released, release_s = self._timed(lambda: coder.privacy.release(PART, inputs, output))
+        sent, up_s = self._timed(lambda: coder.coding.encode_activation(PART, released.values))
         activation, arrived_s = self._timed(lambda: coder.coding.decode_activation(sent, self._device))
         payload, down_s = self._timed(lambda: coder.coding.encode_gradient(PART, sent, activation))
-        _, returned_s = self._timed(lambda: coder.coding.decode_gradient(sent, payload, self._device))
-        device, server = (up_s, returned_s), (down_s, arrived_s)
+        received, returned_s = self._timed(lambda: coder.coding.decode_gradient(sent, payload, self._device))
+        _, gradient_s = self._timed(lambda: released.gradient(received))
+        device, server = (release_s + up_s, returned_s + gradient_s), (down_s, arrived_s)
         here_and_there = (*server, *device) if coder.server else (*device, *server)
         for times, seconds in zip(self._coding, here_and_there, strict=True):
             times[len(output)].append(seconds)
@@ -137,7 +148,7 @@ def run_once(units: Sequence[UnitTimer], inputs: Tensor) -> None:
     """One forward and one backward pass of consecutive units, the first of a network first."""
     x = inputs
     for unit in units:
-        x = unit.forward(x)
+        x = unit.forward(x, inputs)
     for unit in reversed(units):
         unit.backward()
 

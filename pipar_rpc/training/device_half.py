@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
@@ -45,6 +46,7 @@ class Cut:
         smallest: least number of samples in a micro-batch.
         split_point: P; None if all layers are before the cut.
         gradients: what becomes of the layers' gradients before the optimiser uses them.
+        privacy: mechanisms that change activations before they are encoded, or add to the loss.
     """
 
     layers: nn.Sequential
@@ -56,6 +58,7 @@ class Cut:
     smallest: int = 1
     split_point: int | None = None
     gradients: Gradients = PLAIN
+    privacy: CutPrivacy = field(default_factory=CutPrivacy)
 
 
 @dataclass(frozen=True)
@@ -219,8 +222,9 @@ class DeviceHalf(Instrumented):
             yield
 
     def _measure_coding(self, stage: Stage, part: Part, samples: int) -> AbstractContextManager[None]:
-        """As `_measure`, for what a codec computes; nothing is noted where activations cross as they are."""
-        return nullcontext() if self._cut.coding.exact else self._measure(stage, part, samples)
+        """As `_measure`, for codecs and privacy mechanisms; nothing is noted where there are none."""
+        idle = self._cut.coding.exact and self._cut.privacy.idle
+        return nullcontext() if idle else self._measure(stage, part, samples)
 
     @contextmanager
     def _measured_round(self, start: int) -> Iterator[RoundReport]:

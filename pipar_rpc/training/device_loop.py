@@ -9,6 +9,7 @@ from pipar_rpc.base.errors import PeerError, first_line
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import MicroBatch, Part
 from pipar_rpc.compression.coding import Coded
+from pipar_rpc.privacy.cut import Released
 from pipar_rpc.timing.timeline import Stage
 from pipar_rpc.training.device_half import DeviceHalf
 from pipar_rpc.training.exchange import Result
@@ -22,6 +23,7 @@ class _InFlight(NamedTuple):
     size: int
     counted: float
     activation: Tensor
+    released: Released
     sent: Coded
     result: Future[Result]
 
@@ -65,13 +67,15 @@ class Device(DeviceHalf):
             self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
+                inputs = images.to(self._device)
                 with self._cut.gradients.watched():
-                    activation = self._head(images.to(self._device))
+                    activation = self._head(inputs)
                 finish(self._device)
             with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
-                sent = self._cut.coding.encode_activation(part, activation)
+                released = self._cut.privacy.release(part, inputs, activation)
+                sent = self._cut.coding.encode_activation(part, released.values)
             result = self._cut.exchange.submit(part, sent, labels)
-            in_flight.append(_InFlight(part, len(labels), counted, activation, sent, result))
+            in_flight.append(_InFlight(part, len(labels), counted, activation, released, sent, result))
         return in_flight
 
     def _backward(self, in_flight: list[_InFlight]) -> tuple[float, int]:
@@ -80,11 +84,12 @@ class Device(DeviceHalf):
         A device half without trainable parameters runs neither: it only waits for the answers.
         """
         loss, correct = 0.0, 0
-        for part, size, counted, activation, sent, pending in in_flight:
+        for part, size, counted, activation, released, sent, pending in in_flight:
             result = self._await(pending, part)
             if result.gradient is not None:
                 with self._measure_coding(Stage.DEVICE_DECODE, part, size):
-                    gradient = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
+                    received = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
+                    gradient = released.gradient(received)
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
                     activation.backward(gradient)
                     self._cut.gradients.after(part)

@@ -13,6 +13,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Samples, Transform
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.metrics import Metrics
+from pipar_rpc.privacy.cut import CutPrivacy
 
 BATCH_SIZE = 250
 PART = Part(1, 0, 1, 1, 1.0)  # the place of what is only evaluated
@@ -95,26 +96,34 @@ def _confusion(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 class CodedNetwork(nn.Module):
-    """A network whose activations go through their codec at the cuts, as while it is trained.
+    """A network whose activations are released and coded at the cuts, as while it is trained.
 
     Args:
         network: the uncut network.
         split_point: P.
         tail_units: T, number of last units that are on the device again; 0 if there is one cut.
         coding: codecs of the first cut.
+        privacy: mechanisms of the first cut; none by default.
     """
 
-    def __init__(self, network: nn.Sequential, split_point: int, tail_units: int, coding: Coding) -> None:
+    def __init__(
+        self,
+        network: nn.Sequential,
+        split_point: int,
+        tail_units: int,
+        coding: Coding,
+        privacy: CutPrivacy | None = None,
+    ) -> None:
         super().__init__()
         last = len(network) - tail_units
         pieces = [network[:split_point], network[split_point:last], network[last:]]
         self.pieces = nn.ModuleList(pieces if tail_units else pieces[:2])
-        self._codings = coding, coding.before_tail()
+        self._codings, self._privacy = (coding, coding.before_tail()), privacy or CutPrivacy()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The outputs; what a codec draws at random is the same in every batch."""
+        """The outputs; what is drawn at random, by a codec or as noise, is the same in every batch."""
         first, *others = self.pieces
-        outputs: Tensor = first(inputs)
+        outputs = self._privacy.release(PART, inputs, first(inputs)).values
         for piece, coding in zip(others, self._codings, strict=False):
             sent = coding.encode_activation(PART, outputs)
             outputs = piece(coding.decode_activation(sent, inputs.device))
@@ -153,14 +162,14 @@ class Evaluator:
         return sum(len(self._sets[name]) for name in names if name in self._sets)
 
     def measure(
-        self, state: State, name: str, cut: tuple[int, int, Coding] | None = None
+        self, state: State, name: str, cut: tuple[int, int, Coding, CutPrivacy] | None = None
     ) -> Evaluation | None:
         """Evaluates a network with these weights on the set `name`; None if there is no such set.
 
         Args:
             state: state of the whole network.
             name: name of the set.
-            cut: P, T and the codecs through which activations go; None for the uncut network.
+            cut: P, T, codecs and mechanisms through which activations go; None for the uncut network.
         """
         if name not in self._sets:
             return None

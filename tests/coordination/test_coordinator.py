@@ -193,7 +193,8 @@ def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved
     other.plan.settings.epochs, other.plan.settings.until = 1, {}
     shown = (other.progress, other.outputs, [])
     monkeypatch.setattr(TrainingLoop, "_report", lambda self, ended, last: self.rows.append(ended))
-    kept = (other.saver, other.best)
+    monkeypatch.setattr(TrainingLoop, "_note_exposed", lambda *_: None)
+    kept = (other.saver, other.best, other.ledger)
     loop = TrainingLoop(0, other.plan, coordinator, None, other.evaluator, *kept, other.observer, *shown)
     loop.run(Position())
     assert loop.rows == [other.ended]

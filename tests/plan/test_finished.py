@@ -1,10 +1,12 @@
 """What a run was, from its config.yaml."""
 
+from dataclasses import replace
+
 import pytest
-from omegaconf import OmegaConf
 
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.plan.finished import Protection, protection_of, read_finished
+from pipar_rpc.privacy.spec import LAPLACE, NO_PRIVACY, ActivationNoiseSpec, PrivacySpec
 from tests.support.configuration import plan
 from tests.support.finished import finished_run
 from tests.support.overrides import SMALL
@@ -32,19 +34,9 @@ def test_a_file_that_is_no_configuration(tmp_path):
         read_finished(path, ())
 
 
-@pytest.mark.parametrize(
-    ("activations", "expected"),
-    [
-        ({"max_norm": None, "noise_multiplier": 0.0}, Protection()),
-        ({"max_norm": 2, "noise_multiplier": 0.5, "distribution": "gaussian"}, Protection(2.0, 0.5)),
-        ({"max_norm": 2}, Protection(2.0, 0.0)),
-    ],
-)
-def test_what_devices_did_to_activations(activations, expected):
-    assert protection_of(OmegaConf.create({"privacy": {"activations": activations}})) == expected
-
-
-def test_noise_of_another_kind_is_refused():
-    laplace = {"max_norm": 1, "noise_multiplier": 1, "distribution": "laplace"}
+def test_what_devices_did_to_activations():
+    noise = ActivationNoiseSpec(2.0, 0.5)
+    assert protection_of(NO_PRIVACY) == Protection()
+    assert protection_of(PrivacySpec(activations=noise)) == Protection(2.0, 0.5)
     with pytest.raises(UserError, match=r"^privacy.activations.distribution=laplace: only gaussian noise"):
-        protection_of(OmegaConf.create({"privacy": {"activations": laplace}}))
+        protection_of(PrivacySpec(activations=replace(noise, distribution=LAPLACE)))

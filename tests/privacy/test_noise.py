@@ -24,6 +24,15 @@ def test_whole_tensors_have_it_too():
     assert stats.kstest(drawn.flatten().numpy(), "norm").pvalue > 0.01
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_samples_of_any_length_are_independent_of_each_other_and_within(length):
+    drawn = PrivacyNoise(0, False, "activations").gaussian_of_samples((20_000, length), 0)
+    both = torch.cat([drawn[1:], drawn[:-1]], dim=1).T
+    assert both.isfinite().all()
+    assert torch.allclose(torch.cov(both), torch.eye(2 * length, dtype=torch.float64), atol=0.04)
+    assert torch.allclose(torch.cov(both.square()), 2 * torch.eye(2 * length, dtype=torch.float64), atol=0.25)
+
+
 def test_micro_batches_draw_what_the_mini_batch_draws():
     noise = PrivacyNoise(3, False, "activations", 1)
     whole = noise.gaussian_of_samples((10, 2, 3), 0, 1, 5)

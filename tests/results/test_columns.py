@@ -19,7 +19,7 @@ HEADER = (
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
     "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,"
-    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates"
+    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
 NAMES += ("optimizer", "schedule", "loss")
@@ -39,6 +39,8 @@ TAGS = {
         "test/loss",
         "val/metric/f1",
         "test/metric/f1",
+        "privacy/clipped_share",
+        "privacy/updates_clipped",
     ),
 }
 TAGS_OF_DEVICES = {

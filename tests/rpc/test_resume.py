@@ -24,6 +24,8 @@ JOBS = {
         "participation.per_round=1",
         *("model=mobilenet_small", "model.norm=group", "pipeline.split_point=2"),
         *("aggregation.rule.name=fedyogi", "aggregation.rule.args.beta1=0.5", *INT8),
+        *("privacy.activations.noise_multiplier=0.1", "privacy.activations.max_norm=10"),
+        *("privacy.nopeek.weight=0.1", "privacy.updates.noise_multiplier=0.1"),
     ),
     "never_averaged": ("aggregation.every=0", "pipeline.labels=device", "pipeline.tail_units=2"),
 }
@@ -83,6 +85,8 @@ def test_killed_and_resumed_equals_uninterrupted(jobs, name):
         assert found == sorted(set(found)), tag
     for tag in ("train/loss", "time/epoch_s", "accuracy/test", "hparam/train_loss"):
         assert curves[tag] == uninterrupted[tag]
+    for what in ("epsilon_activations", "epsilon_updates"):
+        assert [row[what] for row in rows_of(killed[name])] == [row[what] for row in rows_of(whole[name])]
     assert curves["train/loss_by_iteration"][-1] == uninterrupted["train/loss_by_iteration"][-1]
 
 

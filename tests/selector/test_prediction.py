@@ -14,6 +14,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, Int8Model
 from pipar_rpc.models import build_meta, summarise
 from pipar_rpc.plan.node import Node
+from pipar_rpc.privacy.spec import ActivationNoiseSpec, PrivacySpec
 from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, move_seconds, needed_bytes
 from pipar_rpc.selector.prediction import Predictor, mean_iteration_s
@@ -71,6 +72,18 @@ def test_codecs_count_their_bytes_and_times():
     assert cut.stages.device_backward == pytest.approx(2 + 0.25)
     assert cut.moving_s == pytest.approx((2 + 1) / 2)  # the model up and down, every second iteration
     assert alone.iteration_s == pytest.approx(2 * (1 + 2))
+
+
+def test_mechanisms_of_the_device_count_without_codecs_too():
+    unit = UnitTimes("unit", {10: 1.0}, {10: 2.0}, 0.0, encode={10: 0.5}, decode={10: 0.25})
+    tables = np.zeros((2, 11)), np.zeros((2, 11))
+    device = DeviceFacts([unit] * 2, 1.0, 2.0, 0.0, 0.0, 10, 1, 2, crossing=Crossing(*tables, ()))
+    server = ServerFacts([UNIT] * 2, {10: 1.0})
+    predictor = Predictor(device, server, [UnitSizes(80, 1000, 0)] * 2, 1)
+    stages = predictor.candidate(1, 1).stages
+    assert (stages.device_forward, stages.device_backward) == (1.5, 2.25)
+    assert (stages.server_forward, stages.server_backward) == (1.0, 2.0)
+    assert predictor.candidate(2, 1).iteration_s == pytest.approx(2 * (1 + 2))
 
 
 def test_sizes_are_those_of_the_payloads():
@@ -136,3 +149,5 @@ def test_a_device_times_the_codecs_that_it_will_use():
     for job, sizes in ((coded, {3}), (plain, set())):
         first, *_ = DeviceProfiler(node, Stop(), job).unit_times(3, 1, 2)
         assert set(first.encode) == set(first.decode) == sizes
+    noised = replace(plain, privacy=PrivacySpec(activations=ActivationNoiseSpec(1.0, 1.0)))
+    assert set(DeviceProfiler(node, Stop(), noised).unit_times(3, 1, 2)[0].encode) == {3}

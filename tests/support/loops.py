@@ -14,6 +14,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import Criterion, LearningSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, device_layers, server_layers
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
 from pipar_rpc.privacy.gradients import PLAIN, CountedTogether, Gradients
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
@@ -55,6 +56,7 @@ def train_split(
     tail_units: int = 0,
     wrap: Wrap = lambda exchange: exchange,
     privacy: PrivacySpec = NO_PRIVACY,
+    mechanisms: CutPrivacy | None = None,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss.
 
@@ -84,6 +86,7 @@ def train_split(
             smallest=smallest,
             split_point=split_point,
             gradients=CountedTogether(own, of_tail) if tail_units else own,
+            privacy=mechanisms or CutPrivacy(),
         ),
         learning=learning,
         data=LocalData(batches),

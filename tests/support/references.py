@@ -16,6 +16,7 @@ from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model, device_layers, server_layers
+from pipar_rpc.privacy.cut import CutPrivacy
 
 SPLIT, BATCH_SIZES, EPOCHS = 2, (10, 4), 2  # 2 iterations on device 1, 5 on device 2
 SAMPLES = 20
@@ -47,9 +48,11 @@ class Reference:
         coding: Coding | None = None,
         optimizer: MakeOptimizer | None = None,
         tail: int = 0,
+        privacy: CutPrivacy | None = None,
     ) -> None:
         self.network, self.num_micro_batches = network, num_micro_batches
         self.split_point, self.coding, self.tail = split_point, coding, tail
+        self.privacy = privacy or CutPrivacy()
         halves = (device_layers(network, split_point, tail), server_layers(network, split_point, tail))
         self.optimizers = [(optimizer or self.sgd)(half) for half in halves]
 
@@ -70,12 +73,14 @@ class Reference:
             optimizer.step()
 
     def quantised(self, coding: Coding, part: Part, x: Tensor, y: Tensor) -> None:
-        """Both passes, with what the codecs make of the values at the cuts."""
+        """Both passes, with what mechanisms and codecs make of the values at the cuts."""
         last = len(self.network) - self.tail
         cuts = [(coding, self.network[self.split_point : last])]
         if self.tail:
             cuts.append((coding.before_tail(), self.network[last:]))
-        values, crossed = self.network[: self.split_point](x), []
+        activation = self.network[: self.split_point](x)
+        released = self.privacy.release(part, x, activation)
+        values, crossed = released.values, []
         for own, piece in cuts:
             sent = own.encode_activation(part, values)
             leaf = own.decode_activation(sent, x.device).clone().requires_grad_()
@@ -85,7 +90,10 @@ class Reference:
         for own, before, sent, leaf in reversed(crossed):
             assert leaf.grad is not None
             payload = own.encode_gradient(part, sent, leaf.grad)
-            before.backward(own.decode_gradient(sent, payload, x.device))
+            gradient = own.decode_gradient(sent, payload, x.device)
+            if before is not released.values:
+                before.backward(gradient)
+        activation.backward(released.gradient(gradient))
 
     def state(self) -> State:
         return {key: value.clone() for key, value in self.network.state_dict().items()}

@@ -11,6 +11,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
+from pipar_rpc.privacy.spec import DpSgdSpec, PrivacySpec
 from pipar_rpc.testbed import device_speed
 from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec
 from pipar_rpc.testbed.unit_times import NativePace, Pace, UnitTimes, interpolate, replayed
@@ -217,7 +218,7 @@ def test_a_recorded_device_takes_its_time_for_dpsgd_too():
     private = UnitTimes("one", {5: 0.2, 20: 0.5}, {10: 1.75}, 0.375)
     spec = SpeedSpec(VGG5, 1, 10, profile=(recorded,), time_scale=2.0)
     assert not spec.calibrated
-    spec = replace(spec, private=True)
+    spec = replace(spec, privacy=PrivacySpec(DpSgdSpec(1.0, 1.0, None, 1e-5)))
     assert spec.calibrated
     machine = MachineSpeed(0.1, (private,), (plain,))
     assert spec.factor(machine) == pytest.approx(9 / (0.2 + 0.75 + 0.125))

@@ -1,19 +1,26 @@
 """Networks are timed unit by unit, as they are trained."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from pipar_rpc.compression.coding import NO_CODECS
 from pipar_rpc.compression.models import ExactModel
+from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.gradients import PlainGradients
+from pipar_rpc.privacy.spec import ActivationNoiseSpec, PrivacySpec
 from pipar_rpc.selector.sizes import unit_sizes
 from pipar_rpc.testbed import unit_timer
 from pipar_rpc.testbed.unit_timer import Coder, run_once, timers
+from pipar_rpc.testbed.unit_times import UnitTimes
+from tests.support.coding import EXACT
 from tests.support.frozen import TRAINED, make, spec_of
-from tests.support.loops import CPU
+from tests.support.loops import CPU, NATIVE
+from tests.support.mechanisms import AsItIs
 from tests.support.own_network import FROZEN
 
 
@@ -98,3 +105,39 @@ def test_a_network_is_timed_as_dpsgd_trains_it():
     run_once(units, torch.zeros(2, 3, 8, 8))
     moved = {key: (own - before[key]).std() for key, own in network.named_parameters() if own.requires_grad}
     assert all(0.1 < deviation < 2 for key, deviation in moved.items() if before[key].numel() > 20)
+
+
+def test_the_device_times_its_mechanisms_at_the_cut():
+    """As part of what is encoded and decoded; distances are those of the network's input."""
+    seen = []
+
+    class Mechanism(AsItIs):
+        def release(self, part, activation):
+            seen.append("release")
+            return activation * 2
+
+        def loss(self, part, inputs, activation):
+            seen.append(tuple(inputs.shape))
+            return activation.sum()
+
+    clock = SimpleNamespace(now=0.0)
+
+    def tick():
+        clock.now += 1.0
+        return clock.now
+
+    units = timers(make("frozen_first"), CPU, tick, Coder(EXACT, privacy=CutPrivacy([Mechanism()])))
+    for _ in range(2):
+        run_once(units, torch.rand(2, 3, 8, 8))
+    assert seen == 2 * len(units) * ["release", (2, 3, 8, 8)]
+    assert all((unit.times().encode, unit.times().decode) == ({2: 2.0}, {2: 2.0}) for unit in units)
+
+
+def test_nothing_is_timed_where_nothing_is_done_at_the_cut():
+    noise = PrivacySpec(activations=ActivationNoiseSpec(1.0, 1.0))
+    assert Coder.of(NO_CODECS, PrivacySpec(secure_noise=True)) is None
+    assert Coder.of(NO_CODECS, noise) is not None
+    assert Coder.of(NO_CODECS, PrivacySpec(nopeek=1.0)) is not None
+    profile = (UnitTimes("unit", {1: 1.0}, {1: 1.0}, 0.0),)
+    assert not replace(NATIVE, profile=profile).calibrated
+    assert replace(NATIVE, profile=profile, privacy=noise).calibrated  # a profile has no times of mechanisms

@@ -10,6 +10,9 @@ from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.data import Images, Transform
 from pipar_rpc.learning import Criterion, LossSpec
 from pipar_rpc.learning.metrics import Metrics, MetricSpec
+from pipar_rpc.privacy.noise import PrivacyNoise
+from pipar_rpc.privacy.registry import build_cut_privacy
+from pipar_rpc.privacy.spec import ActivationNoiseSpec, PrivacySpec
 from pipar_rpc.training.evaluation import BATCH_SIZE, Evaluator
 from tests.support.loops import CPU
 
@@ -108,3 +111,22 @@ def made_inputs(labels):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (len(labels), 1, 2, 2), dtype=torch.uint8)
     return Transform((0.5,), (0.25,)).normalise(images)
+
+
+def test_a_network_may_be_evaluated_with_noise_at_the_cut():
+    labels = torch.arange(COUNT) % 3
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 3))
+    made, _, _ = evaluator(network, labels, LossSpec())
+    spec = PrivacySpec(nopeek=1.0, activations=ActivationNoiseSpec(1.0, 0.5))
+    cut = 2, 0, Coding(CodingSpec()), build_cut_privacy(spec, seed=7)
+    noised, plain = (made.measure(network.state_dict(), "test", own) for own in (cut, None))
+    assert noised.loss == made.measure(network.state_dict(), "test", cut).loss  # drawn alike
+    noise, loss = PrivacyNoise(7, False, "activations", 0).gaussian_of_samples((BATCH_SIZE, 8), 0, 1, 0), 0.0
+    images = made._sets["test"].read(torch.arange(COUNT), None)[0]
+    hidden = network[:2](Transform((0.5,), (0.25,)).normalise(images)).detach()
+    hidden = hidden / hidden.norm(dim=1, keepdim=True).clamp(min=1)
+    for chosen in torch.arange(COUNT).split(BATCH_SIZE):
+        outputs = network[2](hidden[chosen] + 0.5 * noise[: len(chosen)].float())
+        loss += float(F.cross_entropy(outputs, labels[chosen], reduction="sum").detach())
+    assert noised.loss == pytest.approx(loss / COUNT, rel=1e-5)
+    assert noised.loss != plain.loss

@@ -63,6 +63,20 @@ def coded_name(activations: str, gradients: str, models: str) -> str:
     return "" if set(names) == {NONE} else "_" + "-".join(dict.fromkeys(names))
 
 
+def protected_name(_root_: DictConfig) -> str:
+    """How the name of a job's folder ends: with its privacy mechanisms, if any are on."""
+    own = _root_.privacy
+    on = {
+        "dpsgd": own.dpsgd.noise_multiplier is not None or own.dpsgd.target_epsilon is not None,
+        "activations": own.activations.noise_multiplier is not None,
+        "nopeek": own.nopeek.weight > 0,
+        "cut": own.cut._target_ is not None,
+        "updates": own.updates.noise_multiplier is not None,
+        "labels": _root_.pipeline.labels == "device",
+    }
+    return "".join(f"_{name}" for name, is_on in on.items() if is_on)
+
+
 def choices() -> str:
     """The configuration groups with their choices, also those of --config-dir, in short lines for --help."""
     loader = GlobalHydra.instance().config_loader()
@@ -80,6 +94,7 @@ def choices() -> str:
 OmegaConf.register_new_resolver("choices", choices, replace=True)  # ${choices:}
 OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:strategy,P,N,profile_iterations}
 OmegaConf.register_new_resolver("coded", coded_name, replace=True)  # ${coded:activations,gradients,models}
+OmegaConf.register_new_resolver("protected", protected_name, replace=True)  # ${protected:}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.compression.coding import CodingSpec
-from pipar_rpc.compression.registry import CodecSpec
+from pipar_rpc.compression.registry import NONE, CodecSpec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.learning import LearningSpec
 from pipar_rpc.models import ModelSpec
@@ -86,6 +86,12 @@ class DeviceJob:
         """The name of the codecs in results: of activations, gradients and models, or the one of all."""
         labels = [spec.label for spec in (self.coding.activations, self.coding.gradients, self.model_codec)]
         return labels[0] if len(set(labels)) == 1 else "/".join(labels)
+
+    @property
+    def protection(self) -> str:
+        """The name of the privacy mechanisms in results, and of labels that stay on the device."""
+        names = (self.privacy.label, "labels" if self.labels_stay else "")
+        return "+".join(filter(None, names)) or NONE
 
     @property
     def links_emulated(self) -> bool:

@@ -89,6 +89,18 @@ class PrivacySpec:
         return self.dpsgd is not None and self.dpsgd.sampling == POISSON
 
     @property
+    def label(self) -> str:
+        """The mechanisms that are on, as results name them; empty for none."""
+        mechanisms = {
+            "dpsgd": self.dpsgd,
+            "activations": self.activations,
+            "nopeek": self.nopeek,
+            "cut": self.cut,
+            "updates": self.updates,
+        }
+        return "+".join(name for name, on in mechanisms.items() if on)
+
+    @property
     def changes_activations(self) -> bool:
         """Whether something else leaves the device than its activations."""
         return self.activations is not None or self.cut is not None

@@ -22,6 +22,7 @@ class _Method(NamedTuple):
     num_devices: str
     batch_size: str
     compression: str
+    privacy: str
 
     @classmethod
     def of(cls, run: Run) -> "_Method":
@@ -29,7 +30,8 @@ class _Method(NamedTuple):
 
     def __str__(self) -> str:
         size = f"K = {self.num_devices}, batch size {self.batch_size}"
-        return f"{self.label} with {self.model}, {size}, compression {self.compression}"
+        how = f"compression {self.compression}, privacy {self.privacy}"
+        return f"{self.label} with {self.model}, {size}, {how}"
 
 
 def with_times_of(runs: Sequence[Run], timed: Sequence[Run]) -> list[Run]:

@@ -32,4 +32,12 @@ PRIVACY = (
         "privacy/updates_clipped",
         digits=4,
     ),
+    Column(
+        "privacy",
+        "privacy mechanisms that are on, and `labels` where these stay on the device; `none`, or a single "
+        "value if all have the same",
+        devices="each",
+        hparam="setting",
+        figure=False,
+    ),
 )

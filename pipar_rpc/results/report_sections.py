@@ -14,7 +14,7 @@ from pipar_rpc.results.time_to_accuracy import compare
 
 PUBLISHED = "published, other hardware"
 MEASURED_BY_THE_PAPER = ("4g", "4g_plus", "wifi")
-CASE = ("model", "network", "K", "testbed", "codecs")
+CASE = ("model", "network", "K", "testbed", "codecs", "privacy")
 
 
 def ratio(above: float, below: float) -> str:

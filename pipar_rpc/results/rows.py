@@ -24,6 +24,7 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "network": labels.network,
         "testbed": labels.testbed,
         "compression": _joined([device.compression for device in devices]),
+        "privacy": _joined([device.protection for device in devices]),
         "optimizer": devices[0].learning.optimizer.called,
         "schedule": devices[0].learning.schedule.called,
         "loss": devices[0].learning.loss.called,

@@ -19,6 +19,7 @@ from pipar_rpc.results.run_files import CONFIG, ROWS, runs_in
 
 ORDER = ("fl", "sl", "sfl", "pipar")
 UNCOMPRESSED = "none"  # also the runs of versions without codecs
+UNPROTECTED = "none"  # also the runs of versions without privacy mechanisms
 NETWORKS = ("4g", "4g_plus", "wifi", "none")
 NO_METHOD = (  # keys in which runs of one method may differ; P and N are in the label
     *("seed", "epochs", "until", "pipeline", "timeline", "enable_val", "enable_test", "enable_device_val"),
@@ -41,19 +42,22 @@ class Case(NamedTuple):
     num_devices: str
     testbed: str
     compression: str
+    privacy: str
 
     @property
     def setting(self) -> str:
         """The settings without the network, as text."""
         codecs = "" if self.compression == UNCOMPRESSED else f", {self.compression}"
-        return f"{self.model}, K = {self.num_devices}, {self.testbed}{codecs}"
+        privacy = "" if self.privacy == UNPROTECTED else f", {self.privacy}"
+        return f"{self.model}, K = {self.num_devices}, {self.testbed}{codecs}{privacy}"
 
     @property
-    def place(self) -> tuple[str, str, int, str, tuple[int, str]]:
+    def place(self) -> tuple[str, str, int, str, str, tuple[int, str]]:
         """The key that sorts cases as a report does."""
         known = NETWORKS.index(self.network) if self.network in NETWORKS else len(NETWORKS)
         compression = "" if self.compression == UNCOMPRESSED else self.compression
-        return self.testbed, self.model, -int(self.num_devices), compression, (known, self.network)
+        privacy = "" if self.privacy == UNPROTECTED else self.privacy
+        return self.testbed, self.model, -int(self.num_devices), compression, privacy, (known, self.network)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Run:
 
     def text(self, column: str) -> str:
         """Returns the last epoch's cell."""
-        default = UNCOMPRESSED if column == "compression" else ""
+        default = {"compression": UNCOMPRESSED, "privacy": UNPROTECTED}.get(column, "")
         return self.rows[-1].get(column) or default
 
     def curve(self, column: str) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipar_rpc.results.csv_table import cell
-from pipar_rpc.results.runs import ORDER, UNCOMPRESSED, Run
+from pipar_rpc.results.runs import ORDER, UNCOMPRESSED, UNPROTECTED, Run
 
 ACCURACIES = ("test_accuracy", "val_accuracy")  # the first that was measured is compared
 
@@ -145,8 +145,8 @@ def _common_target(runs: Sequence[Run], column: str) -> float:
 def _label(run: Run) -> str:
     chosen = run.method.get("selector.profile_iterations", "0") != "0"  # then they may differ between seeds
     cuts = f"{run.strategy}, P and N chosen" if chosen else run.label
-    codecs = run.text("compression")
-    return cuts if codecs == UNCOMPRESSED else f"{cuts}, {codecs}"
+    named = (run.text("compression"), UNCOMPRESSED), (run.text("privacy"), UNPROTECTED)
+    return ", ".join([cuts, *(text for text, usual in named if text != usual)])
 
 
 def _methods(runs: Sequence[Run]) -> tuple[Method, ...]:

@@ -19,10 +19,10 @@ HEADER = (
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
     "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,"
-    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped"
+    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped,privacy"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
-NAMES += ("optimizer", "schedule", "loss")
+NAMES += ("optimizer", "schedule", "loss", "privacy")
 TAGS = {
     *("time/epoch_s", "time/iteration_s", "time/iteration_bound_s", "time/iteration_predicted_s"),
     *("time/efficiency", "time/overlap", "pipeline/split_point", "pipeline/num_micro_batches"),
@@ -51,13 +51,14 @@ TAGS_OF_DEVICES = {
 SETTINGS = {
     *("strategy", "model", "data", "partition", "network", "testbed", "num_devices", "split_point"),
     *("num_micro_batches", "batch_size", "seed", "compression", "optimizer", "schedule", "loss"),
+    "privacy",
 }
 OVER_EPOCHS = (
     *("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps"),
     "compression_ratio",
 )
 LEARNED = ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy")
-ONE_OR_EACH = ("split_point", "num_micro_batches", "batch_size", "compression")
+ONE_OR_EACH = ("split_point", "num_micro_batches", "batch_size", "compression", "privacy")
 
 
 def row(epoch):

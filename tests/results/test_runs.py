@@ -34,8 +34,11 @@ def test_in_split_learning_the_devices_follow_each_other(sweep):
 
 def test_the_fastest_run_of_each_strategy_is_compared(sweep):
     cases = best(load([sweep]), 100)
-    assert list(cases) == [("resnet18", "4g", "4", "pi", "none", "none"), ("vgg5", "4g", "4", "pi", "none")]
-    assert [run.label for run in cases["vgg5", "4g", "4", "pi", "none"].values()] == [
+    assert list(cases) == [
+        ("resnet18", "4g", "4", "pi", "none", "none"),
+        ("vgg5", "4g", "4", "pi", "none", "none"),
+    ]
+    assert [run.label for run in cases["vgg5", "4g", "4", "pi", "none", "none"].values()] == [
         *("fl", "sl P=1", "sfl P=1", "pipar P=1 N=5")
     ]
 

@@ -63,16 +63,9 @@ def build_device(
         fill(layers, state)
         exchange = _open_exchange(job, node, stop, port, instruments, numbers)
         dropout = DropoutStreams(layers, job.seed, job.rank)
-        return Cut(
-            layers=layers,
-            exchange=exchange,
-            coding=coding_of(job),
-            num_micro_batches=job.num_micro_batches,
-            dropout=dropout,
-            speed=job.speed,
-            smallest=job.smallest,
-            gradients=_gradients(job, layers, slice(0, job.split_point)),
-        )
+        own = _gradients(job, layers, slice(0, job.split_point))
+        number, speed = job.num_micro_batches, job.speed
+        return Cut(layers, exchange, coding_of(job), number, dropout, speed, job.smallest, own)
 
     return Device(
         name=job.name,

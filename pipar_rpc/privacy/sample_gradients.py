@@ -63,11 +63,12 @@ class SampleGradients:
     ) -> Any:
         """Notes a call of a layer, and waits for the gradient of its (first) output."""
         first = output[0] if isinstance(output, tuple) else output
+        call = Pass(layer, args, kwargs, versions_of(args), first.grad_fn)
         if not first.requires_grad:  # nothing before is trained
-            first = first.detach().requires_grad_()
-        if first.is_leaf or first._is_view():  # the next layer may work in place, which would undo the hook
+            first = _Differentiable.apply(first, torch.empty(0, requires_grad=True))
+        if first._is_view():  # the next layer may work in place, which would undo the hook
             first = first.clone()
-        first.register_hook(partial(self._collect, sampler, Pass(layer, args, kwargs, versions_of(args))))
+        first.register_hook(partial(self._collect, sampler, call))
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     def _collect(self, sampler: Sampler, call: Pass, gradient: Tensor) -> None:
@@ -78,6 +79,21 @@ class SampleGradients:
             for parameter, own in sampler(call, gradient.detach()).items():
                 other = self._found.get(parameter)  # of a layer that is used twice, or a tied parameter
                 self._found[parameter] = Whole(other.whole() + own.whole()) if other else own
+
+
+class _Differentiable(torch.autograd.Function):
+    """The same tensor as one that a gradient reaches; a copy would take as long as a small layer."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, anchor: Tensor) -> Tensor:
+        """Returns `values`; `anchor` requires a gradient."""
+        ctx.mark_dirty(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The gradient goes no further."""
+        return None, None
 
 
 def _trained(module: nn.Module) -> Iterator[nn.Module]:

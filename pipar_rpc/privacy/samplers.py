@@ -39,17 +39,17 @@ class Whole:
     values: Tensor
 
     def squared_norms(self) -> Tensor:
-        """Returns the squares of the L2 norms, shape [b]."""
+        """See `Contribution.squared_norms`."""
         norms: Tensor = torch.linalg.vector_norm(self.values.flatten(1), dim=1)
         return norms.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Returns the sum over samples with these weights, in the shape of the parameter."""
+        """See `Contribution.weighted_sum`."""
         total: Tensor = weights @ self.values.flatten(1)
         return total.view(self.values.shape[1:])
 
     def whole(self) -> Tensor:
-        """Returns all of them, shape [b, ...]."""
+        """See `Contribution.whole`."""
         return self.values
 
 
@@ -66,15 +66,15 @@ class Outer:
     gradients: Tensor
 
     def squared_norms(self) -> Tensor:
-        """Returns the squares of the L2 norms, shape [b]."""
+        """See `Contribution.squared_norms`."""
         return self.inputs.square().sum(1) * self.gradients.square().sum(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Returns the sum over samples with these weights, in the shape of the parameter."""
+        """See `Contribution.weighted_sum`."""
         return (self.gradients * weights[:, None]).T @ self.inputs
 
     def whole(self) -> Tensor:
-        """Returns all of them, shape [b, ...]."""
+        """See `Contribution.whole`."""
         return self.gradients[:, :, None] * self.inputs[:, None, :]
 
 
@@ -86,12 +86,14 @@ class Pass:
         layer: the layer.
         args, kwargs: what it was called with.
         versions: versions of the tensors among `args`, by which it is noticed if they are overwritten.
+        node: autograd's node of the output; None if it has none.
     """
 
     layer: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     versions: tuple[int, ...]
+    node: Any = None
 
     def check_unchanged(self) -> None:
         """Raises UserError if a later layer has worked in place on what this one was given."""
@@ -142,7 +144,10 @@ def _linear(call: Pass, gradient: Tensor) -> Found:
 
 
 def _group_norm(call: Pass, gradient: Tensor) -> Found:
-    """As Opacus, from sums over a channel's pixels instead of the normalised input, which is faster."""
+    """As Opacus, from sums over a channel's pixels instead of the normalised input.
+
+    Allocating memory for another tensor of that size takes longer than the sums.
+    """
     layer, x = call.layer, call.args[0].detach()
     assert isinstance(layer, nn.GroupNorm)
     count, channels = x.shape[:2]
@@ -151,11 +156,22 @@ def _group_norm(call: Pass, gradient: Tensor) -> Found:
     if layer.bias.requires_grad:
         found[layer.bias] = Whole(sums)
     if layer.weight.requires_grad:
-        sizes = (count, channels, flat.shape[2], layer.num_groups, layer.eps)
-        _, *of_groups = torch.native_group_norm(x.contiguous(), None, None, *sizes)
+        of_groups = _moments(layer, call, x, flat.shape[2])
         mean, scale = (own.repeat_interleave(channels // layer.num_groups, 1) for own in of_groups)
-        found[layer.weight] = Whole((torch.linalg.vecdot(flat, slopes) - mean * sums) * scale)
+        pairs = (own.reshape(count * channels, -1) for own in (flat, slopes))
+        products = torch.bmm(*(own.unsqueeze(axis) for axis, own in enumerate(pairs, start=1)))
+        found[layer.weight] = Whole((products.view(count, channels) - mean * sums) * scale)
     return found
+
+
+def _moments(layer: nn.GroupNorm, call: Pass, x: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each sample's groups; autograd keeps them if anything before trains."""
+    node = call.node
+    if node is not None and type(node).__name__ == "NativeGroupNormBackward0":
+        return node._saved_result1, node._saved_result2
+    sizes = (x.shape[0], x.shape[1], pixels, layer.num_groups, layer.eps)
+    _, mean, scale = torch.native_group_norm(x.contiguous(), None, None, *sizes)
+    return mean, scale
 
 
 OWN: Mapping[type, Sampler] = {nn.Linear: _linear, nn.GroupNorm: _group_norm}

@@ -12,6 +12,7 @@ from pipar_rpc.coordination.build import fill
 from pipar_rpc.data import Batches, Images
 from pipar_rpc.learning import LearningSpec, LossSpec, OptimizerSpec
 from pipar_rpc.models import DropoutStreams, ModelSpec, Norm, build_model
+from pipar_rpc.models.freezing import freeze
 from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
 from pipar_rpc.privacy.spec import DpSgdSpec, PrivacySpec
 from pipar_rpc.timing.timeline import Timeline
@@ -50,6 +51,8 @@ def built(name):
     torch.manual_seed(0)
     if name == "vgg5":
         return vgg5()
+    if name == "frozen_convolution":
+        return freeze(vgg5(), ("conv1.0", "conv2.0.bias"))
     if name in {"transformer", "convolutions"}:
         network = nn.Sequential(*getattr(dpsgd, name)(SHAPE, CLASSES))
         network(torch.zeros(2, *SHAPE))  # for layers that find their sizes out
@@ -82,6 +85,7 @@ def train_single(network, batches, split_point, max_norm, noise=0.0, tail=0):
         ("vgg5", (1, 3, 5)),
         ("convolutions", (1, 2, 4)),
         ("transformer", (1, 2, 3)),
+        ("frozen_convolution", (1, 2)),
         ("pooling_first", (1, 2, 4)),
         ("frozen_middle", (1, 2, 3)),
         ("frozen_last", (1, 2)),

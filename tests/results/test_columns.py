@@ -36,6 +36,7 @@ TAGS = {
         "devices/trained",
         "train/learning_rate",
         "val/loss",
+        "privacy/clipped_share",
         "test/loss",
         "val/metric/f1",
         "test/metric/f1",

@@ -28,11 +28,10 @@ from yaml import YAMLError
 
 from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
-from pipar_rpc.compression.registry import NONE
+from pipar_rpc.folder_names import coded_name, cut_name, protected_name
 from pipar_rpc.objective import check_objective, for_sweeper, variants
 from pipar_rpc.plan.load import one_line, quoted
 from pipar_rpc.plan.schema import Config
-from pipar_rpc.plan.strategies import STRATEGIES, Strategy
 
 HYDRA_VERSION = "1.3"
 CONFIG = "config"
@@ -45,36 +44,6 @@ def config_dir() -> Path:
     """conf/: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
-
-
-def cut_name(strategy: str, split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
-    """How the name of a job's folder ends: with P and N as far as it has them, or that they are selected."""
-    if profile_iterations:
-        return "_selected"
-    does = STRATEGIES.get(strategy, Strategy(pipelined=True))
-    if does.whole_network:
-        return ""
-    return f"_P{split_point}" + (f"_N{num_micro_batches}" if does.pipelined else "")
-
-
-def coded_name(activations: str, gradients: str, models: str) -> str:
-    """How the name of a job's folder ends: with its codecs, if there are any."""
-    names = (activations, gradients, models)
-    return "" if set(names) == {NONE} else "_" + "-".join(dict.fromkeys(names))
-
-
-def protected_name(_root_: DictConfig) -> str:
-    """How the name of a job's folder ends: with its privacy mechanisms, if any are on."""
-    own = _root_.privacy
-    on = {
-        "dpsgd": own.dpsgd.noise_multiplier is not None or own.dpsgd.target_epsilon is not None,
-        "activations": own.activations.noise_multiplier is not None,
-        "nopeek": own.nopeek.weight > 0,
-        "cut": own.cut._target_ is not None,
-        "updates": own.updates.noise_multiplier is not None,
-        "labels": _root_.pipeline.labels == "device",
-    }
-    return "".join(f"_{name}" for name, is_on in on.items() if is_on)
 
 
 def choices() -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from pipar_rpc import hydra_compose
+from pipar_rpc.folder_names import protected_name
 from tests.support.configuration import plan
 from tests.support.overrides import SMALL
 from tests.support.processes import ROOT
@@ -12,7 +13,7 @@ CHOICES = sorted(path.stem for path in (ROOT / "conf" / "privacy").glob("*.yaml"
 
 
 def folder_of(*overrides):
-    return hydra_compose.protected_name(_root_=hydra_compose.compose(overrides)[0])
+    return protected_name(_root_=hydra_compose.compose(overrides)[0])
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -141,11 +141,12 @@ def check_dpsgd(jobs: Sequence[DeviceJob], output_shape: tuple[int, ...], labels
     if first is None:
         return
     with torch.random.fork_rng(devices=[]):
-        network = build_model(first.model)
+        torch.manual_seed(0)
+        network, inputs = build_model(first.model), first.model.make_input(3, "cpu")
     if has_batch_statistics(network):
         mixes = "batch norm mixes the samples of a mini-batch, so that none has a gradient of its own"
         raise UserError(f"privacy.dpsgd: {mixes}: choose model.norm=group (or none)")
-    check_network(network, first.model.make_input(3, "cpu"), any(job.privacy.poisson for job in jobs))
+    check_network(network, inputs, any(job.privacy.poisson for job in jobs))
     loss, some = first.learning.loss, _of_each_class(labels, output_shape)
     outputs = torch.linspace(-1, 1, len(some) * prod(output_shape)).sin().view(len(some), *output_shape)
     criterion = Criterion(loss)

@@ -76,6 +76,7 @@ def laplace_epsilon(noise_multiplier: float, releases: int) -> float:
     return math.inf if noise_multiplier == 0 else releases / noise_multiplier
 
 
+@cache
 def noise_for(key: str, target_epsilon: float, sample_rate: float, steps: int, delta: float) -> float:
     """Finds the least noise multiplier with which so many steps stay within an epsilon, by Opacus' search.
 

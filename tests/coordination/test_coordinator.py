@@ -16,6 +16,8 @@ from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.plan.deadlines import Deadlines, DeadlineSpec
+from pipar_rpc.privacy.gradients import NOTHING
+from pipar_rpc.privacy.ledger import Ledger
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Busy, Stage, Timeline
 from pipar_rpc.training.device_loop import Device
@@ -54,6 +56,9 @@ class Half:
 
     def load(self, state):
         self.number = state["server"].clone()
+
+    def clipped(self):
+        return NOTHING
 
 
 class Remote:
@@ -194,7 +199,7 @@ def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved
     shown = (other.progress, other.outputs, [])
     monkeypatch.setattr(TrainingLoop, "_report", lambda self, ended, last: self.rows.append(ended))
     monkeypatch.setattr(TrainingLoop, "_note_exposed", lambda *_: None)
-    kept = (other.saver, other.best, other.ledger)
+    kept = (other.saver, other.best, Ledger([]))
     loop = TrainingLoop(0, other.plan, coordinator, None, other.evaluator, *kept, other.observer, *shown)
     loop.run(Position())
     assert loop.rows == [other.ended]

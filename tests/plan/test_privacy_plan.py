@@ -7,7 +7,7 @@ from opacus.accountants.utils import get_noise_multiplier
 from torch import nn
 
 from tests.support.configuration import message, plan
-from tests.support.overrides import SMALL
+from tests.support.overrides import SMALL, merged
 
 ON = (*SMALL, "privacy.dpsgd.noise_multiplier=1")
 GROUP = (*ON, "model.norm=group")
@@ -59,12 +59,17 @@ def test_a_device_alone_may_have_it():
 
 @pytest.mark.filterwarnings("ignore:Optimal order")
 def test_noise_for_a_target_is_found_for_all_epochs_of_each_device():
-    options = (*SMALL, "model.norm=group", "epochs=3", "privacy.dpsgd.target_epsilon=5")
+    options = (
+        *merged(*SMALL, "batch_size=5"),
+        "model.norm=group",
+        "epochs=3",
+        "privacy.dpsgd.target_epsilon=5",
+    )
     first = plan(*options, "devices.overrides.2.batch_size=4", world_size=3)
     assert first.lacks_noise
     found = first.with_noise([20, 22])
     assert not found.lacks_noise
-    for noise, rate, steps in zip(found.noise, (10 / 20, 4 / 22), (3 * 2, 3 * 6), strict=True):
+    for noise, rate, steps in zip(found.noise, (5 / 20, 4 / 22), (3 * 4, 3 * 6), strict=True):
         assert noise == get_noise_multiplier(
             target_epsilon=5, target_delta=1e-5, sample_rate=rate, steps=steps, accountant="rdp"
         )

@@ -121,7 +121,7 @@ def convolutions(input_shape: tuple[int, ...], num_classes: int) -> list[nn.Modu
     """Options of convolutions, layers that work in place, dropout and no bias."""
     first = nn.Sequential(nn.Conv2d(input_shape[0], 4, 3, padding=1), nn.ReLU(inplace=True))
     second = nn.Sequential(
-        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, groups=2, bias=False),
+        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, groups=2),  # whose bias does not matter
         nn.InstanceNorm2d(8, affine=True),
         nn.ReLU(inplace=True),
     )

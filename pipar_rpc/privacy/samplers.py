@@ -143,6 +143,23 @@ def _linear(call: Pass, gradient: Tensor) -> Found:
     return found
 
 
+def _conv2d(call: Pass, gradient: Tensor) -> Found:
+    """As Opacus, but group by group: it multiplies all groups with each other and keeps the diagonal."""
+    from opacus.utils.tensor_utils import unfold2d
+
+    layer, x, found = call.layer, call.args[0].detach(), Found()
+    assert isinstance(layer, nn.Conv2d)
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = Whole(gradient.flatten(2).sum(2))
+    if layer.weight.requires_grad:
+        where = {"padding": layer.padding, "stride": layer.stride, "dilation": layer.dilation}
+        patches = unfold2d(x, kernel_size=layer.kernel_size, **where)
+        parts, pixels = len(x) * layer.groups, patches.shape[-1]
+        slopes, patches = (own.reshape(parts, -1, pixels) for own in (gradient, patches))
+        found[layer.weight] = Whole(torch.bmm(slopes, patches.transpose(1, 2)).view(-1, *layer.weight.shape))
+    return found
+
+
 def _group_norm(call: Pass, gradient: Tensor) -> Found:
     """As Opacus, from sums over a channel's pixels instead of the normalised input.
 
@@ -174,7 +191,7 @@ def _moments(layer: nn.GroupNorm, call: Pass, x: Tensor, pixels: int) -> tuple[T
     return mean, scale
 
 
-OWN: Mapping[type, Sampler] = {nn.Linear: _linear, nn.GroupNorm: _group_norm}
+OWN: Mapping[type, Sampler] = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.GroupNorm: _group_norm}
 
 
 def _by_vmap(call: Pass, gradient: Tensor) -> Found:

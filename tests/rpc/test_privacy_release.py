@@ -81,7 +81,10 @@ def reference(name):
     codec = INT8 if name == "pipar" else CodingSpec()
     specs = SPECS if name == "pipar" else [PrivacySpec(cut=Choice(target=OWN) if name == "own" else None)] * 2
     devices = [
-        Reference(copy.deepcopy(network), 2, number, Coding(codec, 0, rank), build_cut_privacy(spec, 0, rank))
+        Reference(
+            *(copy.deepcopy(network), 2, number, Coding(codec, 0, rank)),
+            privacy=build_cut_privacy(spec, 0, rank),
+        )
         for rank, spec in enumerate(specs, start=1)
     ]
     rule = references.server_adam(**ADAM) if name == "adam" else references.fedavg

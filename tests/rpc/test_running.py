@@ -11,6 +11,7 @@ from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.data import Batches, DataSpec, Transform, load_train_part, open_source
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.results.columns import COLUMNS
+from pipar_rpc.results.privacy_columns import PRIVACY
 from tests.support.commands import run_here
 from tests.support.loops import assert_close
 from tests.support.overrides import SMALL
@@ -167,6 +168,7 @@ def test_tensorboard_has_every_figure_of_every_epoch(repeated):
     of_codecs = {"device_coding_s", "server_coding_s"}
     not_asked_for = of_the_selector | of_codecs | {"overlap", "device_val_accuracy"}
     not_asked_for |= {"val_metrics", "test_metrics", "coded_test_accuracy"}
+    not_asked_for |= {column.name for column in PRIVACY}
     wanted = {column.tag for name, column in COLUMNS.items() if column.tag and name not in not_asked_for}
     per_device = {tag for tag in wanted if "_per_device/" in tag}
     assert wanted - per_device <= tags

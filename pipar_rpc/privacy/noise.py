@@ -6,7 +6,7 @@ the seed can take the noise away. Secure noise comes from the system's generator
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pipar_rpc.base import random_streams
 
 Numbers = NDArray[np.float64]
 Words = NDArray[np.uint64]
+BLOCK = 4096  # numbers that are computed at a time: they stay in the cache, and the allocator has such pieces
 
 
 class _Gaussian:
@@ -33,15 +34,18 @@ class _Gaussian:
         return pairs + -(-pairs // 2)
 
     @staticmethod
-    def numbers(words: Words, length: int) -> Numbers:
+    def fill(words: Words, out: Numbers) -> None:
+        """Turns the words of one sample into its numbers."""
+        length = len(out)
         pairs = -(-length // 2)
-        radii = np.sqrt(-2 * np.log(_uniform(words[:, :pairs])))
-        bits = np.ascontiguousarray(words[:, pairs:]).view(np.uint32)[:, :pairs]
-        angles = bits.astype(np.float32) * np.float32(2 * math.pi * 2.0**-32)
-        drawn = np.empty((len(words), length))
-        np.multiply(radii, np.cos(angles), out=drawn[:, :pairs])
-        np.multiply(radii[:, : length - pairs], np.sin(angles)[:, : length - pairs], out=drawn[:, pairs:])
-        return drawn
+        bits = words[pairs:].view(np.uint32)
+        for begin in range(0, pairs, BLOCK):
+            end = min(begin + BLOCK, pairs)
+            radii = np.sqrt(-2 * np.log(_uniform(words[begin:end])))
+            angles = bits[begin:end].astype(np.float32) * np.float32(2 * math.pi * 2.0**-32)
+            out[begin:end] = radii * np.cos(angles)
+            second = min(pairs + end, length)
+            out[pairs + begin : second] = (radii * np.sin(angles))[: second - pairs - begin]
 
 
 class _Laplace:
@@ -52,10 +56,11 @@ class _Laplace:
         return length
 
     @staticmethod
-    def numbers(words: Words, length: int) -> Numbers:
-        centred = _uniform(words) - 0.5
-        drawn: Numbers = -np.sign(centred) * np.log1p(-2 * np.abs(centred))
-        return drawn
+    def fill(words: Words, out: Numbers) -> None:
+        """Turns the words of one sample into its numbers."""
+        for begin in range(0, len(out), BLOCK):
+            centred = _uniform(words[begin : begin + BLOCK]) - 0.5
+            out[begin : begin + BLOCK] = -np.sign(centred) * np.log1p(-2 * np.abs(centred))
 
 
 Distribution = type[_Gaussian] | type[_Laplace]
@@ -107,13 +112,15 @@ class PrivacyNoise:
     ) -> Tensor:
         count, length = shape[0], math.prod(shape[1:])
         needed = distribution.words(length)  # of 64 bits, for each sample
-        words = self._words(count * needed, first * needed, where).reshape(count, needed)
-        return torch.from_numpy(distribution.numbers(words, length)).reshape(tuple(shape))
+        drawn, words = np.empty((count, length)), self._words(first * needed, where)
+        for sample in drawn:
+            distribution.fill(words(needed), sample)
+        return torch.from_numpy(drawn).reshape(tuple(shape))
 
-    def _words(self, count: int, after: int, where: Sequence[str | int]) -> Words:
-        """So many random words, after others that are left out."""
+    def _words(self, after: int, where: Sequence[str | int]) -> Callable[[int], Words]:
+        """Returns a function that draws so many random words at a time, after others that are left out."""
         if self._secure:
-            return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+            return lambda count: np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
         bits = np.random.PCG64(random_streams.sequence(self._seed, "privacy", *self._stream, *where))
         bits.advance(after)
-        return bits.random_raw(count)
+        return bits.random_raw

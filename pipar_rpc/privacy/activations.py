@@ -1,5 +1,7 @@
 """Clipping and noise of what leaves a device: differential privacy of inputs towards whoever receives it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,10 +21,31 @@ def clipped(values: Tensor, max_norm: float, order: int) -> Tensor:
         max_norm: C, above 0 and finite.
         order: 1 or 2, the norm's order.
     """
-    flat = values.flatten(1) if values.dim() > 1 else values[:, None]
-    norms = torch.linalg.vector_norm(flat, order, dim=1, dtype=torch.float64)
-    factors: Tensor = (max_norm / norms.clamp(min=max_norm)).to(values.dtype)
-    return values * factors.view(-1, *[1] * (values.dim() - 1))
+    kept: Tensor = _Clip.apply(values.flatten(1) if values.dim() > 1 else values[:, None], max_norm, order)
+    return kept.view(values.shape)
+
+
+class _Clip(torch.autograd.Function):
+    """Clips rows. Autograd's own way through the norm makes several copies in double precision."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, max_norm: float, order: int) -> Tensor:
+        norms = torch.linalg.vector_norm(rows, order, dim=1, keepdim=True, dtype=torch.float64)
+        factors = (max_norm / norms.clamp(min=max_norm)).to(rows.dtype)
+        ctx.save_for_backward(rows, norms, factors)
+        ctx.max_norm, ctx.order = max_norm, order
+        kept: Tensor = rows * factors
+        return kept
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """g C / n - <g, x> C / n^2 dn/dx for rows x of norm n > C, g for the others."""
+        rows, norms, factors = ctx.saved_tensors
+        inner = torch.bmm(gradient.unsqueeze(1), rows.unsqueeze(2)).view(-1, 1)
+        slope = rows if ctx.order == 2 else rows.sign()  # dn/dx, for order 2 times n
+        weights = -inner * ctx.max_norm / norms**2 / (norms if ctx.order == 2 else 1)
+        weights = weights.masked_fill(norms <= ctx.max_norm, 0).to(rows.dtype)
+        return (gradient * factors).addcmul_(slope, weights), None, None
 
 
 class ActivationNoise:

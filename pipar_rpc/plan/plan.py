@@ -179,6 +179,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     for job, size in zip(devices, sizes or (), strict=False):
         with _named(job.rank, config):
             check_samples(job, size)
+            with_noise(job, size, config.epochs)
     config.num_devices = num_devices
     lengths = [-(-size // job.batch_size) for job, size in zip(devices, sizes or (), strict=False)]
     copies = check_learning(config, network, some_labels(source), max(lengths, default=1))

@@ -145,7 +145,9 @@ def check_dpsgd(jobs: Sequence[DeviceJob], output_shape: tuple[int, ...], labels
         network, inputs = build_model(first.model), first.model.make_input(3, "cpu")
     if has_batch_statistics(network):
         mixes = "batch norm mixes the samples of a mini-batch, so that none has a gradient of its own"
-        raise UserError(f"privacy.dpsgd: {mixes}: choose model.norm=group (or none)")
+        own = first.model.target
+        remedy = f"model._target_={own} needs other layers" if own else "choose model.norm=group (or none)"
+        raise UserError(f"privacy.dpsgd: {mixes}: {remedy}")
     check_network(network, inputs, any(job.privacy.poisson for job in jobs))
     loss, some = first.learning.loss, _of_each_class(labels, output_shape)
     outputs = torch.linspace(-1, 1, len(some) * prod(output_shape)).sin().view(len(some), *output_shape)

@@ -18,7 +18,7 @@ def _check_delta(key: str, delta: float) -> None:
 
 def _check_noise(key: str, noise: float | None) -> None:
     allowed = noise is None or 0 <= noise < float("inf")
-    require(allowed, f"{key}.noise_multiplier", noise, "0 or more, or null for none")
+    require(allowed, f"{key}.noise_multiplier", noise, "0 or more and finite, or null for none")
 
 
 class Sampling(StrEnum):
@@ -56,7 +56,8 @@ class DpSgdConfig:
             target,
             "null with privacy.dpsgd.noise_multiplier: it decides the noise",
         )
-        require(self.max_grad_norm > 0, f"{key}.max_grad_norm", self.max_grad_norm, ABOVE_0)
+        norm = self.max_grad_norm
+        require(0 < norm < float("inf"), f"{key}.max_grad_norm", norm, FINITE)
         _check_delta(key, self.delta)
 
     @property

@@ -167,4 +167,5 @@ def check_alike(called: str, loss: Loss, count: Count, outputs: Tensor, labels: 
     same = {count(labels[own]) for own in singles}
     mean = torch.isclose(each.mean(), loss(outputs, labels), rtol=1e-4)
     if len(same) > 1 or count(labels) not in {len(labels), labels.numel()} or not mean:
-        raise ConfigError("loss", called, f"one whose samples count alike with {KEY}: {ALIKE}")
+        without = "no class weights (loss.args.weight), no ignored labels (loss.args.ignore_index)"
+        raise ConfigError("loss", called, f"one whose samples count alike with {KEY}: {without}")

@@ -10,8 +10,8 @@ SINCE = "since the training began, at the delta of the configuration; empty with
 PRIVACY = (
     Column(
         "clipped_share",
-        "share of the gradients of single samples that `privacy.dpsgd` clipped, over both halves and all "
-        "devices; empty without it",
+        "share of the gradients of single samples that `privacy.dpsgd` clipped, each half's by itself, "
+        "over all devices; empty without it",
         "0..1",
         "privacy/clipped_share",
         digits=4,

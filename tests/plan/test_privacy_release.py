@@ -12,7 +12,7 @@ OWN = "privacy.cut._target_=tests.support.mechanisms."
 BAD = {
     (
         "privacy.activations.noise_multiplier=-1",
-    ): "noise_multiplier=-1.0: must be 0 or more, or null for none",
+    ): "noise_multiplier=-1.0: must be 0 or more and finite, or null for none",
     ("privacy.activations.max_norm=0",): "privacy.activations.max_norm=0.0: must be above 0 and finite",
     ("privacy.activations.max_norm=inf",): "privacy.activations.max_norm=inf: must be above 0 and finite",
     ("privacy.activations.delta=1",): "privacy.activations.delta=1.0: must be above 0 and below 1",

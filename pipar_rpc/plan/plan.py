@@ -176,10 +176,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     if one_machine:
         check_threads(config.node, any(job.speed.calibrated for job in devices))
     sizes = part_sizes(source, data, num_devices, one_machine)
-    for job, size in zip(devices, sizes or (), strict=False):
-        with _named(job.rank, config):
-            check_samples(job, size)
-            with_noise(job, size, config.epochs)
+    _check_sizes(config, devices, sizes or ())
     config.num_devices = num_devices
     lengths = [-(-size // job.batch_size) for job, size in zip(devices, sizes or (), strict=False)]
     copies = check_learning(config, network, some_labels(source), max(lengths, default=1))
@@ -194,6 +191,14 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         selector=selector_of(config),
         faults=faults_of(config),
     )
+
+
+def _check_sizes(config: Config, devices: Sequence[DeviceJob], sizes: Sequence[int]) -> None:
+    """Raises UserError for a device with too few samples, for mini-batches or for the epsilon that it has."""
+    for job, size in zip(devices, sizes, strict=False):
+        with _named(job.rank, config):
+            check_samples(job, size)
+            with_noise(job, size, config.epochs)
 
 
 def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataSpec) -> Checkpointing:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.leakage.decoder import mse, reconstruct, ssim, train_decoder
-from pipar_rpc.leakage.distance_correlation import distance_correlation
 from pipar_rpc.leakage.labels import infer_labels, some_of_each
 from pipar_rpc.leakage.noise import median_norm
 from pipar_rpc.leakage.observation import Crossing, Observation, device_activations, observe
 from pipar_rpc.leakage.trained import HeldOut
 from pipar_rpc.learning import Criterion
+from pipar_rpc.privacy.distance_correlation import distance_correlation
 from pipar_rpc.results.leakage import Leakage
 
 
@@ -97,8 +97,8 @@ class _Bench:
             compression=label,
             noise=crossing.noise,
             max_norm=crossing.max_norm if crossing.noise else None,
-            distance_correlation=distance_correlation(self._scored, own),
-            distance_correlation_chance=distance_correlation(self._others, own),
+            distance_correlation=_dependence(self._scored, own),
+            distance_correlation_chance=_dependence(self._others, own),
             mse=mse(self._scored, found),
             mean_image_mse=self._mean_image[0],
             ssim=ssim(self._scored, found),
@@ -110,6 +110,11 @@ class _Bench:
             predicted_iteration_s=iteration_s,
         )
         return row, found
+
+
+def _dependence(images: Tensor, activations: Tensor) -> float:
+    """The distance correlation in double precision, which loses fewer digits."""
+    return float(distance_correlation(images.double(), activations.double()))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipar_rpc.privacy.nopeek import NoPeek, distance_correlation
+from pipar_rpc.privacy.distance_correlation import distance_correlation
+from pipar_rpc.privacy.nopeek import NoPeek
 from tests.support.coding import PART
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipar_rpc.leakage.distance_correlation import distance_correlation
+from pipar_rpc.privacy.distance_correlation import distance_correlation
 
 
 def written_out(x: list[list[float]], y: list[list[float]]) -> float:

@@ -141,6 +141,10 @@ class Coding:
         """The activation with which the server computes, on `device`."""
         return self._activations.decode(sent.payload.to(device), sent.shape, sent.dtype)
 
+    def decode_leaf(self, sent: Coded, device: torch.device) -> Tensor:
+        """As `decode_activation`, a leaf that gets a gradient if one is wanted."""
+        return self.decode_activation(sent, device).detach().requires_grad_(sent.gradient_bytes is not None)
+
     def encode_gradient(self, part: Part, sent: Coded, gradient: Tensor) -> Tensor:
         """Encodes the gradient of an activation.
 

@@ -63,7 +63,7 @@ class Criterion:
         self._classes = not isinstance(self._loss, ELEMENTWISE)
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean over what counts: a scalar. Where nothing does, it may be NaN: see `nothing`.
+        """The mean over what counts: a scalar. Where nothing does, it may be NaN: see `of_part`.
 
         Args:
             outputs: the network's outputs, shape [b, ...].
@@ -72,9 +72,9 @@ class Criterion:
         mean: Tensor = self._loss(outputs, labels)
         return mean
 
-    def nothing(self, outputs: Tensor) -> Tensor:
-        """The loss of a micro-batch in which nothing counts: 0, with gradients of 0."""
-        return (outputs * 0).sum()
+    def of_part(self, outputs: Tensor, labels: Tensor, weight: float) -> Tensor:
+        """The loss of a micro-batch: where nothing counts in it (`weight` 0), 0, with gradients of 0."""
+        return self(outputs, labels) if weight else (outputs * 0).sum()
 
     def count(self, labels: Tensor) -> float:
         """How much counts in a batch: what its loss is divided by."""

@@ -92,7 +92,7 @@ class ServerHalf:
             labels = labels.to(self._device)
             with self._gradients.watched():
                 outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
-            loss = self._criterion(outputs, labels) if part.weight else self._criterion.nothing(outputs)
+            loss = self._criterion.of_part(outputs, labels, part.weight)
         with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
             (loss * part.weight).backward()
             self._gradients.after(part)
@@ -106,8 +106,7 @@ class ServerHalf:
     def _arrived(self, part: Part, activation: Coded) -> Tensor:
         """The activation as decoded, a leaf."""
         with self._measure_coding(Stage.SERVER_DECODE, part):
-            leaf = self._coding.decode_activation(activation, self._device).detach()
-            return leaf.requires_grad_(activation.gradient_bytes is not None)
+            return self._coding.decode_leaf(activation, self._device)
 
     def _leaving(self, part: Part, activation: Coded, leaf: Tensor) -> Tensor | None:
         """The payload of the activation's gradient; None if none is wanted."""

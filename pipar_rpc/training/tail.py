@@ -81,8 +81,7 @@ class Tail:
         """
         size = len(labels)
         with self._measure_coding(measure, Stage.OUTPUT_DECODE, part, size):
-            leaf = self._coding.decode_activation(output, self._device).detach()
-            leaf.requires_grad_(output.gradient_bytes is not None)
+            leaf = self._coding.decode_leaf(output, self._device)
         with measure(Stage.DEVICE_TAIL, part, size):
             if part.index == 1:
                 self._check = FiniteCheck(self._layers)
@@ -90,7 +89,7 @@ class Tail:
             labels = labels.to(self._device)
             with self._gradients.watched():
                 outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
-            loss = self._criterion(outputs, labels) if part.weight else self._criterion.nothing(outputs)
+            loss = self._criterion.of_part(outputs, labels, part.weight)
             (loss * part.weight).backward()
             self._gradients.after(part)
             finish(self._device)

@@ -73,13 +73,23 @@ def call(key: str, target: str, offered: Mapping[str, Any], args: Mapping[str, A
     function = resolved(key, target)
     prefix = f"{key.removesuffix(TARGET)}args"
     filled = {name: _built(f"{prefix}.{name}", value, offered) for name, value in args.items()}
-    return _run(f"{key}={target}", function, [], accepted(function, offered) | filled)
+    return run(f"{key}={target}", function, [], accepted(function, offered) | filled)
 
 
-def _run(
+def run(
     called: str, function: Callable[..., Any], positional: Sequence[Any], keywords: Mapping[str, Any]
 ) -> Any:
-    """What the user's function returns; its errors become one line."""
+    """Returns what a function of the user's returns; its errors become one line.
+
+    Args:
+        called: what the line calls it.
+        function: function of the user's.
+        positional: positional arguments.
+        keywords: keyword arguments.
+
+    Raises:
+        UserError: it failed.
+    """
     try:
         return function(*positional, **keywords)
     except UserError:
@@ -123,7 +133,7 @@ def _built(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
     if value.get(PARTIAL, False):
         return functools.partial(function, *positional, **filled)
     called = f"{key}.{TARGET}={value[TARGET]}"
-    return _run(called, function, positional, accepted(function, offered) | filled)
+    return run(called, function, positional, accepted(function, offered) | filled)
 
 
 def call_named(

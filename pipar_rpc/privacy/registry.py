@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipar_rpc.base import dotted
-from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.privacy.activations import ActivationNoise
 from pipar_rpc.privacy.cut import CutMechanism, CutPrivacy
@@ -53,20 +53,13 @@ class OwnMechanism:
 
     def release(self, part: Part, activation: Tensor) -> Tensor:
         """What the user's mechanism lets out; raises UserError."""
-        try:
-            return self._mechanism.release(part, activation)
-        except Exception as error:
-            raise self._failed(error) from error
+        released: Tensor = dotted.run(self._name, self._mechanism.release, (part, activation), {})
+        return released
 
     def loss(self, part: Part, inputs: Tensor, activation: Tensor) -> Tensor | None:
         """What it adds to the loss; raises UserError."""
-        try:
-            return self._mechanism.loss(part, inputs, activation)
-        except Exception as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> UserError:
-        return UserError(f"{self._name} failed: {type(error).__name__}: {first_line(error)}")
+        term: Tensor | None = dotted.run(self._name, self._mechanism.loss, (part, inputs, activation), {})
+        return term
 
 
 def _own(choice: dotted.Choice, noise: PrivacyNoise) -> OwnMechanism:

@@ -21,7 +21,7 @@ from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.emulation_schema import TraceEnd
 from pipar_rpc.plan.learning_plan import learning_of
 from pipar_rpc.plan.model_plan import Network
-from pipar_rpc.plan.privacy_plan import privacy_of
+from pipar_rpc.plan.privacy_plan import privacy_notices, privacy_of
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.testbed.bandwidth_trace import read_trace
 from pipar_rpc.testbed.device_profile import read_profile
@@ -198,6 +198,13 @@ def notices(
         pipelined: whether the strategy cuts mini-batches at all.
         network: network of the job.
     """
+    told = _cut_notices(job, num_micro_batches, strategy, pipelined, network)
+    return told + privacy_notices(job, network)
+
+
+def _cut_notices(
+    job: DeviceJob, num_micro_batches: int, strategy: str, pipelined: bool, network: Network
+) -> list[str]:
     n, batch_size = num_micro_batches, job.batch_size
     told = []
     if not pipelined:

@@ -30,7 +30,7 @@ class Network:
         units: its cut units.
         num_bytes: bytes of parameters and buffers.
         smallest: least number of samples in a micro-batch.
-        batch_statistics: whether `model.norm` has it normalise with the statistics of micro-batches.
+        mixes_samples: whether a layer normalises with the statistics of micro-batches.
         trained_dims: numbers of dimensions that its trained parameters have.
     """
 
@@ -38,8 +38,13 @@ class Network:
     units: list[UnitSummary]
     num_bytes: int
     smallest: int
-    batch_statistics: bool
-    trained_dims: frozenset[int] = frozenset({2})
+    mixes_samples: bool
+    trained_dims: frozenset[int]
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether it is `model.norm` that has it do so, instead of a network of the user's."""
+        return self.mixes_samples and self.spec.norm is Norm.batch and self.spec.name != CUSTOM
 
 
 def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
@@ -53,13 +58,12 @@ def check_model(config: Config, data: DataSpec, num_devices: int) -> Network:
     build_rule(config.aggregation.rule.spec, network, config.participation.spec.most(num_devices))
     if model.weights is not None:
         read_weights(Path(model.weights), spec, model.strict_weights)
-    chosen = spec.norm is Norm.batch and spec.name != CUSTOM
     return Network(
         spec=spec,
         units=units,
         num_bytes=num_bytes(network.state_dict()),
         smallest=smallest_batch(network, spec),
-        batch_statistics=chosen and has_batch_statistics(network),
+        mixes_samples=has_batch_statistics(network),
         trained_dims=frozenset(weight.dim() for weight in network.parameters() if weight.requires_grad),
     )
 

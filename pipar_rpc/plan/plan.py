@@ -34,7 +34,6 @@ from pipar_rpc.plan.model_plan import Network, check_model
 from pipar_rpc.plan.privacy_plan import (
     check_dpsgd,
     check_updates,
-    privacy_notices,
     with_multiplier,
     with_noise,
 )
@@ -104,9 +103,7 @@ class Plan:
     @property
     def lacks_noise(self) -> bool:
         """Whether the noise of a device is still to be found."""
-        return any(
-            job.privacy.dpsgd and not known for job, known in zip(self.devices, self.noise, strict=True)
-        )
+        return any(job.privacy.dpsgd and job.privacy.dpsgd.noise_multiplier is None for job in self.devices)
 
     def with_noise(self, num_samples: Sequence[int]) -> "Plan":
         """Finds the noise of DP-SGD where a device has a target instead; see `privacy_plan.with_noise`.
@@ -132,10 +129,7 @@ class Plan:
         told = [
             notice
             for job, (_, number) in zip(devices, choices, strict=True)
-            for notice in (
-                *notices(job, number, self.labels.strategy, strategy.pipelined, self.network),
-                *privacy_notices(job, self.network),
-            )
+            for notice in notices(job, number, self.labels.strategy, strategy.pipelined, self.network)
         ]
         return replace(self, devices=tuple(devices), notices=tuple(dict.fromkeys(told)))
 
@@ -179,8 +173,9 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     _check_sizes(config, devices, sizes or ())
     config.num_devices = num_devices
     lengths = [-(-size // job.batch_size) for job, size in zip(devices, sizes or (), strict=False)]
-    copies = check_learning(config, network, some_labels(source), max(lengths, default=1))
-    check_dpsgd(devices, network.units[-1].output_shape, some_labels(source))
+    labels = some_labels(source)
+    copies = check_learning(config, network, labels, max(lengths, default=1))
+    check_dpsgd(devices, network, labels)
     return Plan(
         devices=tuple(devices),
         notices=_notices(config, device_configs, devices, network),
@@ -217,10 +212,7 @@ def _notices(
     told = [
         notice
         for job, own in zip(devices, asked, strict=True)
-        for notice in (
-            *notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network),
-            *privacy_notices(job, network),
-        )
+        for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network)
     ]
     return tuple(dict.fromkeys(told))
 

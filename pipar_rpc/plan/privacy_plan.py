@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pipar_rpc.base.errors import ConfigError, UserError, require
 from pipar_rpc.learning import Criterion
-from pipar_rpc.models import build_meta, build_model
-from pipar_rpc.models.freezing import has_batch_statistics
+from pipar_rpc.models import build_model
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.model_plan import Network
 from pipar_rpc.plan.schema import Config
@@ -61,7 +60,7 @@ def refuse_batch_norm(network: Network, why: str) -> None:
         why: mechanism that does not allow it, and the reason.
     """
     spec = network.spec
-    if has_batch_statistics(build_meta(spec)):
+    if network.mixes_samples:
         if spec.target is None:
             raise ConfigError("model.norm", spec.norm.value, f"group or none with {why}")
         raise ConfigError("model._target_", spec.target, f"a network without batch norm with {why}")
@@ -126,12 +125,12 @@ def _nopeek_notice(job: DeviceJob, network: Network) -> str:
     return f"{NOPEEK}: the distance correlation is that of micro-batches of {size} samples"
 
 
-def check_dpsgd(jobs: Sequence[DeviceJob], output_shape: tuple[int, ...], labels: Tensor) -> None:
+def check_dpsgd(jobs: Sequence[DeviceJob], network: Network, labels: Tensor) -> None:
     """Tries whether network and loss have gradients of single samples, if a device needs them.
 
     Args:
         jobs: jobs of the devices.
-        output_shape: shape of the network's output for one sample.
+        network: network of the job.
         labels: some labels of the data set, shape [b, ...].
 
     Raises:
@@ -140,15 +139,16 @@ def check_dpsgd(jobs: Sequence[DeviceJob], output_shape: tuple[int, ...], labels
     first = next((job for job in jobs if job.privacy.dpsgd is not None), None)
     if first is None:
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network, inputs = build_model(first.model), first.model.make_input(3, "cpu")
-    if has_batch_statistics(network):
+    if network.mixes_samples:
         mixes = "batch norm mixes the samples of a mini-batch, so that none has a gradient of its own"
         own = first.model.target
         remedy = f"model._target_={own} needs other layers" if own else "choose model.norm=group (or none)"
         raise UserError(f"privacy.dpsgd: {mixes}: {remedy}")
-    check_network(network, inputs, any(job.privacy.poisson for job in jobs))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made, inputs = build_model(first.model), first.model.make_input(3, "cpu")
+    check_network(made, inputs, any(job.privacy.poisson for job in jobs))
+    output_shape = network.units[-1].output_shape
     loss, some = first.learning.loss, _of_each_class(labels, output_shape)
     outputs = torch.linspace(-1, 1, len(some) * prod(output_shape)).sin().view(len(some), *output_shape)
     criterion = Criterion(loss)

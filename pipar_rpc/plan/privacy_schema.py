@@ -8,9 +8,6 @@ from pipar_rpc.base import dotted
 from pipar_rpc.base.errors import require
 from pipar_rpc.privacy import spec
 
-ABOVE_0 = "above 0"
-FINITE = "above 0 and finite"
-
 
 def _check_delta(key: str, delta: float) -> None:
     require(0 < delta < 1, f"{key}.delta", delta, "above 0 and below 1")
@@ -19,6 +16,10 @@ def _check_delta(key: str, delta: float) -> None:
 def _check_noise(key: str, noise: float | None) -> None:
     allowed = noise is None or 0 <= noise < float("inf")
     require(allowed, f"{key}.noise_multiplier", noise, "0 or more and finite, or null for none")
+
+
+def _check_norm(key: str, norm: float) -> None:
+    require(0 < norm < float("inf"), key, norm, "above 0 and finite")
 
 
 class Sampling(StrEnum):
@@ -48,7 +49,7 @@ class DpSgdConfig:
     def __post_init__(self) -> None:
         key, target = "privacy.dpsgd", self.target_epsilon
         _check_noise(key, self.noise_multiplier)
-        require(target is None or target > 0, f"{key}.target_epsilon", target, f"{ABOVE_0}, or null for none")
+        require(target is None or target > 0, f"{key}.target_epsilon", target, "above 0, or null for none")
         one = target is None or self.noise_multiplier is None
         require(
             one,
@@ -56,8 +57,7 @@ class DpSgdConfig:
             target,
             "null with privacy.dpsgd.noise_multiplier: it decides the noise",
         )
-        norm = self.max_grad_norm
-        require(0 < norm < float("inf"), f"{key}.max_grad_norm", norm, FINITE)
+        _check_norm(f"{key}.max_grad_norm", self.max_grad_norm)
         _check_delta(key, self.delta)
 
     @property
@@ -81,7 +81,7 @@ class ActivationNoiseConfig:
     def __post_init__(self) -> None:
         key = "privacy.activations"
         _check_noise(key, self.noise_multiplier)
-        require(0 < self.max_norm < float("inf"), f"{key}.max_norm", self.max_norm, FINITE)
+        _check_norm(f"{key}.max_norm", self.max_norm)
         _check_delta(key, self.delta)
 
     @property
@@ -105,7 +105,7 @@ class UpdateNoiseConfig:
     def __post_init__(self) -> None:
         key = "privacy.updates"
         _check_noise(key, self.noise_multiplier)
-        require(0 < self.max_norm < float("inf"), f"{key}.max_norm", self.max_norm, FINITE)
+        _check_norm(f"{key}.max_norm", self.max_norm)
         _check_delta(key, self.delta)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.privacy.samplers import Found, Pass, Sampler, Whole, sampler_of, versions_of
+from pipar_rpc.privacy.samplers import Found, Pass, Sampler, Whole, moments_of, sampler_of, versions_of
 
 
 class SampleGradients:
@@ -63,7 +63,7 @@ class SampleGradients:
     ) -> Any:
         """Notes a call of a layer, and waits for the gradient of its (first) output."""
         first = output[0] if isinstance(output, tuple) else output
-        call = Pass(layer, args, kwargs, versions_of(args), first.grad_fn)
+        call = Pass(layer, args, kwargs, versions_of(args), moments_of(first.grad_fn))
         if not first.requires_grad:  # nothing before is trained
             first = _Differentiable.apply(first, torch.empty(0, requires_grad=True))
         if first._is_view():  # the next layer may work in place, which would undo the hook

@@ -16,6 +16,7 @@ from pipar_rpc.base.errors import UserError, first_line
 
 KEY = "privacy.dpsgd"
 Found = dict[Tensor, "Contribution"]
+Moments = tuple[Tensor, Tensor]  # mean and inverse deviation of each sample's groups, shape [b, groups]
 Sampler = Callable[["Pass", Tensor], Found]
 
 
@@ -86,14 +87,14 @@ class Pass:
         layer: the layer.
         args, kwargs: what it was called with.
         versions: versions of the tensors among `args`, by which it is noticed if they are overwritten.
-        node: autograd's node of the output; None if it has none.
+        moments: what autograd has kept of a group normalisation; None for other layers.
     """
 
     layer: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     versions: tuple[int, ...]
-    node: Any = None
+    moments: Moments | None = None
 
     def check_unchanged(self) -> None:
         """Raises UserError if a later layer has worked in place on what this one was given."""
@@ -181,11 +182,19 @@ def _group_norm(call: Pass, gradient: Tensor) -> Found:
     return found
 
 
-def _moments(layer: nn.GroupNorm, call: Pass, x: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation of each sample's groups; autograd keeps them if anything before trains."""
-    node = call.node
-    if node is not None and type(node).__name__ == "NativeGroupNormBackward0":
-        return node._saved_result1, node._saved_result2
+def moments_of(node: Any) -> Moments | None:
+    """The moments that a group normalisation's node of autograd keeps, if anything before trains.
+
+    Without the node: a hook of the node's own output that held it would never be freed.
+    """
+    if type(node).__name__ != "NativeGroupNormBackward0":
+        return None
+    return node._saved_result1.detach(), node._saved_result2.detach()
+
+
+def _moments(layer: nn.GroupNorm, call: Pass, x: Tensor, pixels: int) -> Moments:
+    if call.moments is not None:
+        return call.moments
     sizes = (x.shape[0], x.shape[1], pixels, layer.num_groups, layer.eps)
     _, mean, scale = torch.native_group_norm(x.contiguous(), None, None, *sizes)
     return mean, scale

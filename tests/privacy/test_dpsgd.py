@@ -1,6 +1,8 @@
 """DP-SGD over two halves equals a loop over single samples, for every cut and any N."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -280,3 +282,18 @@ def test_labels_that_do_not_count_are_noticed_in_training():
     ignoring = LearningSpec(loss=LossSpec(args={"ignore_index": 3}))
     with pytest.raises(UserError, match=r"privacy\.dpsgd: needs a loss in which all samples count alike"):
         train_split(network, batches, 2, 3, learning=ignoring, privacy=private())
+
+
+@pytest.mark.parametrize("split", [slice(None, 3), slice(1, None)])
+def test_a_pass_is_freed_when_it_is_over(split):
+    layers = vgg5()[split]
+    inputs = torch.randn(4, *((3, 8, 8) if split.start is None else (32, 4, 4)))
+    gradients = gradients_of(private(), layers, clip_norm=0.5, batch_size=4, seed=0, device=1)
+    passes = []
+    for layer in layers.modules():
+        layer.register_forward_pre_hook(lambda layer, args: passes.append(weakref.ref(args[0])))
+    with gradients.watched():
+        layers(inputs.clone().requires_grad_(split.start is not None)).sum().backward()
+    gradients.after(Part(epoch=1, iteration=0, index=1, count=1, weight=1.0))
+    gc.collect()
+    assert passes and not any(ref() is not None for ref in passes)

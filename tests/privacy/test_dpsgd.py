@@ -296,4 +296,5 @@ def test_a_pass_is_freed_when_it_is_over(split):
         layers(inputs.clone().requires_grad_(split.start is not None)).sum().backward()
     gradients.after(Part(epoch=1, iteration=0, index=1, count=1, weight=1.0))
     gc.collect()
-    assert passes and not any(ref() is not None for ref in passes)
+    assert passes
+    assert not any(ref() is not None for ref in passes)

@@ -177,7 +177,8 @@ class Coding:
         return gradient_codec(self._gradients, self._activations, sent.payload, sent.shape)
 
     def _noise(self, what: str, part: Part) -> Noise:
-        return Noise(self._seed, what + self._cut, self._rank, part.epoch, part.iteration).at(part.first)
+        stream = what + self._cut, self._rank, part.epoch, part.iteration
+        return Noise(self._seed, *stream, first=part.first)
 
 
 def _check_size(what: str, payload: Tensor, num_bytes: int | None) -> None:

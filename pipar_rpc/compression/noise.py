@@ -1,6 +1,5 @@
 """Random numbers that belong to the samples of a mini-batch, however it is cut into micro-batches."""
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,17 +20,15 @@ class Noise:
     Args:
         seed: the experiment's seed, >= 0.
         stream: purpose of the numbers, as for `random_streams.generator`: "gradients", device, iteration.
+        first: number of the first sample in the mini-batch, from 0.
     """
 
-    def __init__(self, seed: int, *stream: str | int) -> None:
-        self._sequence = random_streams.sequence(seed, *stream)
-        self._first = 0
+    def __init__(self, seed: int, *stream: str | int, first: int = 0) -> None:
+        self._seed, self._stream, self._first = seed, stream, first
 
     def at(self, first: int) -> "Noise":
         """The same noise, beginning with sample number `first` of the mini-batch, from 0."""
-        later = copy.copy(self)
-        later._first = first
-        return later
+        return Noise(self._seed, *self._stream, first=first)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Uniform numbers in [0, 1) as a float32 CPU tensor of this shape, [b, *sample].
@@ -47,7 +44,7 @@ class Noise:
     def _drawn(self, shape: Sequence[int], kind: type[np.integer[Any]]) -> Tensor:
         length, in_word = math.prod(shape[1:]), 8 // np.dtype(kind).itemsize
         words = -(-length // in_word)  # of 64 bits: a sample begins with a new one
-        bits = np.random.PCG64(self._sequence)
+        bits = np.random.PCG64(random_streams.sequence(self._seed, *self._stream))
         bits.advance(self._first * words)
         drawn = bits.random_raw(shape[0] * words).view(kind).reshape(shape[0], in_word * words)
         return torch.from_numpy(np.ascontiguousarray(drawn[:, :length])).view(tuple(shape))

@@ -31,8 +31,8 @@ from pipar_rpc.training.middle_half import MiddleHalf
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.training.tail import Tail, TailExchange
 from pipar_rpc.transport.activation_sender import Reporter, RpcExchange
+from pipar_rpc.transport.port_reference import PortReference
 from pipar_rpc.transport.rpc_group import expect
-from pipar_rpc.transport.server_port import PortReference
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:

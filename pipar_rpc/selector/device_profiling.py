@@ -22,7 +22,7 @@ from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.transport.activation_sender import RpcExchange
-from pipar_rpc.transport.server_port import PortReference
+from pipar_rpc.transport.port_reference import PortReference
 
 
 class DeviceProfiler(LinkTest):

@@ -156,6 +156,10 @@ class Link:
             self._last_arrival = max(self._last_arrival, end + self._latency_s + self._jitter())
             return Slot(start, end, self._last_arrival)
 
+    def carried(self, slot: Slot) -> bool:
+        """Whether the slot's message has arrived."""
+        return slot.arrival <= self._clock()
+
     def wait(self, slot: Slot) -> None:
         """Sleeps until the slot's message has arrived."""
         remaining = slot.arrival - self._clock()

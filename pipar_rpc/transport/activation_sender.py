@@ -24,8 +24,8 @@ in the order of arrival.
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 from torch import Tensor
 from torch.distributed import autograd as dist_autograd
@@ -37,12 +37,13 @@ from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coded, Crossing
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
-from pipar_rpc.timing.traffic import Traffic
+from pipar_rpc.timing.traffic import Traffic, TrafficLog
 from pipar_rpc.training.exchange import Measure, Result
 from pipar_rpc.transport.gradient_carrier import make_ticket, payload_of
 from pipar_rpc.transport.gradient_sender import compact
+from pipar_rpc.transport.port_reference import PortReference, deliver, report
 from pipar_rpc.transport.rpc_futures import send
-from pipar_rpc.transport.server_port import PortReference, deliver, report
+from pipar_rpc.transport.wire import Label, label_of
 
 
 class Reporter:
@@ -53,7 +54,7 @@ class Reporter:
 
     def __call__(self, iteration: int, loss: float) -> None:
         """Reports `iteration` (from 0, within the epoch) and its mean loss."""
-        rpc.rpc_async(self._port.owner(), report, args=(self._port, iteration, loss))
+        rpc.rpc_async(self._port.owner, report, args=(self._port.key, iteration, loss))
 
 
 class RpcExchange:
@@ -99,7 +100,9 @@ class RpcExchange:
         self._timeline.add(Span(stage, part.iteration, part.index, slot.start, slot.end))
         previous_sent, self._previous_sent = self._previous_sent, threading.Event()
         order = (previous_sent, self._previous_sent)
-        return self._pool.submit(self._exchange, slot, order, number, part, activation, labels)
+        result: Future[Result] = Future()
+        self._pool.submit(self._exchange, slot, order, number, (part, activation, labels), result)
+        return result
 
     def finish(self, measure: Measure) -> None:
         """Does nothing: all has been sent that the answers need."""
@@ -113,29 +116,30 @@ class RpcExchange:
         slot: Slot,
         order: tuple[threading.Event, threading.Event],
         number: int,
-        part: Part,
-        activation: Coded,
-        labels: Tensor | None,
-    ) -> Result:
-        with dist_autograd.context() as context_id:
-            if (ticket := make_ticket(activation.answer_bytes)) is not None:
-                ticket.register_hook(lambda gradient: self._traffic.down.note(number))
-            answer = self._stop.result(
-                self._send(slot, order, number, (part, context_id, activation, labels, ticket))
-            )
-            if answer.output is not None:
-                self._traffic.down.note(number)
-            if ticket is None or activation.answer_bytes is None:
-                return answer
-            gradients = dist_autograd.get_gradients(context_id)  # type: ignore[attr-defined]
-            return answer._replace(gradient=payload_of(gradients[ticket], activation.answer_bytes))
+        micro_batch: tuple[Part, Coded, Tensor | None],
+        result: Future[Result],
+    ) -> None:
+        """Sends a micro-batch; keeps its autograd context, which is this thread's, until it is answered."""
+        part, activation, labels = micro_batch
+        try:
+            with dist_autograd.context() as context_id:
+                ticket = make_ticket(activation.answer_bytes)
+                arrival = _Arrival(number, activation.answer_bytes, self._traffic.down, result)
+                if ticket is not None:
+                    ticket.register_hook(arrival.gradient)
+                label = label_of(part, activation)
+                tensors = activation.payload, labels, ticket
+                answer = self._send(slot, order, (self._port.key, number, label, context_id, *tensors))
+                answer.add_done_callback(arrival.answer)
+                self._stop.result(answer)
+        except BaseException as error:  # whatever it is: the device loop waits for the result
+            _fail(result, error)
 
     def _send(
         self,
         slot: Slot,
         order: tuple[threading.Event, threading.Event],
-        number: int,
-        micro_batch: tuple[Part, int, Coded, Tensor | None, Tensor | None],
+        message: tuple[int, int, Label, int, Tensor, Tensor | None, Tensor | None],
     ) -> Future[Result]:
         """Sends a micro-batch in its slot; the future gets the result without a gradient, or an error."""
         previous_sent, sent = order
@@ -144,7 +148,44 @@ class RpcExchange:
             # Without an emulated link to space them, the threads would race, and a late micro-batch that
             # overtakes an earlier one makes the server wait with both.
             previous_sent.wait()
-            self._traffic.up.note(number)
-            return send(self._port.owner_name(), deliver, (self._port, number, *micro_batch), timeout_s=0)
+            self._traffic.up.note(message[1])
+            return send(self._port.owner, deliver, message, timeout_s=0)
         finally:
             sent.set()
+
+
+class _Arrival:
+    """Puts together what comes back for a micro-batch: the gradient of its ticket, and the answer after it.
+
+    Args:
+        number: number of the micro-batch.
+        num_bytes: size of the gradient's payload; None if none comes.
+        log: record of what arrives.
+        result: future that gets both.
+    """
+
+    def __init__(self, number: int, num_bytes: int | None, log: TrafficLog, result: Future[Result]) -> None:
+        self._number, self._num_bytes, self._log, self._result = number, num_bytes, log, result
+        self._gradient: Tensor | None = None
+
+    def gradient(self, gradient: Tensor) -> None:
+        """Takes the ticket's gradient, in a thread of autograd's."""
+        self._log.note(self._number)
+        if self._num_bytes is not None:
+            self._gradient = payload_of(gradient.detach(), self._num_bytes)
+
+    def answer(self, answer: Future[Result]) -> None:
+        """Takes the answer, in a thread of RPC's: the device loop is woken by nobody else."""
+        if error := answer.exception():
+            _fail(self._result, error)
+            return
+        result = answer.result()
+        if result.output is not None:
+            self._log.note(self._number)
+        with suppress(InvalidStateError):
+            self._result.set_result(result._replace(gradient=self._gradient))
+
+
+def _fail(result: Future[Result], error: BaseException) -> None:
+    with suppress(InvalidStateError):  # it came before
+        result.set_exception(error)

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from contextlib import ExitStack
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,15 +23,13 @@ from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, undelivered
-from pipar_rpc.transport.rpc_futures import handler, here
+from pipar_rpc.transport.port_reference import PortReference, forget, register
 from pipar_rpc.transport.server_order import InOrder, Lane
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 REMIND_S = 10.0  # time between two lines about a server half that computes for long
-
-PortReference: TypeAlias = "rpc.RRef[Port]"
 
 
 class Port:
@@ -62,7 +59,7 @@ class Port:
         order: Lane | None = None,
         stop: Stop | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._key = name, register(self)
         self.downlink, self.traffic = downlink, Traffic()
         self.iteration, self.loss = 0, float("nan")
         self.slowest_s: float | None = None
@@ -79,8 +76,8 @@ class Port:
         self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
 
     def reference(self) -> PortReference:
-        """The RRef with which the device addresses this port."""
-        return rpc.RRef(self)
+        """The reference with which the device addresses this port."""
+        return PortReference(rpc.get_worker_info().name, self._key, rpc.RRef(self))
 
     def begin_round(self, iteration: int, rests: bool) -> None:
         """Says what a round is to bring, before the device is asked to train; see `Lane.begin_round`."""
@@ -184,6 +181,7 @@ class Port:
         """Stops, and releases the threads once nothing is being computed; see `GradientSender.close`."""
         self.stop("the job has ended")
         self.become_idle()
+        forget(self._key)
         self._stack.close()
         self._sender.close()
 
@@ -214,22 +212,3 @@ class Port:
         if not replied:
             with self._contexts.using(batch.context_id):  # releases it if the device has left meanwhile
                 self._answer(batch.answer, self._failure or undelivered(PeerError("there is none")))
-
-
-@handler
-def deliver(
-    port: PortReference,
-    number: int,
-    part: Part,
-    context_id: int,
-    activation: Coded,
-    labels: Tensor | None,
-    ticket: Tensor | None,
-) -> Answer:
-    """RPC handler: delivers a micro-batch to the port that the RRef `port` names."""
-    return here(port).deliver(number, part, context_id, activation, labels, ticket)
-
-
-def report(port: PortReference, iteration: int, loss: float) -> None:
-    """RPC handler: notes that the device has finished `iteration`."""
-    here(port).trained(iteration, loss)

@@ -149,7 +149,7 @@ def broken(*_):
 def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
     """Anything but a RuntimeError once left it waiting."""
     monkeypatch.setattr(where, broken)
-    port = make_port(replying)
+    port = make_port(replying, mbps=0.01)  # slow enough for the gradient to be waited for
     answer = submit(port, 0)
     port.settle(5)
     port._sender._pacer.submit(lambda: None).result(5)

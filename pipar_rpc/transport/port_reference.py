@@ -1,0 +1,91 @@
+"""How a device addresses its port on a server rank, and the RPC handlers behind that address."""
+
+import itertools
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+from torch.distributed import rpc
+
+from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.microbatch import Part
+from pipar_rpc.compression.coding import Coded
+from pipar_rpc.transport.gradient_sender import Answer
+from pipar_rpc.transport.rpc_futures import handler
+from pipar_rpc.transport.wire import Label, read
+
+
+class Receiver(Protocol):
+    """What the messages of a device go to; see `server_port.Port`."""
+
+    def deliver(
+        self,
+        number: int,
+        part: Part,
+        context_id: int,
+        activation: Coded,
+        labels: Tensor | None,
+        ticket: Tensor | None,
+    ) -> Answer:
+        """Queues a micro-batch; returns the future of its answer."""
+        ...
+
+    def trained(self, iteration: int, loss: float) -> None:
+        """Notes that the device has finished an iteration."""
+
+
+class PortReference(NamedTuple):
+    """A reference to a port.
+
+    Attributes:
+        owner: name of the worker that holds the port.
+        key: number of the port there. Messages carry it in the place of the RRef, which takes as much Python
+            on its way as the rest of a micro-batch.
+        port: the port, which lives for as long as it is referred to.
+    """
+
+    owner: str
+    key: int
+    port: "rpc.RRef[Receiver]"
+
+
+_known: dict[int, Receiver] = {}  # the ports of this process
+_keys = itertools.count()
+
+
+def register(port: Receiver) -> int:
+    """Makes a port known to the handlers; returns its key."""
+    key = next(_keys)
+    _known[key] = port
+    return key
+
+
+def forget(key: int) -> None:
+    """Ends what `register` began: messages that come later are refused."""
+    _known.pop(key, None)
+
+
+@handler
+def deliver(
+    key: int,
+    number: int,
+    label: Label,
+    context_id: int,
+    payload: Tensor,
+    labels: Tensor | None,
+    ticket: Tensor | None,
+) -> Answer:
+    """RPC handler: delivers a micro-batch to a port."""
+    part, activation = read(label, payload)
+    return _port(key).deliver(number, part, context_id, activation, labels, ticket)
+
+
+def report(key: int, iteration: int, loss: float) -> None:
+    """RPC handler: notes that the device has finished `iteration`."""
+    _port(key).trained(iteration, loss)
+
+
+def _port(key: int) -> Receiver:
+    try:
+        return _known[key]
+    except KeyError:
+        raise PeerError("the job has ended") from None

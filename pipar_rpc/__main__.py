@@ -83,9 +83,9 @@ def _run_server(arguments: Sequence[str], world: World | None) -> int:
 
 def _informs(arguments: Sequence[str]) -> bool:
     """Whether nothing is run, as a device sees it; only flags, which are Hydra's, can say so."""
-    if not any(argument.startswith("-") for argument in arguments):
+    if command_line.plainly_runs(arguments):
         return False
-    from pipar_rpc import hydra_compose
+    from pipar_rpc import hydra_compose  # for flags that are shortened
 
     return command_line.only_informs(hydra_compose.normalise(arguments))
 

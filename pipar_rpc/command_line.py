@@ -11,6 +11,10 @@ from pipar_rpc.models import ALIASES
 from pipar_rpc.plan.load import FREE_KEYS, with_quoted_braces
 
 INFO_FLAGS = ("--help", "--hydra-help", "--shell-completion", "--cfg", "--info")
+RUN_FLAGS = (
+    *("--multirun", "-m", "--run", "-r"),
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
+)
 PATH_FLAGS = ("config_path", "config_dir")
 
 
@@ -58,6 +62,11 @@ def parse(arguments: Sequence[str], parser: ArgumentParser) -> Namespace:
 def only_informs(arguments: Sequence[str]) -> bool:
     """Whether the command line asks Hydra to show something instead of running a job."""
     return any(argument.split("=")[0] in INFO_FLAGS for argument in arguments)
+
+
+def plainly_runs(arguments: Sequence[str]) -> bool:
+    """Whether jobs run, as far as that can be said without Hydra's parser, which knows shortened flags."""
+    return all(word.split("=")[0] in RUN_FLAGS for word in arguments if word.startswith("-"))
 
 
 def _own_names(argument: str) -> str:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from pipar_rpc.base import dotted
 from pipar_rpc.base.errors import ConfigError, UserError, first_line
+from pipar_rpc.base.without_compiler import keep_compiler_out
 
 KEY = "optimizer"
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -56,6 +57,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Sequence[Tensor]) -> Optimiz
     """
     offered: dict[str, Any] = {"params": _groups(spec, parameters)}
     offered |= {"lr": spec.lr, "momentum": spec.momentum, "weight_decay": spec.weight_decay}
+    keep_compiler_out()
     made = dotted.make(KEY, spec, OPTIMIZERS, offered)
     if not isinstance(made, Optimizer):
         what = f"the class of a torch.optim.Optimizer, not of {type(made).__name__}"

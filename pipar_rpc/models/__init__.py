@@ -20,7 +20,14 @@ from pipar_rpc.models.registry import (
     read_weights,
 )
 from pipar_rpc.models.spec import ModelSpec
-from pipar_rpc.models.summary import UnitSummary, held_bytes, smallest_batch, summarise, table
+from pipar_rpc.models.summary import (
+    UnitSummary,
+    held_bytes,
+    output_shape,
+    smallest_batch,
+    summarise,
+    table,
+)
 
 __all__ = [
     "ALIASES",
@@ -35,6 +42,7 @@ __all__ = [
     "build_model",
     "device_layers",
     "held_bytes",
+    "output_shape",
     "published",
     "read_weights",
     "seed_dropout",

@@ -5,6 +5,7 @@ Where the labels stay on the device, it also holds the last T units, and the ser
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from pipar_rpc.base.dotted import CUSTOM
@@ -31,9 +32,15 @@ def build_device_layers(spec: ModelSpec, split_point: int, tail_units: int = 0) 
     """
     if spec.name == CUSTOM:
         return device_layers(build_model(spec), split_point, tail_units)
-    layers = device_layers(build_meta(spec), split_point, tail_units).to_empty(device="cpu")
+    layers = _with_memory(device_layers(build_meta(spec), split_point, tail_units))
     for module in layers.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
+    return layers
+
+
+def _with_memory(layers: nn.Sequential) -> nn.Sequential:
+    """As `to_empty`, whose `empty_like` imports sympy for tensors on the meta device."""
+    layers._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
     return layers

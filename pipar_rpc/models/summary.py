@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipar_rpc.base.errors import UserError, first_line
 from pipar_rpc.models.spec import ModelSpec, named_units
@@ -44,6 +43,10 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         UserError: a unit does not take the output of the one before it, returns no floats, or the last one
             has not an output for each class, where images have classes.
     """
+    from torch.utils.flop_counter import (
+        FlopCounterMode,  # here, because it brings triton, and devices rarely ask
+    )
+
     network = network.eval()
     units, x = [], spec.make_input(1, "meta")
     for name, unit in named_units(network):
@@ -58,6 +61,11 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         expected = f"expected ({spec.num_classes},)"
         raise UserError(f"model={_called(spec)}: outputs {found} for each image, {expected}")
     return units
+
+
+def output_shape(network: nn.Sequential, spec: ModelSpec) -> tuple[int, ...]:
+    """Shape of what the first units make of one sample; `network`, which is these, is on the meta device."""
+    return tuple(_run(network.eval(), spec.make_input(1, "meta")).shape[1:])
 
 
 def smallest_batch(network: nn.Sequential, spec: ModelSpec) -> int:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.without_compiler import keep_compiler_out, pass_back
 from pipar_rpc.compression.coding import Coding, CodingSpec
-from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, summarise
+from pipar_rpc.models import ModelSpec, build_device_layers, build_meta, build_model, output_shape
 from pipar_rpc.privacy.cut import CutPrivacy
 from pipar_rpc.privacy.dpsgd import timed_gradients
 from pipar_rpc.privacy.gradients import PLAIN
@@ -70,6 +71,7 @@ class UnitTimer:
     ) -> None:
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
         parameters = [own for own in layers.parameters() if own.requires_grad]
+        keep_compiler_out()
         self._optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9) if parameters else None
         self._forward = defaultdict[int, list[float]](list)
         self._backward = defaultdict[int, list[float]](list)
@@ -118,7 +120,7 @@ class UnitTimer:
             self._optimizer.zero_grad()
 
     def _pass_back(self, output: Tensor, gradient: Tensor) -> None:
-        output.backward(gradient)
+        pass_back(output, gradient)
         self._gradients.after(PART)
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -197,8 +199,8 @@ def time_units(
         inputs = spec.make_input(max(sizes), device)
         pieces = [(units[:num_units], inputs)]
         if tail_units:
-            before = summarise(build_meta(spec), spec)[-tail_units - 1]
-            outputs = torch.randn(max(sizes), *before.output_shape, device=device, requires_grad=True)
+            before = output_shape(build_meta(spec)[:-tail_units], spec)
+            outputs = torch.randn(max(sizes), *before, device=device, requires_grad=True)
             pieces.append((units[num_units:], outputs))
         for size in sizes:
             for _ in range(1 + runs):

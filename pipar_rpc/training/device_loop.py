@@ -8,6 +8,7 @@ from torch import Tensor
 from pipar_rpc.base.errors import PeerError, first_line
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import MicroBatch, Part
+from pipar_rpc.base.without_compiler import pass_back
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.privacy.cut import Released
 from pipar_rpc.timing.timeline import Stage
@@ -91,7 +92,7 @@ class Device(DeviceHalf):
                     received = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
                     gradient = released.gradient(received)
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
-                    activation.backward(gradient)
+                    pass_back(activation, gradient)
                     self._cut.gradients.after(part)
                     finish(self._device)
             loss += result.loss * counted

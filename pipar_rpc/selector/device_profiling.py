@@ -51,7 +51,6 @@ class DeviceProfiler(LinkTest):
 
     def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:
         self._node, self._stop, self._job = node, stop, job
-        self._numbers = itertools.count()
 
     def num_samples(self) -> int:
         """Samples that the device will train on; raises UserError if its data is missing."""
@@ -86,9 +85,17 @@ class DeviceProfiler(LinkTest):
         """This machine's name."""
         return host_name()
 
-    def exchange(self, port: PortReference, count: int, times: int) -> Exchanged:
-        """Exchanges `count` micro-batches of a few bytes, all at once, `times` times after a first one."""
-        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Traffic())
+    def exchange(self, port: PortReference, first: int, count: int, times: int) -> Exchanged:
+        """Exchanges micro-batches of a few bytes.
+
+        Args:
+            port: reference to a port on the server.
+            first: number of micro-batches that the port has received before.
+            count: number of micro-batches in flight.
+            times: number of exchanges that count, after a first one.
+        """
+        numbers = itertools.count(first)
+        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, numbers, Traffic())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found, coding = torch.zeros(1, dtype=torch.int64), [], Coding(CodingSpec())
         activation = coding.encode_activation(parts[0], torch.zeros(1, requires_grad=True))

@@ -5,9 +5,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,31 +24,49 @@ from pipar_rpc.transport.server_port import Port
 MESSAGES, TIMES = 20, 3  # micro-batches in flight, and how often
 SINGLE = 20  # micro-batches of which each waits for the one before
 
-Connected = Sequence[tuple[AskedDevice, Port]]
+
+@dataclass
+class _Connection:
+    """A device, and its port here.
+
+    Attributes:
+        device: the device.
+        port: port with a server half of its own.
+        sent: number of micro-batches that the port has received.
+    """
+
+    device: AskedDevice
+    port: Port
+    sent: int = 0
+
+    def exchange(self, count: int, times: int) -> Future[Exchanged]:
+        """Asks the device to exchange `count` micro-batches at once, `times` times after a first one."""
+        first, self.sent = self.sent, self.sent + (1 + times) * count
+        return self.device.remote.call(DeviceProfiler.exchange, self.port.reference(), first, count, times)
+
+    def wait(self, call: Future[Exchanged]) -> Exchanged:
+        """Waits for what it took."""
+        return self.device.wait(call, "exchange micro-batches", silent_s=lambda: self.port.silent_s)
 
 
 @contextmanager
-def _connected(devices: Sequence[AskedDevice], make_half: Callable[[], Process]) -> Iterator[Connected]:
-    """A port for each device, with a server half of its own, for as long as the block lasts."""
+def _connected(
+    devices: Sequence[AskedDevice], make_half: Callable[[], Process]
+) -> Iterator[list[_Connection]]:
+    """Connects each device with a server half of its own, for as long as the block lasts."""
     with ExitStack() as stack:
-        ports = []
+        found = []
         for device in devices:
             port = Port(device.job.name, make_half(), Link(), Timeline())
             stack.callback(port.close)
-            ports.append((device, port))
-        yield ports
+            found.append(_Connection(device, port))
+        yield found
 
 
-def _exchange(connected: Connected, count: int, times: int) -> list[Exchanged]:
-    """Has all devices exchange `count` micro-batches at the same time."""
-    calls = [
-        device.remote.call(DeviceProfiler.exchange, port.reference(), count, times)
-        for device, port in connected
-    ]
-    return [
-        device.wait(call, "exchange micro-batches", silent_s=partial(getattr, port, "silent_s"))
-        for (device, port), call in zip(connected, calls, strict=True)
-    ]
+def _exchange(connected: Sequence[_Connection], count: int, times: int) -> list[Exchanged]:
+    """Has devices exchange `count` micro-batches at the same time."""
+    calls = [own.exchange(count, times) for own in connected]
+    return [own.wait(call) for own, call in zip(connected, calls, strict=True)]
 
 
 def message_costs(

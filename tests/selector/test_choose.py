@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipar_rpc.plan.strategies import Method
-from pipar_rpc.selector.choose import NOISE, choose, predict
+from pipar_rpc.selector.choose import NOISE, best_of_each, choose, predict
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, MessageCost, ServerFacts, UnitSizes, move_seconds
 from pipar_rpc.selector.prediction import mean_iteration_s
 from pipar_rpc.selector.selection import Facts, Selection
@@ -224,6 +224,45 @@ def test_cuts_of_a_checkpoint_are_kept_if_they_fit():
     kept = Selection(plan, rankings, Facts(devices, FAST, sizes), (True, True)).keep([(2, 1), (2, 1)])
     assert kept.plan == [(2, 1), rankings[1][0].cut]
     assert rankings[1][0].split_point == 1
+
+
+def test_micro_batches_cost_the_cores_that_all_processes_share():
+    """In the end each costs (2 (1 + 0.5)) / 2 s there, which is more than it saves."""
+    apart, crowded = (MessageCost(cpu_s=0.5, beside_server=own) for own in (False, True))
+    slow = replace(DEVICE, uplink_mbps=0.8, downlink_mbps=0.8)
+    server = replace(FAST, message_cpu_s=1.0, cores=2.0, devices_here=2)
+
+    def chosen(message, there):
+        return best(*[replace(slow, message=message)] * 2, server=there, split_points=[1])[0][1]
+
+    assert chosen(apart, FAST) == chosen(apart, replace(server, message_cpu_s=0.0)) > 3
+    assert chosen(crowded, server) <= 2
+    for message, spent in ((crowded, 0.02 + 0.02 + 10 * 1.5), (apart, 0.02 + 10 * 1.0)):
+        both = [replace(slow, message=message)] * 2
+        own, _ = predict(both, server, SIZES, [(1, 10)] * 2)
+        assert own.iteration_s == pytest.approx(
+            2 * spent / 2
+        )  # 2 on 2 cores; as fast as the server's machine
+
+
+def test_sending_follows_the_forward_pass_and_the_answer_comes_later():
+    message = MessageCost(submit_s=0.25, answer_s=0.125)
+    (plain,) = predict([DEVICE], FAST, SIZES, [(1, 1)])
+    (own,) = predict([replace(DEVICE, message=message)], FAST, SIZES, [(1, 1)])
+    assert own.iteration_s == pytest.approx(plain.iteration_s + 0.25 + 0.125)
+    assert own.stages.device_forward == plain.stages.device_forward + 0.25
+    (alone,) = predict([replace(DEVICE, message=message)], FAST, SIZES, [(2, 1)])
+    assert alone.iteration_s == predict([DEVICE], FAST, SIZES, [(2, 1)])[0].iteration_s
+
+
+def test_of_equal_predictions_the_fewest_micro_batches_are_chosen():
+    (ranking,) = choose([DEVICE], FAST, SIZES, split_points=[1], count=10)
+    seconds = {own.num_micro_batches: own.total_s for own in ranking}
+    least = min(seconds.values())
+    within = [n for n, own in seconds.items() if own <= (1 + NOISE) * least]
+    assert ranking[0].num_micro_batches == min(within)
+    assert [own.total_s for own in ranking[1:]] == sorted(own.total_s for own in ranking[1:])
+    assert best_of_each([DEVICE], FAST, SIZES, Method.exhaustive, 1)[0][0].cut == ranking[0].cut
 
 
 def test_fewer_halves_share_the_server_if_some_devices_train_alone():

@@ -126,6 +126,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     """Trains to the end, from the beginning or from a checkpoint; returns the global network."""
     start = checkpoint.start(job.plan.settings.time_scale) if checkpoint else Start()
     job = replace(job, plan=with_noise(job.plan, checkpoint))
+    _warn(job.plan)
     selection = _select(job, checkpoint, start) if job.plan.selector.profile_iterations else None
     for notice in dict.fromkeys(job.plan.notices + (selection.plan.notices if selection else ())):
         log.info(notice)
@@ -163,6 +164,12 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     if trained := loop.run(start.position):
         return trained
     return checkpoint.networks[0] if checkpoint and len(checkpoint.networks) == 1 else coordinator.gather()
+
+
+def _warn(plan: Plan) -> None:
+    """Tells of recorded profiles that cannot be trusted, each once."""
+    for warning in {device.speed.warning for device in plan.devices} - {None}:
+        log.warning(warning)
 
 
 def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection:

@@ -1,6 +1,7 @@
 """Records how fast this machine is: `python -m pipar_rpc.profiler vgg5 --output pi.yaml`.
 
-Run it on a real device; `testbed.profile=pi.yaml` has emulated devices take the times that it wrote.
+Run it on a real device, when nothing else runs there; `testbed.profile=pi.yaml` has emulated devices take the
+times that it wrote. What disturbed it is noticed, and then nothing is written.
 """
 
 import argparse
@@ -18,19 +19,24 @@ from tqdm import tqdm
 import pipar_rpc
 from pipar_rpc.base.command import run_command
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.base.machine_load import OtherLoad
 from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
 from pipar_rpc.testbed.device_profile import DeviceProfile
 from pipar_rpc.testbed.unit_timer import BATCH_SIZES, time_units
 
+LIMIT_S = 600.0  # after which nothing is measured again
+MOST_OTHERS = 0.1  # share of all cores that others may take
+
 
 def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch.device) -> DeviceProfile:
-    """The profile of a network on this machine; medians of wall seconds.
+    """The profile of a network on this machine: wall seconds of the runs that nothing disturbed.
 
     Args:
         spec: network to time.
         batch_sizes: sizes to measure.
-        runs: number of runs that count, for each batch size; there is one more before them.
+        runs: number of runs that count, for each batch size; there is one more before them, and more of
+            both where the times differ.
         device: torch device that computes.
 
     Raises:
@@ -43,7 +49,8 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
     if not batch_sizes:
         raise ConfigError("--batch-sizes", 1, f">= {smallest} (batch norm in {spec.name})")
     with tqdm(total=len(batch_sizes) * (1 + runs), desc=spec.target or spec.name, leave=False) as bar:
-        units = time_units(spec, batch_sizes, runs, device, on_run=bar.update)
+        load = OtherLoad()
+        units, steadiness = time_units(spec, batch_sizes, runs, device, on_run=bar.update, limit_s=LIMIT_S)
     return DeviceProfile(
         model=spec.name,
         norm=spec.norm,
@@ -57,7 +64,15 @@ def record(spec: ModelSpec, batch_sizes: Sequence[int], runs: int, device: torch
         input_shape=None if spec.input is None else list(spec.input.shape),
         input_dtype=spec.sample.dtype,
         machine=_this_machine(device),
+        spread=round(steadiness.largest, 4) if runs > 1 else None,
+        disturbed=[*steadiness.reasons(), *_others(load.share())],
     )
+
+
+def _others(share: float) -> list[str]:
+    if share <= MOST_OTHERS:
+        return []
+    return [f"other processes had {share:.0%} of this machine's cores"]
 
 
 def _this_machine(device: torch.device) -> dict[str, str]:
@@ -79,13 +94,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="the file to write (default profile_MODEL.yaml)")
     sizes = ",".join(map(str, BATCH_SIZES))
     parser.add_argument("--batch-sizes", help=f"of micro-batches (default {sizes})")
-    parser.add_argument("--runs", type=int, default=5, help="for each batch size; medians count (default 5)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="for each batch size, or more where they differ (default 5)"
+    )
     parser.add_argument(
         "--slowdown", type=float, default=1.0, help="times in the file are so many times as long (default 1)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda:i (default cpu)")
     parser.add_argument(
         "--threads", type=int, default=1, help="of one computation, as node.threads (default 1)"
+    )
+    parser.add_argument(
+        "--accept-disturbed", action="store_true", help="write the file though other work disturbed it"
     )
     add_arguments(parser)
     return parser.parse_args()
@@ -127,6 +147,8 @@ def _write_profile(args: argparse.Namespace) -> None:
         profile = record(spec, sizes, args.runs, device)
     except RuntimeError as error:  # out of memory
         raise UserError(f"{args.model} cannot be measured here: {first_line(error)}") from error
+    if profile.disturbed and not args.accept_disturbed:
+        raise UserError(_refusal(profile))
     profile.units = [unit.scaled(args.slowdown) for unit in profile.units]
     profile.machine["slowdown"] = f"{args.slowdown:g}"
     try:
@@ -136,13 +158,24 @@ def _write_profile(args: argparse.Namespace) -> None:
     _tell(profile, path, sizes[-1])
 
 
+def _refusal(profile: DeviceProfile) -> str:
+    spread = "" if profile.spread is None else f" (largest spread {profile.spread:.0%})"
+    return (
+        f"this machine was disturbed, so no profile was written: {'; '.join(profile.disturbed)}{spread}. "
+        "Run it again when nothing else runs here, or with --accept-disturbed, or more --runs"
+    )
+
+
 def _tell(profile: DeviceProfile, path: Path, largest: int) -> None:
     forward = sum(unit.forward[largest] for unit in profile.units)
     backward = sum(unit.backward[largest] for unit in profile.units)
     print(
         f"{path}: {len(profile.units)} units; {largest} samples take "
         f"{forward:.3f} s forward, {backward:.3f} s backward"
+        + ("" if profile.spread is None else f"; repeated runs differ by up to {profile.spread:.1%}")
     )
+    for reason in profile.disturbed:
+        print(f"disturbed: {reason}")
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
 """The profiler as a command."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from pipar_rpc.base import machine_load
 from pipar_rpc.base.network_input import NetworkInput
 from pipar_rpc.models import ModelSpec, Norm
+from pipar_rpc.testbed import unit_timer
 from pipar_rpc.testbed.device_profile import read_profile
+from pipar_rpc.testbed.steadiness import Steadiness, Timed
+from pipar_rpc.testbed.unit_times import UnitTimes
 from tests.support.commands import run_here
 
 
 @pytest.fixture
 def profiler(tmp_path, monkeypatch):
-    """Runs the command in an empty folder."""
+    """Runs the command in an empty folder, on a machine on which other tests may run."""
     monkeypatch.chdir(tmp_path)
-    return partial(run_here, "pipar_rpc.profiler")
+    return partial(run_here, "pipar_rpc.profiler", "--accept-disturbed")
 
 
 def test_a_profile_can_be_that_of_a_slower_device(tmp_path, profiler):
@@ -55,6 +60,47 @@ def test_a_network_whose_input_is_no_image(tmp_path, profiler):
     shown = run_here("pipar_rpc.models", *network).out
     assert f"{target}: Q = 2, input 6 int64, norm batch" in shown
     assert " 6x4 " in shown
+
+
+SLOW = UnitTimes("unit", {50: 0.3, 100: 0.2}, {50: 0.3, 100: 0.2}, 0.0)
+
+
+def disturb(monkeypatch, steadiness, others=0.0):
+    """Has the profiler measure such runs, beside such a load."""
+    monkeypatch.setattr(unit_timer, "time_units", lambda *args, **options: Timed([SLOW], steadiness))
+    monkeypatch.setattr(machine_load, "OtherLoad", lambda: SimpleNamespace(share=lambda: others))
+
+
+def test_a_disturbed_measurement_is_refused_unless_it_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    disturb(monkeypatch, Steadiness({50: 0.07, 100: 0.02}, {50: 0.6, 100: 0.4}), others=0.48)
+    found = ["50 samples take longer than 100 (0.6 s, 0.4 s)"]
+    found.append("other processes had 48% of this machine's cores")
+    done = run_here("pipar_rpc.profiler", "vgg5")
+    assert done.code == 2
+    assert done.err.endswith(
+        "pipar_rpc: error: this machine was disturbed, so no profile was written: "
+        f"{'; '.join(found)} (largest spread 7%). "
+        "Run it again when nothing else runs here, or with --accept-disturbed, or more --runs\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+    done = run_here("pipar_rpc.profiler", "vgg5", "--accept-disturbed")
+    assert done.code == 0
+    assert done.out.endswith("".join(f"disturbed: {reason}\n" for reason in found))
+    profile = read_profile(tmp_path / "profile_vgg5.yaml")
+    assert (profile.spread, profile.disturbed) == (0.07, found)
+
+
+def test_the_spread_is_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    disturb(monkeypatch, Steadiness({50: 0.012, 100: 0.03}, {50: 0.2, 100: 0.4}), others=0.05)
+    done = run_here("pipar_rpc.profiler", "vgg5")
+    assert done.code == 0, done.err
+    assert "repeated runs differ by up to 3.0%" in done.out
+    profile = read_profile(tmp_path / "profile_vgg5.yaml")
+    assert (profile.spread, profile.disturbed) == (0.03, [])
+    assert run_here("pipar_rpc.profiler", "vgg5", "--runs=1").code == 0
+    assert read_profile(tmp_path / "profile_vgg5.yaml").spread is None  # one run does not tell
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def _device_units(job: DeviceJob, run: FinishedRun, sizes: Sequence[int]) -> lis
     emulated = job.speed.unit_times(machine)
     if emulated is not None:
         return emulated
-    return time_units(job.model, sizes, RUNS, run.node.device, coder=Coder.of(job.coding))
+    return time_units(job.model, sizes, RUNS, run.node.device, coder=Coder.of(job.coding)).units
 
 
 class IterationTimes:

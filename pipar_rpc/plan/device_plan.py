@@ -166,11 +166,13 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
     """Makes the speed of a device that holds all units."""
     testbed = config.testbed
     units: tuple[UnitTimes, ...] = ()
+    warning = None
     if testbed.profile is not None:
         path = Path(testbed.profile)
         profile = read_profile(path)
         profile.check(path, model.spec, [unit.name for unit in model.units])
         units = profile.times([unit.trained for unit in model.units])
+        warning = profile.warning(path)
     speed = SpeedSpec(
         model=model.spec,
         num_units=len(model.units),
@@ -179,6 +181,7 @@ def _speed(config: Config, model: Network, largest_batch: int) -> SpeedSpec:
         calibrate_s=testbed.calibrate_s,
         profile=units,
         time_scale=testbed.time_scale,
+        warning=warning,
     )
     if speed.native and testbed.time_scale != 1:
         native = "1 for a device as fast as this machine: its computing cannot be scaled"

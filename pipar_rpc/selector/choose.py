@@ -1,8 +1,10 @@
 """Chooses split point P and number of micro-batches N of each device: those with the shortest predicted time.
 
-Every P in 1..Q and every N is tried. P = Q is federated learning, where nothing crosses but models: strong
-devices on slow links are told to train alone. `Method.paper` is the published formula instead (PiPar, section
-III-C), which takes a stage's time to be in proportion to its samples and tries one N for each P.
+Every P in 1..Q and every N is tried. For the best P, the smallest N is taken whose time is that of the best
+within 1 %: predictions are not better, and what they leave out is what further micro-batches cost. P = Q is
+federated learning, where nothing crosses but models: strong devices on slow links are told to train alone.
+`Method.paper` is the published formula instead (PiPar, section III-C), which takes a stage's time to be in
+proportion to its samples and tries one N for each P.
 """
 
 import math
@@ -13,10 +15,22 @@ import numpy as np
 from pipar_rpc.plan.strategies import Method
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, needed_bytes
 from pipar_rpc.selector.prediction import Candidate, Predictor
+from pipar_rpc.timing.stage_recurrence import Array
+
+NOISE = 0.01  # of a prediction, at best; within it, fewer micro-batches are the safer choice
+
+
+def _fewest(totals: Array) -> int:
+    """The smallest N whose time is that of the best N, but for noise: predictions leave out what N costs.
+
+    Args:
+        totals: seconds for N = 1, 2, ...; the least of them is finite.
+    """
+    return int(np.flatnonzero(totals <= (1 + NOISE) * totals.min())[0]) + 1
 
 
 def rank(predictor: Predictor, method: Method, split_points: Sequence[int], count: int) -> list[Candidate]:
-    """The `count` fastest candidates, the best one first.
+    """The `count` fastest candidates, the chosen one first; it is the fastest but for noise, see `_fewest`.
 
     Args:
         predictor: predictor of the device's iterations.
@@ -41,7 +55,10 @@ def rank(predictor: Predictor, method: Method, split_points: Sequence[int], coun
         return sorted(found, key=lambda candidate: candidate.total_s)[:count]
     largest = predictor.most_micro_batches
     totals = predictor.totals()[np.array(allowed) - 1]
-    best = np.argsort(totals, axis=None, kind="stable")[:count]
+    best = np.argsort(totals, axis=None, kind="stable")
+    row = int(best[0]) // largest
+    chosen = row * largest + _fewest(totals[row]) - 1
+    best = np.concatenate([[chosen], best[best != chosen]])[:count]
     cuts = [(allowed[cut // largest], cut % largest + 1) for cut in best.tolist()]
     return [
         predictor.candidate(*cut)
@@ -80,7 +97,7 @@ def best_of_each(
         else:
             totals = predictor.totals()
             finite = np.isfinite(totals).any(axis=1)
-            cuts = [(row + 1, int(np.argmin(totals[row])) + 1) for row in np.flatnonzero(finite).tolist()]
+            cuts = [(row + 1, _fewest(totals[row])) for row in np.flatnonzero(finite).tolist()]
         return [predictor.candidate(*cut) for cut in cuts if predictor.fits[cut[0] - 1]]
 
     return _for_each(devices, best)
@@ -108,7 +125,7 @@ def choose(
     split_points: Sequence[int] | None = None,
     count: int = 10,
 ) -> list[list[Candidate]]:
-    """For each device the `count` fastest candidates, the best one first.
+    """For each device the `count` fastest candidates, the chosen one first.
 
     The server is the slower, the more devices use it, and the slower it is, the more devices train alone. So
     this searches for the smallest number of users that is consistent: with the server as fast as it is for

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -14,15 +15,29 @@ from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.data import open_source, partition
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
-from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate
+from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate, host_name
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.link_rates import LinkTest
+from pipar_rpc.testbed.steadiness import Timed
 from pipar_rpc.testbed.unit_timer import Coder, time_units
-from pipar_rpc.testbed.unit_times import UnitTimes
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.transport.activation_sender import RpcExchange
 from pipar_rpc.transport.port_reference import PortReference
+
+
+class Exchanged(NamedTuple):
+    """What an exchange of micro-batches took.
+
+    Attributes:
+        seconds: wall seconds until all had come back; the least.
+        submit_s: seconds for which a micro-batch kept the thread that sent it; mean.
+        cpu_s: CPU seconds of the device's process for each micro-batch; mean.
+    """
+
+    seconds: float
+    submit_s: float
+    cpu_s: float
 
 
 class DeviceProfiler(LinkTest):
@@ -36,7 +51,6 @@ class DeviceProfiler(LinkTest):
 
     def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:
         self._node, self._stop, self._job = node, stop, job
-        self._numbers = itertools.count()
 
     def num_samples(self) -> int:
         """Samples that the device will train on; raises UserError if its data is missing."""
@@ -48,7 +62,7 @@ class DeviceProfiler(LinkTest):
         """This machine's name and speed, for a device whose speed is derived from it."""
         return calibrate(self._job.speed, known, self._node.device)
 
-    def unit_times(self, batch_size: int, runs: int, num_units: int) -> list[UnitTimes]:
+    def unit_times(self, batch_size: int, runs: int, num_units: int) -> Timed:
         """Wall times of the first `num_units` units on this machine, and of the last if they stay on it."""
         spec, device = self._job.model, self._node.device
         tail_units = self._job.labels_stay if num_units < self._job.num_units else 0
@@ -67,22 +81,40 @@ class DeviceProfiler(LinkTest):
         limit = self._node.memory_limit_mb
         return math.inf if limit is None else (limit - rss_mb()) * 1e6
 
-    def exchange(self, port: PortReference, count: int, times: int) -> float:
-        """Seconds until `count` micro-batches of a few bytes, sent all at once, have come back; the least."""
-        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, self._numbers, Traffic())
+    def host_name(self) -> str:
+        """This machine's name."""
+        return host_name()
+
+    def exchange(self, port: PortReference, first: int, count: int, times: int) -> Exchanged:
+        """Exchanges micro-batches of a few bytes.
+
+        Args:
+            port: reference to a port on the server.
+            first: number of micro-batches that the port has received before.
+            count: number of micro-batches in flight.
+            times: number of exchanges that count, after a first one.
+        """
+        numbers = itertools.count(first)
+        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, numbers, Traffic())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found, coding = torch.zeros(1, dtype=torch.int64), [], Coding(CodingSpec())
         activation = coding.encode_activation(parts[0], torch.zeros(1, requires_grad=True))
+        submit_s = cpu_s = 0.0
 
         try:
-            for _ in range(times):
+            for number in range(1 + times):
+                if number == 1:  # threads have started
+                    submit_s, cpu_s = 0.0, time.process_time()
                 began = time.monotonic()
-                for answer in [exchange.submit(part, activation, labels) for part in parts]:
+                answers = [exchange.submit(part, activation, labels) for part in parts]
+                submit_s += time.monotonic() - began
+                for answer in answers:
                     self._stop.result(answer)
                 found.append(time.monotonic() - began)
+            cpu_s = time.process_time() - cpu_s
         finally:
             exchange.close()
-        return min(found)
+        return Exchanged(min(found[1:]), submit_s / (count * times), cpu_s / (count * times))
 
     def close(self) -> None:
         """Nothing is held."""

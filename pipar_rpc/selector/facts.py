@@ -59,6 +59,26 @@ class Crossing:
 
 
 @dataclass(frozen=True)
+class MessageCost:
+    """What a micro-batch of any size takes on a device besides computing, in real seconds.
+
+    Attributes:
+        submit_s: seconds for which sending keeps the thread that computes. An emulated device's clock goes on
+            meanwhile: only computing is stretched.
+        answer_s: seconds that the answer to a single micro-batch takes beyond transfers, latency and the
+            server's work. It holds nothing up but who waits for it.
+        cpu_s: CPU seconds of the device's process, all threads. On no emulated device's clock, but on the
+            cores of the machine on which it really runs.
+        beside_server: whether that is the server's machine.
+    """
+
+    submit_s: float = 0.0
+    answer_s: float = 0.0
+    cpu_s: float = 0.0
+    beside_server: bool = False
+
+
+@dataclass(frozen=True)
 class DeviceFacts:
     """What the choice for one device rests on.
 
@@ -74,6 +94,7 @@ class DeviceFacts:
             crosses as it is.
         num_samples: samples of an epoch, whose last mini-batch may be smaller; infinite if that is no matter.
         tail_units: T, number of last units that stay on the device with the labels; 0 if the labels cross.
+        message: what a micro-batch takes here besides computing.
     """
 
     units: Sequence[UnitTimes]
@@ -88,6 +109,7 @@ class DeviceFacts:
     num_samples: float = math.inf
     crossing: Crossing | None = None
     tail_units: int = 0
+    message: MessageCost = MessageCost()
 
 
 @dataclass(frozen=True)
@@ -100,12 +122,18 @@ class ServerFacts:
             the micro-batch's size: with small ones most of the time is Python's, one thread at a time.
         message_s: seconds that a micro-batch takes besides computing: RPC, threads, Python.
         shared_message_s: the same for each half that computes; their sum counts, if it is larger.
+        message_cpu_s: CPU seconds of the server's process for a micro-batch besides computing, all threads.
+        cores: number of the server's cores; infinite if they are not what computes.
+        devices_here: number of devices that share these cores; they are taken to be all alike.
     """
 
     units: Sequence[UnitTimes]
     halves_at_once: Mapping[int, float]
     message_s: float = 0.0
     shared_message_s: float = 0.0
+    message_cpu_s: float = 0.0
+    cores: float = math.inf
+    devices_here: int = 0
 
     def slowdown(self, halves: int, most_samples: int) -> Array:
         """How many times longer a half takes for 0, 1, ... samples while `halves` compute."""

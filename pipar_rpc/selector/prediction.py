@@ -3,7 +3,10 @@
 By the stage recurrence of `pipar_rpc.timing`, from how long each unit takes on the device and on the
 server and how fast the links are. A unit's time depends on the size of the micro-batch as it was measured;
 latency counts, and server halves share the server's cores. What it takes to handle a micro-batch, whatever
-its size, counts as the server's work, which most of it is: this is what N costs where devices are fast.
+its size, is what N costs where devices are fast. On the server it counts as work; what it keeps of the
+device's computing thread follows the forward pass, and is not stretched on an emulated device; the rest of
+the answer's way is latency. No iteration is shorter than the work of all processes on the server's machine,
+messages included, takes on its cores (`core_time`).
 P = Q is federated learning: nothing crosses but models. What moving models costs is spread over the
 iterations between two aggregations. Where the labels stay on the devices, micro-batches cross twice.
 """
@@ -13,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipar_rpc.base.microbatch import most_micro_batches
+from pipar_rpc.selector.core_time import CoreTime
 from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.tables import by_split_point, crossing_bytes, payloads, rest_of, table
 from pipar_rpc.timing.stage_recurrence import Array, StageTimes, UShapeTimes, iteration_seconds
@@ -79,7 +84,8 @@ class Predictor:
         self.device, self.sizes = device, sizes
         slowdown = server.slowdown(halves, device.batch_size)
         # A device half without anything to train has no backward pass and no update, and gets no gradient.
-        self._trained = np.logical_or.accumulate([unit.trained for unit in sizes])
+        self._trained: Array = np.logical_or.accumulate([unit.trained for unit in sizes])
+        self._core_time = CoreTime(device, server, halves, self._trained)
         self._forward = by_split_point(device.units, "forward", device.batch_size)
         backward = by_split_point(device.units, "backward", device.batch_size)
         self._backward = backward * self._trained[:, None]
@@ -88,6 +94,7 @@ class Predictor:
         self._server_backward = slowdown * rest_of(there, "backward", device.batch_size, len(sizes))
         handling = max(server.message_s, halves * server.shared_message_s)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
+        self._forward[:-1] += device.message.submit_s
         self._update = np.cumsum([unit.update for unit in device.units]) * self._trained
         self._add_coding(slowdown)
         up, down = crossing_bytes(device, sizes)
@@ -127,6 +134,7 @@ class Predictor:
             table(device.units[last:], direction, batch_size).sum(axis=0)
             for direction in ("forward", "backward")
         )
+        tail = tail + device.message.submit_s
         self._server_backward[:-1] += handling
         self._update[:-1] += sum(unit.update for unit in device.units[last:])
         if device.crossing is not None and device.crossing.server:
@@ -144,10 +152,14 @@ class Predictor:
             "return_uplink": cut * gradients * trained / device.uplink_mbps,
         }
 
+    def _samples(self, num_micro_batches: int) -> NDArray[np.int_]:
+        """Samples of each micro-batch."""
+        each, larger = divmod(self.device.batch_size, num_micro_batches)
+        return np.array([each + 1] * larger + [each] * (num_micro_batches - larger))
+
     def stages(self, num_micro_batches: int) -> StageTimes:
         """Stage times for every split point: arrays of shape [Q, N]."""
-        each, larger = divmod(self.device.batch_size, num_micro_batches)
-        samples = np.array([each + 1] * larger + [each] * (num_micro_batches - larger))
+        samples = self._samples(num_micro_batches)
         times = StageTimes(
             device_forward=self._forward[:, samples],
             uplink=self._uplink[:, samples],
@@ -156,7 +168,7 @@ class Predictor:
             downlink=self._downlink[:, samples],
             device_backward=self._backward[:, samples],
             uplink_latency=self.device.uplink_latency_s,
-            downlink_latency=self.device.downlink_latency_s,
+            downlink_latency=self.device.downlink_latency_s + self.device.message.answer_s,
             update=self._update,
         )
         if not self._second:
@@ -170,7 +182,7 @@ class Predictor:
         found = iteration_seconds(times, num_micro_batches)
         alone = np.sum(times.device_forward + times.device_backward, axis=-1) + self._update
         found[-1] = alone[-1]  # at P = Q nothing crosses, so latency does not count
-        return found
+        return np.maximum(found, self._core_time.seconds(self._samples(num_micro_batches)))
 
     def totals(self) -> Array:
         """Seconds of an iteration, models included, for every split point and N: shape [Q, most N].

@@ -67,7 +67,10 @@ class Selection:
 
     def knowing(self, devices: Sequence[DeviceFacts], present: Sequence[bool]) -> "Selection":
         """The same P and N, with what is known of the devices now."""
-        new = replace(self, facts=replace(self.facts, devices=devices), present=tuple(present))
+        left = sum(own.message.beside_server for own in compress(devices, present))
+        server = replace(self.facts.server, devices_here=left)
+        facts = replace(self.facts, devices=devices, server=server)
+        new = replace(self, facts=facts, present=tuple(present))
         cuts = [ranking[0].cut for ranking in new._here(self.rankings)]
         stay = predict(new._here(devices), new.facts.server, new.facts.sizes, cuts)
         return replace(new, rankings=new._everyone([[candidate] for candidate in stay]))
@@ -201,8 +204,19 @@ def select(plan: Plan, node: Node, elapsed_s: float = 0.0) -> Selection:
         1000 * server.message_s,
         1000 * max(server.message_s, server.shared_message_s * len(devices)),
     )
+    _tell_cores(devices, server)
     log.info("selector: the best P and N of\n%s", selection.text())
     return selection
+
+
+def _tell_cores(devices: Sequence[DeviceFacts], server: ServerFacts) -> None:
+    own = devices[0].message
+    log.info(
+        "selector: of CPU it takes %.1f ms on the server and %.1f ms on device1, where sending keeps the "
+        "computing thread for %.2f ms; %d devices share the server's %g cores",
+        *(1000 * server.message_cpu_s, 1000 * own.cpu_s, 1000 * own.submit_s),
+        *(server.devices_here, server.cores),
+    )
 
 
 def _choose(plan: Plan, facts: Facts) -> list[list[Candidate]]:

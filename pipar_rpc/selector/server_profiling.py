@@ -3,6 +3,7 @@
 Everything is measured on networks of its own, as on the devices (`profiling`).
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,18 @@ from pipar_rpc.models import ModelSpec, build_model
 from pipar_rpc.privacy.dpsgd import timed_gradients
 from pipar_rpc.privacy.gradients import PLAIN
 from pipar_rpc.selector.facts import ServerFacts
+from pipar_rpc.testbed.steadiness import Steadiness
 from pipar_rpc.testbed.unit_timer import PART, run_once, time_units, timers
 from pipar_rpc.training.exchange import Process, Result
+
+log = logging.getLogger(__name__)
+
+
+def warn_if_disturbed(who: str, found: Steadiness) -> None:
+    """Says so if other work disturbed what was measured."""
+    if reasons := found.reasons():
+        told = "selector: %s was disturbed while it was measured, and the choice may be wrong: %s"
+        log.warning(told, who, "; ".join(reasons))
 
 
 def profile_server(
@@ -40,7 +51,8 @@ def profile_server(
         halves: number of server halves that there will be.
         private: whether they are trained by DP-SGD.
     """
-    alone = time_units(spec, sizes, runs, device, private=private)
+    alone, steadiness = time_units(spec, sizes, runs, device, private=private)
+    warn_if_disturbed("the server", steadiness)
     at_once = min(halves, 2 * (os.cpu_count() or 1))
     crowded = _crowded_seconds(spec, sizes, runs, device, at_once, private)
     together = {}
@@ -91,3 +103,8 @@ def computing_half(spec: ModelSpec, size: int, device: torch.device, private: bo
         reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))
 
     return process
+
+
+def empty_half(part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]) -> None:
+    """A server half that answers at once: what is left is what a micro-batch costs besides computing."""
+    reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))

@@ -46,7 +46,7 @@ def _server_times(
     coder = Coder.of(coding, server=True)
     if coder is None:
         return ()
-    return time_units(spec, sizes_to_time(job.batch_size, job.smallest), runs, here, coder=coder)
+    return time_units(spec, sizes_to_time(job.batch_size, job.smallest), runs, here, coder=coder).units
 
 
 def _crossing(job: DeviceJob, units: Sequence[UnitSummary], server: Sequence[UnitTimes]) -> Crossing:

@@ -16,6 +16,7 @@ from pipar_rpc.base.errors import ConfigError, first_line
 from pipar_rpc.base.network_input import FLOAT, NetworkInput
 from pipar_rpc.models import ModelSpec, Norm
 from pipar_rpc.models.freezing import frozen_of, shown
+from pipar_rpc.testbed.steadiness import DISTURBED
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 KEY = "testbed.profile"
@@ -30,6 +31,8 @@ class DeviceProfile:
         input_shape, input_dtype: its input, where that is no square image with a class; see `NetworkInput`.
         units: times of each cut unit, in order; batch size -> seconds.
         machine: machine and versions with which it was recorded; for the reader.
+        spread: largest relative difference of the repeated runs that count; None if that is not known.
+        disturbed: what disturbed the recording; empty if nothing did.
     """
 
     model: str
@@ -44,6 +47,8 @@ class DeviceProfile:
     freeze: Any = field(default_factory=list)
     input_shape: list[int] | None = None
     input_dtype: str = FLOAT
+    spread: float | None = None
+    disturbed: list[str] = field(default_factory=list)
 
     @property
     def spec(self) -> ModelSpec:
@@ -73,6 +78,14 @@ class DeviceProfile:
             )
             for unit, own, back in zip(self.units, trained, reached, strict=True)
         )
+
+    def warning(self, path: Path) -> str | None:
+        """One line if the recording was disturbed."""
+        reasons = list(self.disturbed)
+        if not reasons and (self.spread or 0.0) > DISTURBED:
+            reasons.append(f"repeated runs differ by {self.spread:.0%}")
+        told = f"{KEY}={path} was recorded on a machine that was disturbed: {'; '.join(reasons)}"
+        return f"{told}. Record it again when nothing else runs there" if reasons else None
 
     def write(self, path: Path, origin: str = "Recorded by python -m pipar_rpc.profiler.") -> None:
         """Writes the file, `origin` in its first line; raises OSError."""

@@ -58,6 +58,7 @@ class SpeedSpec:
         coding: codecs of activations and gradients, which take their time too.
         tail_units: last cut units that the device holds besides.
         privacy: privacy mechanisms, which take their time too.
+        warning: line for the log if the profile was recorded on a disturbed machine; otherwise None.
     """
 
     model: ModelSpec
@@ -70,6 +71,7 @@ class SpeedSpec:
     coding: CodingSpec = NO_CODECS
     tail_units: int = 0
     privacy: PrivacySpec = NO_PRIVACY
+    warning: str | None = None
 
     @property
     def native(self) -> bool:

@@ -20,11 +20,13 @@ from pipar_rpc.privacy.dpsgd import timed_gradients
 from pipar_rpc.privacy.gradients import PLAIN
 from pipar_rpc.privacy.registry import build_cut_privacy
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
+from pipar_rpc.testbed.steadiness import Repeats, Timed, Waits
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 T = TypeVar("T")
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100)
+LIMIT_S = 30.0  # after which a job measures nothing again
 PART = Part(1, 0, 1, 1, 1.0)  # the place of what is only timed
 
 
@@ -75,7 +77,7 @@ class UnitTimer:
         self._optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9) if parameters else None
         self._forward = defaultdict[int, list[float]](list)
         self._backward = defaultdict[int, list[float]](list)
-        self._update: list[float] = []
+        self._update = defaultdict[int, list[float]](list)
         self._coder, self._gradients = coder, timed_gradients(layers) if private else PLAIN
         self._coding = [defaultdict[int, list[float]](list) for _ in range(4)]
         self._output = torch.empty(0)
@@ -116,7 +118,7 @@ class UnitTimer:
         self._backward[len(output)].append(seconds)
         if self._optimizer is not None:
             _, seconds = self._timed(partial(self._step, self._optimizer))
-            self._update.append(seconds)
+            self._update[len(output)].append(seconds)
             self._optimizer.zero_grad()
 
     def _pass_back(self, output: Tensor, gradient: Tensor) -> None:
@@ -127,15 +129,32 @@ class UnitTimer:
         self._gradients.finish(PART)
         optimizer.step()
 
-    def times(self) -> UnitTimes:
-        """Medians; the first run of each batch size does not count."""
+    def times(self, counted: Mapping[int, Sequence[int]] | None = None) -> UnitTimes:
+        """Medians.
+
+        Args:
+            counted: numbers of the runs that count, for each batch size; by default all but the first one.
+        """
+
+        def of_size(size: int, runs: list[float]) -> list[float]:
+            return runs[1:] if counted is None else [runs[number] for number in counted[size]]
 
         def medians(seconds: Mapping[int, list[float]]) -> dict[int, float]:
-            return {size: _median(runs[1:]) for size, runs in seconds.items()}
+            return {size: _median(of_size(size, runs)) for size, runs in seconds.items()}
 
         passes = medians(self._forward), medians(self._backward)
         coding = map(medians, self._coding)
-        return UnitTimes(self._name, *passes, _median(self._update or [0.0]), *coding)
+        updates = [
+            own
+            for size, runs in self._update.items()
+            for own in (runs if counted is None else of_size(size, runs))
+        ]
+        return UnitTimes(self._name, *passes, _median(updates or [0.0]), *coding)
+
+    def seconds(self, size: int) -> list[float]:
+        """Forward and backward pass of every run of a batch size."""
+        passes = zip(self._forward[size], self._backward[size], strict=True)
+        return [forward + backward for forward, backward in passes]
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """What `work` returns, and its seconds."""
@@ -178,8 +197,11 @@ def time_units(
     tail_units: int = 0,
     coder: Coder | None = None,
     private: bool = False,
-) -> list[UnitTimes]:
+    limit_s: float = LIMIT_S,
+) -> Timed:
     """Trains a network of its own and tells how long each unit took; global random numbers stay as they were.
+
+    Sizes whose runs are not steady are measured again, up to `MOST_BLOCKS` times.
 
     Args:
         spec: network to time.
@@ -192,6 +214,7 @@ def time_units(
         tail_units: number of last units to time besides, on an input of their own.
         coder: codecs of what crosses; None if it crosses as it is.
         private: whether it is trained by DP-SGD.
+        limit_s: seconds after which nothing is measured again.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_model(spec) if num_units is None else build_device_layers(spec, num_units, tail_units)
@@ -202,12 +225,20 @@ def time_units(
             before = output_shape(build_meta(spec)[:-tail_units], spec)
             outputs = torch.randn(max(sizes), *before, device=device, requires_grad=True)
             pieces.append((units[num_units:], outputs))
-        for size in sizes:
-            for _ in range(1 + runs):
-                for piece, entering in pieces:
-                    run_once(piece, entering[:size])
-                on_run()
-    return [unit.times() for unit in units]
+        repeats, began, missing = Repeats(sizes, runs), clock(), list(sizes)
+        while missing:
+            for size in missing:
+                waits = Waits(device, clock)
+                for _ in range(1 + runs):
+                    with waits.noted():
+                        for piece, entering in pieces:
+                            run_once(piece, entering[:size])
+                    on_run()
+                each = zip(*(unit.seconds(size)[-1 - runs :] for unit in units), strict=True)
+                repeats.add(size, [sum(own) for own in each], waits.shares)
+            missing = repeats.to_repeat() if clock() - began < limit_s else []
+    counted = repeats.counted()
+    return Timed([unit.times(counted) for unit in units], repeats.steadiness())
 
 
 def _median(seconds: Sequence[float]) -> float:

@@ -85,7 +85,7 @@ def test_a_network_for_tokens():
     assert [unit.output_shape for unit in units] == [(5, 4), (7, 5)]  # an output for each class is not asked
     assert smallest_batch(build_meta(asked), asked) == 1
     assert held_bytes(build_meta(asked), asked)[0] == 5 * 8  # the tokens
-    times = time_units(asked, [2], 1, torch.device("cpu"))
+    times = time_units(asked, [2], 1, torch.device("cpu")).units
     assert [unit.name for unit in times] == ["0", "1"]
 
 

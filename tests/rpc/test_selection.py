@@ -104,6 +104,9 @@ def test_the_choice_is_shown_and_predicted(switched):
     assert "the best P and N of" in log
     (handling,) = re.findall(r"a micro-batch takes ([\d.]+) ms .* at once ([\d.]+) ms", log)
     assert all(0 <= float(milliseconds) < 1000 for milliseconds in handling)  # 0 where load hides it
+    (cpu,) = re.findall(r"of CPU it takes ([\d.]+) ms on the server and ([\d.]+) ms on device1", log)
+    assert all(0 < float(milliseconds) < 1000 for milliseconds in cpu)
+    assert "2 devices share the server's" in log
     rows = rows_of(job)
     assert all(float(row["predicted_iteration_s"]) > 0 for row in rows)
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipar_rpc.plan.strategies import Method
-from pipar_rpc.selector.choose import choose, predict
-from pipar_rpc.selector.facts import Crossing, DeviceFacts, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.selector.choose import NOISE, best_of_each, choose, predict
+from pipar_rpc.selector.facts import Crossing, DeviceFacts, MessageCost, ServerFacts, UnitSizes, move_seconds
 from pipar_rpc.selector.prediction import mean_iteration_s
 from pipar_rpc.selector.selection import Facts, Selection
 from pipar_rpc.selector.tables import LABEL_BYTES
@@ -21,6 +21,7 @@ from tests.support.simulation import simulate
 
 seconds = st.floats(0.001, 1)
 mbps = st.floats(0.1, 100) | st.just(math.inf)
+messages = st.just(MessageCost()) | st.builds(MessageCost, seconds, seconds, seconds, st.booleans())
 byte_counts = st.integers(0, 100_000)
 
 
@@ -59,6 +60,7 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
             smallest=draw(st.sampled_from([1, 2])),
             iterations=draw(st.sampled_from([1, 7, math.inf])),
             crossing=draw(st.none() | crossings(names)),
+            message=draw(messages),
         )
 
     devices = [device() for _ in range(draw(st.integers(1, 3)))]
@@ -67,6 +69,9 @@ def problems(draw) -> tuple[list[DeviceFacts], ServerFacts, list[UnitSizes]]:
         {1: 1.0, 6: draw(st.floats(1, 3))},
         message_s=draw(st.sampled_from([0.0, 0.3])),
         shared_message_s=draw(st.sampled_from([0.0, 0.2])),
+        message_cpu_s=draw(st.sampled_from([0.0, 0.1])),
+        cores=draw(st.sampled_from([1.0, 4.0, math.inf])),
+        devices_here=draw(st.integers(1, 3)),
     )
     sent = byte_counts | st.none()
     sizes = [UnitSizes(*(draw(byte_counts) for _ in range(3)), sent_bytes=draw(sent)) for _ in names]
@@ -86,6 +91,7 @@ def brute_force(device, server, sizes, halves, p, n):
             [sum(interpolate(getattr(unit, direction), size) for unit in units) for size in samples]
         )
 
+    message = device.message
     labels, crossing = 0 if alone else LABEL_BYTES, device.crossing
     if alone:
         up, down, here, there = np.zeros(n), np.zeros(n), [], []
@@ -96,19 +102,49 @@ def brute_force(device, server, sizes, halves, p, n):
         up, down = crossing.uplink_bytes[p - 1][samples], crossing.downlink_bytes[p - 1][samples]
         here, there = [device.units[p - 1]], [crossing.server[p - 1]]
     times = StageTimes(
-        device_forward=total(device.units[:p], "forward") + total(here, "encode"),
+        device_forward=total(device.units[:p], "forward")
+        + total(here, "encode")
+        + (0 if alone else message.submit_s),
         uplink=(up + labels * np.array(samples)) * 8e-6 / device.uplink_mbps,
         server_forward=slowdown * (total(server.units[p:], "forward") + total(there, "decode")) + handling,
         server_backward=slowdown * (total(server.units[p:], "backward") + total(there, "encode")),
         downlink=down * 8e-6 / device.downlink_mbps,
         device_backward=total(device.units[:p], "backward") + total(here, "decode"),
         uplink_latency=0 if alone else device.uplink_latency_s,
-        downlink_latency=0 if alone else device.downlink_latency_s,
+        downlink_latency=0 if alone else device.downlink_latency_s + message.answer_s,
         update=sum(unit.update for unit in device.units[:p]),
     )
     mbit = sum(unit.model_bytes for unit in sizes[:p]) * 8e-6
     moving = (mbit / device.uplink_mbps + mbit / device.downlink_mbps) / device.iterations
-    return simulate(times, n) + moving
+    cores_s = core_seconds(device, server, halves, p, n, samples, total, here, there)
+    return max(simulate(times, n), cores_s) + moving
+
+
+def core_seconds(device, server, halves, p, n, samples, total, here, there):
+    """What the server's machine computes in an iteration, on all its cores."""
+    alone, message = p == len(server.units), device.message
+
+    def both(units):
+        return sum(total(units, "forward")) + sum(total(units, "backward"))
+
+    def coded(units):
+        return sum(total(units, "encode")) + sum(total(units, "decode"))
+
+    spent = both(server.units[p:]) + coded(there) + sum(unit.update for unit in server.units[p:])
+    spent = halves * (spent + (0 if alone else n * server.message_cpu_s))
+    if message.beside_server:
+        every = [
+            sum(
+                interpolate(getattr(unit, direction), device.batch_size)
+                for unit in units
+                for direction in ("forward", "backward")
+            )
+            for units in (device.units, server.units)
+        ]
+        own = both(device.units[:p]) + coded(here) + sum(unit.update for unit in device.units[:p])
+        own = own * every[1] / every[0] + (0 if alone else n * message.cpu_s)
+        spent += server.devices_here * own
+    return spent / server.cores
 
 
 @settings(max_examples=300, deadline=None)
@@ -133,7 +169,15 @@ def is_best(device, ranking, server, sizes, halves):
     }
     found = [candidate.total_s for candidate in ranking]
     own = [every[candidate.split_point, candidate.num_micro_batches] for candidate in ranking]
-    return found == pytest.approx(own) and found == pytest.approx(sorted(every.values())[: len(ranking)])
+    least, (chosen_p, chosen_n) = min(every.values()), ranking[0].cut
+    within = [n for p, n in every if p == chosen_p and every[p, n] <= (1 + NOISE) * least * (1 + 1e-9)]
+    others = sorted(seconds for cut, seconds in every.items() if cut != ranking[0].cut)
+    return (
+        found == pytest.approx(own)
+        and chosen_n == min(within)
+        and least == pytest.approx(min(every[p, n] for p, n in every if p == chosen_p))
+        and found[1:] == pytest.approx(others[: len(ranking) - 1])
+    )
 
 
 FLAT = {1: 0.1, 10: 1.0}  # in proportion
@@ -180,6 +224,45 @@ def test_cuts_of_a_checkpoint_are_kept_if_they_fit():
     kept = Selection(plan, rankings, Facts(devices, FAST, sizes), (True, True)).keep([(2, 1), (2, 1)])
     assert kept.plan == [(2, 1), rankings[1][0].cut]
     assert rankings[1][0].split_point == 1
+
+
+def test_micro_batches_cost_the_cores_that_all_processes_share():
+    """In the end each costs (2 (1 + 0.5)) / 2 s there, which is more than it saves."""
+    apart, crowded = (MessageCost(cpu_s=0.5, beside_server=own) for own in (False, True))
+    slow = replace(DEVICE, uplink_mbps=0.8, downlink_mbps=0.8)
+    server = replace(FAST, message_cpu_s=1.0, cores=2.0, devices_here=2)
+
+    def chosen(message, there):
+        return best(*[replace(slow, message=message)] * 2, server=there, split_points=[1])[0][1]
+
+    assert chosen(apart, FAST) == chosen(apart, replace(server, message_cpu_s=0.0)) > 3
+    assert chosen(crowded, server) <= 2
+    for message, spent in ((crowded, 0.02 + 0.02 + 10 * 1.5), (apart, 0.02 + 10 * 1.0)):
+        both = [replace(slow, message=message)] * 2
+        own, _ = predict(both, server, SIZES, [(1, 10)] * 2)
+        assert own.iteration_s == pytest.approx(
+            2 * spent / 2
+        )  # 2 on 2 cores; as fast as the server's machine
+
+
+def test_sending_follows_the_forward_pass_and_the_answer_comes_later():
+    message = MessageCost(submit_s=0.25, answer_s=0.125)
+    (plain,) = predict([DEVICE], FAST, SIZES, [(1, 1)])
+    (own,) = predict([replace(DEVICE, message=message)], FAST, SIZES, [(1, 1)])
+    assert own.iteration_s == pytest.approx(plain.iteration_s + 0.25 + 0.125)
+    assert own.stages.device_forward == plain.stages.device_forward + 0.25
+    (alone,) = predict([replace(DEVICE, message=message)], FAST, SIZES, [(2, 1)])
+    assert alone.iteration_s == predict([DEVICE], FAST, SIZES, [(2, 1)])[0].iteration_s
+
+
+def test_of_equal_predictions_the_fewest_micro_batches_are_chosen():
+    (ranking,) = choose([DEVICE], FAST, SIZES, split_points=[1], count=10)
+    seconds = {own.num_micro_batches: own.total_s for own in ranking}
+    least = min(seconds.values())
+    within = [n for n, own in seconds.items() if own <= (1 + NOISE) * least]
+    assert ranking[0].num_micro_batches == min(within)
+    assert [own.total_s for own in ranking[1:]] == sorted(own.total_s for own in ranking[1:])
+    assert best_of_each([DEVICE], FAST, SIZES, Method.exhaustive, 1)[0][0].cut == ranking[0].cut
 
 
 def test_fewer_halves_share_the_server_if_some_devices_train_alone():

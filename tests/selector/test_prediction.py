@@ -147,7 +147,7 @@ def test_a_device_times_the_codecs_that_it_will_use():
         "devices.overrides.2.compression.gradients.name=none",
     ).devices
     for job, sizes in ((coded, {3}), (plain, set())):
-        first, *_ = DeviceProfiler(node, Stop(), job).unit_times(3, 1, 2)
+        first, *_ = DeviceProfiler(node, Stop(), job).unit_times(3, 1, 2).units
         assert set(first.encode) == set(first.decode) == sizes
     noised = replace(plain, privacy=PrivacySpec(activations=ActivationNoiseSpec(1.0, 1.0)))
-    assert set(DeviceProfiler(node, Stop(), noised).unit_times(3, 1, 2)[0].encode) == {3}
+    assert set(DeviceProfiler(node, Stop(), noised).unit_times(3, 1, 2).units[0].encode) == {3}

@@ -132,7 +132,7 @@ def test_the_last_units_need_memory_and_never_move():
 
 def test_a_device_that_cannot_hold_all_times_what_it_would_hold():
     spec = ModelSpec("vgg5", Norm.group, 3, 8, 4)
-    units = time_units(spec, [2, 4], 1, torch.device("cpu"), num_units=2, tail_units=2)
+    units = time_units(spec, [2, 4], 1, torch.device("cpu"), num_units=2, tail_units=2).units
     assert [unit.name for unit in units] == ["conv1", "conv2", "fc1", "fc2"]
     assert all(min(unit.backward.values()) > 0 and set(unit.forward) == {2, 4} for unit in units)
 

@@ -43,6 +43,31 @@ def test_a_profile_has_times_of_every_unit_and_survives_its_file(tmp_path):
     profile.check(path, VGG5, names)
 
 
+def test_a_disturbed_recording_is_told(tmp_path):
+    """By what the file notes; a file of an older version notes nothing."""
+    profile, path = profile_of(VGG5), tmp_path / "pi.yaml"
+    profile.write(path)
+    old = "".join(
+        line for line in path.read_text().splitlines(True) if not line.startswith(("spread", "disturbed"))
+    )
+    path.write_text(old)
+    assert read_profile(path) == profile
+    assert profile.warning(path) is None
+    for spread, reasons, told in (
+        (0.08, [], None),
+        (0.34, [], "repeated runs differ by 34%"),
+        (0.34, ["a", "b"], "a; b"),
+        (None, ["a"], "a"),
+    ):
+        dataclasses.replace(profile, spread=spread, disturbed=reasons).write(path)
+        line = read_profile(path).warning(path)
+        assert line == (
+            told
+            and f"testbed.profile={path} was recorded on a machine that was disturbed: {told}."
+            " Record it again when nothing else runs there"
+        )
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -16,7 +16,7 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.terminal import table
 from pipar_rpc.selector.choose import best_of_each, choose, predict
-from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.facts import DeviceFacts, Facts, fitting
 from pipar_rpc.selector.prediction import Candidate, mean_iteration_s
 from pipar_rpc.selector.profiling import profile_devices
 from pipar_rpc.selector.server_profiling import profile_server
@@ -38,15 +38,6 @@ STAGES = {
 
 
 U_STAGES = STAGES | {"o": "output_downlink", "t": "device_tail", "v": "return_uplink"}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a choice rests on."""
-
-    devices: Sequence[DeviceFacts]
-    server: ServerFacts
-    sizes: Sequence[UnitSizes]
 
 
 @dataclass(frozen=True)

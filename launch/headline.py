@@ -31,9 +31,11 @@ from launch.headline_tables import (
 )
 from launch.script import run_script
 from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.models import build_meta, summarise
 from pipar_rpc.plan.strategies import Method
 from pipar_rpc.results.published import Published, read_published
 from pipar_rpc.results.runs import Run, load
+from pipar_rpc.selector.facts import Facts
 from pipar_rpc.testbed.device_profile import DeviceProfile, read_profile
 
 NOTE = (
@@ -53,8 +55,8 @@ def choices(runs: Runs, own: Sequence[Run], path: Path, known: Published) -> lis
     """
     profile: DeviceProfile = read_profile(path)
     facts, published = runs.facts(profile.model), known.table_iv.get(profile.model)
-    if published is None or facts is None:
-        those = f"a profile of {' or '.join(known.table_iv)}, for which a run with the selector is there"
+    if published is None or facts is None or not _is_of(profile, facts):
+        those = f"a profile of {' or '.join(known.table_iv)}, images as in a run with the selector"
         raise ConfigError("--boards", path, f"{those}; it is of {profile.model}")
     board = replace(facts, devices=[replace(device, units=profile.units) for device in facts.devices])
     found = []
@@ -72,6 +74,12 @@ def choices(runs: Runs, own: Sequence[Run], path: Path, known: Published) -> lis
         paper, selected = reckoner.selected(Method.paper), reckoner.selected()
         found.append(Choice(profile.model, network, paper, selected, ran, row))
     return found
+
+
+def _is_of(profile: DeviceProfile, facts: Facts) -> bool:
+    """Whether a profile is of the network, with as large images, of which the facts are."""
+    units = summarise(build_meta(profile.spec), profile.spec)
+    return [own.activation_bytes for own in units] == [own.activation_bytes for own in facts.sizes]
 
 
 def draw(cases: Sequence[Case], known: Published, folder: Path) -> list[Path]:
@@ -110,8 +118,8 @@ def main() -> int:
     runs = Runs([run for run in loaded if run.case.testbed not in names])
     cases, checks = runs.cases(), runs.checks()
     said = verdict(checks)
-    parts = [f"{NOTE}\n\n{speed_table(cases).markdown()}", "\n".join(largest_lines(cases, known.largest))]
-    parts += [agreement_table(checks).markdown(), said]
+    parts = [NOTE, said, speed_table(cases).markdown(), "\n".join(largest_lines(cases, known.largest))]
+    parts.append(agreement_table(checks).markdown())
     parts += [
         f"{model}, K = {count}, {network}: SFL ran with P = {ran}, but P = {best} is computed to be better"
         for (model, count, network), best, ran in runs.better_splits()

@@ -64,4 +64,5 @@ def _panel(axes: Axes, cases: Sequence[Case], links: Sequence[str], value: Calla
     axes.set_ylabel("times")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     axes.margins(y=0.12)

@@ -9,7 +9,7 @@ import yaml
 from launch.headline_cases import Figures, Link, Place, Reckoner, Runs
 from launch.headline_tables import largest_lines, speed_table, verdict
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.models import ModelSpec, Norm, build_meta
+from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
 from pipar_rpc.results.published import read_published
 from pipar_rpc.results.runs import load
 from pipar_rpc.selector.facts import DeviceFacts, Facts, ServerFacts, UnitSizes
@@ -21,12 +21,17 @@ from tests.support.commands import run_here
 from tests.support.results import FL, PIPAR, SFL, write
 
 # Ten samples; each of five units takes a device 1 s forward, 2 s backward and 0.5 s for its update, and the
-# server a tenth. The first activation has 1 MB less the labels, the others 2 MB; each unit's weights 1 MB.
-NAMES = list(build_meta(ModelSpec("vgg5", Norm.batch, 3, 32, 10))._modules)
+# server a tenth. The first activation with its labels takes the slow uplink 1 s, as do each unit's weights.
+SPEC = ModelSpec("vgg5", Norm.batch, 3, 32, 10)
+NAMES = list(build_meta(SPEC)._modules)
 UNITS = [UnitTimes(name, {10: 1.0}, {10: 2.0}, 0.5) for name in NAMES]
-SIZES = [UnitSizes(99_992 if name == NAMES[0] else 199_992, 1_000_000, 0) for name in NAMES]
-SLOW, FAST = Link(8, 16), Link(16, 16)
-LABELS_S = 80 * 8e-6 / 16  # the gradient has no labels: it takes so much less
+BYTES = [unit.activation_bytes for unit in summarise(build_meta(SPEC), SPEC)]
+LABELS = 8
+WEIGHTS = 10 * (BYTES[0] + LABELS)
+MBPS = WEIGHTS * 8e-6
+SIZES = [UnitSizes(activation, WEIGHTS, 0) for activation in BYTES]
+SLOW, FAST = Link(MBPS, 2 * MBPS), Link(2 * MBPS, 2 * MBPS)
+LABELS_S = 10 * LABELS * 8e-6 / SLOW.downlink_mbps  # the gradient has none and takes so much less than 0.5 s
 DEVICE = DeviceFacts(UNITS, *SLOW, 0.0, 0.0, 10, 1, math.inf)
 SERVER = ServerFacts([unit.scaled(0.1) for unit in UNITS], {10: 2.0}, 0.01, 0.02)  # 0.04 s for two halves
 FACTS = Facts([DEVICE, DEVICE], SERVER, SIZES)
@@ -152,8 +157,7 @@ def test_without_a_selector_nothing_can_be_computed(tmp_path):
 
 
 def test_the_command_writes_tables_pictures_and_table_iv(folder):
-    spec = {"channels": 3, "image_size": 32, "num_classes": 10}
-    DeviceProfile("vgg5", Norm.batch, units=UNITS, **spec).write(folder / "board.yaml")
+    DeviceProfile("vgg5", Norm.batch, 3, 32, 10, UNITS).write(folder / "board.yaml")
     row = PIPAR | {"num_devices": 3, "testbed": "board", "num_micro_batches": 4} | seconds(4.0, 2.0)
     job(folder / "9", row, method="paper")
     done = run_here("launch.headline", folder, "--boards", folder / "board.yaml")
@@ -176,11 +180,15 @@ def test_the_command_writes_tables_pictures_and_table_iv(folder):
     assert float(rows[0]["epoch_s"]) == pytest.approx(1757.5)
 
 
-def test_a_board_that_nothing_is_known_of_is_refused(folder):
-    names = build_meta(ModelSpec("resnet18", Norm.batch, 3, 32, 10))._modules
+@pytest.mark.parametrize(("model", "size"), [("resnet18", 32), ("vgg11", 32), ("vgg5", 16)])
+def test_a_board_that_nothing_is_known_of_is_refused(folder, model, size):
+    names = build_meta(ModelSpec(model, Norm.batch, 3, size, 10))._modules
     units = [UnitTimes(name, {10: 1.0}, {10: 2.0}, 0.5) for name in names]
-    DeviceProfile("resnet18", Norm.batch, 3, 32, 10, units).write(folder / "board.yaml")
+    DeviceProfile(model, Norm.batch, 3, size, 10, units).write(folder / "board.yaml")
     done = run_here("launch.headline", folder, "--boards", folder / "board.yaml")
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert "must be a profile of vgg5 or resnet18, for which a run with the selector is there" in done.err
+    assert (
+        f"must be a profile of vgg5 or resnet18, images as in a run with the selector; it is of {model}"
+        in (done.err)
+    )

@@ -39,7 +39,6 @@ from pipar_rpc.results.observer import observing
 from pipar_rpc.results.outputs import Outputs
 from pipar_rpc.results.run_files import BEST_MODEL, FACTS, MODEL, SELECTION
 from pipar_rpc.results.terminal import Progress
-from pipar_rpc.selector.facts_file import write_facts
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection, select
 from pipar_rpc.training.evaluation import Evaluator
@@ -172,7 +171,7 @@ def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection
     if checkpoint:
         selection = selection.keep(checkpoint.cuts)
     selection.write(job.output_dir / SELECTION)
-    write_facts(job.output_dir / FACTS, selection.facts.scaled(job.plan.settings.time_scale))
+    selection.write_facts(job.output_dir / FACTS)
     job.outputs.text("selector/candidates", selection.text())
     return selection
 

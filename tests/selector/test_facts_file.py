@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, Facts, ServerFacts, UnitSizes
 from pipar_rpc.selector.facts_file import read_facts, write_facts
 from pipar_rpc.selector.prediction import Predictor
+from pipar_rpc.selector.selection import Selection
 from pipar_rpc.testbed.unit_times import UnitTimes
 
 UNITS = [
@@ -44,6 +46,13 @@ def test_devices_that_are_alike_are_written_once(tmp_path):
 
 def test_in_another_time_everything_takes_as_much_longer():
     np.testing.assert_allclose(totals(FACTS.scaled(4.0)), 4 * totals(FACTS), rtol=1e-12)
+
+
+def test_a_selection_writes_times_and_rates_of_the_results(tmp_path):
+    plan = SimpleNamespace(settings=SimpleNamespace(time_scale=4.0))
+    Selection(plan, [], FACTS, (True,) * 3).write_facts(tmp_path / "facts.yaml")
+    np.testing.assert_allclose(totals(read_facts(tmp_path / "facts.yaml")), 4 * totals(FACTS), rtol=1e-12)
+    assert read_facts(tmp_path / "facts.yaml").devices[0].uplink_mbps == 2.5
 
 
 @pytest.mark.parametrize("text", ["[1]", "devices: [", "{devices: [{}], server: {}, sizes: []}"])

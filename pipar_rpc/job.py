@@ -37,7 +37,7 @@ from pipar_rpc.results.columns import Row
 from pipar_rpc.results.figures import class_counts_figure
 from pipar_rpc.results.observer import observing
 from pipar_rpc.results.outputs import Outputs
-from pipar_rpc.results.run_files import BEST_MODEL, MODEL
+from pipar_rpc.results.run_files import BEST_MODEL, FACTS, MODEL, SELECTION
 from pipar_rpc.results.terminal import Progress
 from pipar_rpc.selector.reselection import Reselector
 from pipar_rpc.selector.selection import Selection, select
@@ -177,7 +177,8 @@ def _select(job: _Job, checkpoint: Checkpoint | None, start: Start) -> Selection
     selection = select(job.plan, job.node, start.elapsed_s)
     if checkpoint:
         selection = selection.keep(checkpoint.cuts)
-    selection.write(job.output_dir / "selection.csv")
+    selection.write(job.output_dir / SELECTION)
+    selection.write_facts(job.output_dir / FACTS)
     job.outputs.text("selector/candidates", selection.text())
     return selection
 

@@ -27,6 +27,25 @@ class PublishedEpoch:
 
 
 @dataclass(frozen=True)
+class PublishedChoice:
+    """A row of the paper's Table IV: P and N that were selected, the best N with that P, and their epochs.
+
+    Attributes:
+        split_point: P.
+        num_micro_batches: N that the formula gave.
+        epoch_s: seconds of an epoch with these.
+        optimal_num_micro_batches: N of the shortest epoch.
+        optimal_epoch_s: seconds of that.
+    """
+
+    split_point: int
+    num_micro_batches: int
+    epoch_s: float
+    optimal_num_micro_batches: int
+    optimal_epoch_s: float
+
+
+@dataclass(frozen=True)
 class Published:
     """All figures, as texts where they are shown only.
 
@@ -35,18 +54,26 @@ class Published:
         speedup_over_sfl: speed-up over split federated learning, by model.
         idle_and_throughput: idle times and throughput, by what is compared.
         accuracy: accuracy on CIFAR-10 in per cent, by model and strategy.
+        largest: largest figures of all networks, by what is compared.
         epochs: epoch times of PiPar and federated learning, by model.
+        table_iv: what was selected, by model and network.
     """
 
     speedup_over_fl: Mapping[str, str]
     speedup_over_sfl: Mapping[str, str]
     idle_and_throughput: Mapping[str, str]
     accuracy: Mapping[str, Mapping[str, str | float]]
+    largest: Mapping[str, float]
     epochs: Mapping[str, PublishedEpoch]
+    table_iv: Mapping[str, Mapping[str, PublishedChoice]]
 
 
 def read_published() -> Published:
     """Reads published.yaml, which lies beside this file."""
     content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
     epochs = {model: PublishedEpoch(**figures) for model, figures in content.pop("epochs").items()}
-    return Published(**content, epochs=epochs)
+    table_iv = {
+        model: {network: PublishedChoice(**figures) for network, figures in networks.items()}
+        for model, networks in content.pop("table_iv").items()
+    }
+    return Published(**content, epochs=epochs, table_iv=table_iv)

@@ -11,8 +11,8 @@ ASIDE, MOVING = "replaced", "replaced.partial"
 MARK = ".pipar_rpc"  # in these two: a folder of the user's may have the same name
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 MODEL, BEST_MODEL, ROWS, CONFIG = "model.pt", "model_best.pt", "results.csv", "config.yaml"
-CHECKPOINTS, SELECTION = "checkpoints", "selection.csv"
-TABLES, PICTURES = (SELECTION, "trace.json"), ("partition.png", "iteration.png", "confusion.png")
+CHECKPOINTS, SELECTION, FACTS = "checkpoints", "selection.csv", "facts.yaml"
+TABLES, PICTURES = (SELECTION, FACTS, "trace.json"), ("partition.png", "iteration.png", "confusion.png")
 LEAKAGE, LEAKAGE_TIMES = "leakage.csv", "leakage_times.json"
 LEAKAGE_PICTURES = LEAKAGE_PICTURE, RECONSTRUCTIONS = "leakage.png", "reconstructions.png"
 # What a run, and a command about it, writes; that by which it is known comes last.

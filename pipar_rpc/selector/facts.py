@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import numpy as np
@@ -77,6 +77,11 @@ class MessageCost:
     cpu_s: float = 0.0
     beside_server: bool = False
 
+    def scaled(self, factor: float) -> "MessageCost":
+        """The same in a time in which a second is `factor` seconds."""
+        times = {name: getattr(self, name) * factor for name in ("submit_s", "answer_s", "cpu_s")}
+        return replace(self, **times)
+
 
 @dataclass(frozen=True)
 class DeviceFacts:
@@ -111,6 +116,22 @@ class DeviceFacts:
     tail_units: int = 0
     message: MessageCost = MessageCost()
 
+    def scaled(self, factor: float) -> "DeviceFacts":
+        """The same device in a time in which a second is `factor` seconds: `testbed.time_scale`, say."""
+        crossing = self.crossing
+        if crossing is not None:
+            crossing = replace(crossing, server=[unit.scaled(factor) for unit in crossing.server])
+        return replace(
+            self,
+            units=[unit.scaled(factor) for unit in self.units],
+            uplink_mbps=self.uplink_mbps / factor,
+            downlink_mbps=self.downlink_mbps / factor,
+            uplink_latency_s=self.uplink_latency_s * factor,
+            downlink_latency_s=self.downlink_latency_s * factor,
+            crossing=crossing,
+            message=self.message.scaled(factor),
+        )
+
 
 @dataclass(frozen=True)
 class ServerFacts:
@@ -135,11 +156,39 @@ class ServerFacts:
     cores: float = math.inf
     devices_here: int = 0
 
+    def handling_s(self, halves: int) -> float:
+        """Seconds that a micro-batch takes besides computing while `halves` halves are served."""
+        return max(self.message_s, halves * self.shared_message_s)
+
+    def scaled(self, factor: float) -> "ServerFacts":
+        """The same server in a time in which a second is `factor` seconds."""
+        return replace(
+            self,
+            units=[unit.scaled(factor) for unit in self.units],
+            message_s=self.message_s * factor,
+            shared_message_s=self.shared_message_s * factor,
+            message_cpu_s=self.message_cpu_s * factor,
+        )
+
     def slowdown(self, halves: int, most_samples: int) -> Array:
         """How many times longer a half takes for 0, 1, ... samples while `halves` compute."""
         sizes = sorted(self.halves_at_once)
         together = np.interp(range(most_samples + 1), sizes, [self.halves_at_once[size] for size in sizes])
         return np.maximum(1.0, halves / together)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a choice rests on."""
+
+    devices: Sequence[DeviceFacts]
+    server: ServerFacts
+    sizes: Sequence[UnitSizes]
+
+    def scaled(self, factor: float) -> "Facts":
+        """The same in a time in which a second is `factor` seconds."""
+        devices = [device.scaled(factor) for device in self.devices]
+        return replace(self, devices=devices, server=self.server.scaled(factor))
 
 
 def needed_bytes(sizes: Sequence[UnitSizes], batch_size: int, tail_units: int = 0) -> list[int]:

@@ -92,7 +92,7 @@ class Predictor:
         there = server.units[: len(sizes) - device.tail_units]
         self._server_forward = slowdown * rest_of(there, "forward", device.batch_size, len(sizes))
         self._server_backward = slowdown * rest_of(there, "backward", device.batch_size, len(sizes))
-        handling = max(server.message_s, halves * server.shared_message_s)
+        handling = server.handling_s(halves)
         self._server_forward[:-1] += handling  # of a micro-batch of any size; at P = Q nothing crosses
         self._forward[:-1] += device.message.submit_s
         self._update = np.cumsum([unit.update for unit in device.units]) * self._trained

@@ -16,7 +16,8 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.plan import Plan
 from pipar_rpc.results.terminal import table
 from pipar_rpc.selector.choose import best_of_each, choose, predict
-from pipar_rpc.selector.facts import DeviceFacts, ServerFacts, UnitSizes, fitting
+from pipar_rpc.selector.facts import DeviceFacts, Facts, ServerFacts, fitting
+from pipar_rpc.selector.facts_file import write_facts
 from pipar_rpc.selector.prediction import Candidate, mean_iteration_s
 from pipar_rpc.selector.profiling import profile_devices
 from pipar_rpc.selector.server_profiling import profile_server
@@ -38,15 +39,6 @@ STAGES = {
 
 
 U_STAGES = STAGES | {"o": "output_downlink", "t": "device_tail", "v": "return_uplink"}
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a choice rests on."""
-
-    devices: Sequence[DeviceFacts]
-    server: ServerFacts
-    sizes: Sequence[UnitSizes]
 
 
 @dataclass(frozen=True)
@@ -152,6 +144,10 @@ class Selection:
                 cells = [f"{value * scale:.6g}" for value in seconds]
                 writer.writerow([number, own.split_point, own.num_micro_batches, *cells])
         write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+    def write_facts(self, path: Path) -> None:
+        """A YAML file with the facts; seconds and rates as in the results."""
+        write_facts(path, self.facts.scaled(self.plan.settings.time_scale))
 
     def text(self) -> str:
         """The best candidates of each device as a table; devices with the same ones share it."""

@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 import torch
 
+from pipar_rpc.selector.facts_file import read_facts
+from pipar_rpc.selector.prediction import Predictor
 from tests.support import references
 from tests.support.frozen import make
 from tests.support.loops import assert_close
@@ -142,3 +144,15 @@ def test_the_selector_of_a_running_job_knows(sweep):
     assert (float(rows[1]["downlink"]), float(rows[1]["device_backward"])) == (0, 0)
     assert float(rows[2]["device_backward"]) > 0
     assert (jobs["selected"] / "trace.json").exists()
+
+
+def test_what_the_selector_measured_gives_its_predictions_again(sweep):
+    _, jobs = sweep
+    facts = read_facts(jobs["selected"] / "facts.yaml")
+    own = Predictor(facts.devices[0], facts.server, facts.sizes, halves=2)
+    with (jobs["selected"] / "selection.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["device"] == "1"]
+    assert len(rows) > 1
+    for row in rows:
+        found = own.candidate(int(row["split_point"]), int(row["num_micro_batches"]))
+        assert found.iteration_s == pytest.approx(float(row["iteration_s"]), rel=1e-5)

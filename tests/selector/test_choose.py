@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 from pipar_rpc.plan.strategies import Method
 from pipar_rpc.selector.choose import NOISE, best_of_each, choose, predict
-from pipar_rpc.selector.facts import Crossing, DeviceFacts, MessageCost, ServerFacts, UnitSizes, move_seconds
+from pipar_rpc.selector.facts import (
+    Crossing,
+    DeviceFacts,
+    Facts,
+    MessageCost,
+    ServerFacts,
+    UnitSizes,
+    move_seconds,
+)
 from pipar_rpc.selector.prediction import mean_iteration_s
-from pipar_rpc.selector.selection import Facts, Selection
+from pipar_rpc.selector.selection import Selection
 from pipar_rpc.selector.tables import LABEL_BYTES
 from pipar_rpc.testbed.unit_times import UnitTimes, interpolate
 from pipar_rpc.timing.stage_recurrence import StageTimes

@@ -66,6 +66,11 @@ def networks_kept(spec: RuleSpec) -> int:
     return getattr(RULES.get(spec.name), "networks_kept", 1)
 
 
+def takes_average(rule: AggregationRule) -> bool:
+    """Whether a rule only uses the networks' average, so that it may be given that as the one network."""
+    return bool(getattr(rule, "takes_average", False))
+
+
 class OwnRule:
     """A rule of the user's: its mistakes become one line.
 

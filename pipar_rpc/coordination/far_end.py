@@ -44,6 +44,13 @@ class FarEnd:
             self.deadlines.note(name_of(method), time.monotonic() - began)
         return value
 
+    def begin(
+        self, method: Callable[Concatenate[HeldHalf, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[[], T]:
+        """Has a method run as `ask` does; returns a function that waits for the result."""
+        answer = self.remote.call(method, *args, **kwargs)
+        return lambda: self.result_of(answer)
+
     def tell(self, method: Callable[Concatenate[HeldHalf, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has a method run after those called before; its errors show at `flush`."""
         self._pending.append(self.remote.call(method, *args, **kwargs))

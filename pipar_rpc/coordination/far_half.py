@@ -1,6 +1,6 @@
 """Server halves that other server ranks hold, as rank 0 places and uses them."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
@@ -9,6 +9,7 @@ from torch import nn
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.ranks import SERVER
 from pipar_rpc.base.states import State
+from pipar_rpc.coordination.average_parts import PartOfAverage
 from pipar_rpc.coordination.far_end import FarEnd
 from pipar_rpc.coordination.far_port import FarPort
 from pipar_rpc.coordination.held_half import HeldHalf, hold_half
@@ -41,6 +42,20 @@ class FarHalf:
     def state(self) -> State:
         """Returns a copy of parameters and buffers."""
         return self._ask(ServerHalf.state)
+
+    def is_finite(self) -> bool:
+        """Whether no number of parameters and buffers is infinite or NaN."""
+        return self._ask(ServerHalf.is_finite)
+
+    def part_of_average(
+        self, shares: Mapping[str, tuple[int, float]], count: int
+    ) -> Callable[[], PartOfAverage]:
+        """Has the server rank of this half sum up its halves; see `HeldHalf.part_of_average`.
+
+        Returns:
+            Function that waits for the result.
+        """
+        return self._end.begin(HeldHalf.part_of_average, shares, count)
 
     def names(self) -> Collection[str]:
         """Returns the names of parameters and buffers."""

@@ -4,6 +4,7 @@
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
+from pipar_rpc.coordination.average_parts import PartOfAverage
 from pipar_rpc.coordination.build import build_server_half, build_server_layers, recut_server_half
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
@@ -59,6 +61,9 @@ class Settled(NamedTuple):
     sent_bytes: int
 
 
+_held: dict[str, "HeldHalf"] = {}  # what this rank holds, by the devices' names
+
+
 class HeldHalf:
     """One device's port and server half, for the thread that runs what rank 0 asks.
 
@@ -71,6 +76,7 @@ class HeldHalf:
     def __init__(self, port: Port, half: ServerHalf, timeline: Timeline) -> None:
         self._port, self._half, self._timeline = port, half, timeline
         self._reference = port.reference()  # the port lives as long as this
+        _held[port.name] = self
 
     def reference(self) -> PortReference:
         """Returns the reference with which the device addresses its port."""
@@ -110,12 +116,23 @@ class HeldHalf:
         """Gives the half other layers, with the weights in `state`; see `recut_server_half`."""
         recut_server_half(self._half, job, build_server_layers(job, state), optimizer_state)
 
+    def part_of_average(self, shares: Mapping[str, tuple[int, float]], count: int) -> "PartOfAverage":
+        """Sums what the halves on this rank contribute to the average of all devices' networks.
+
+        Args:
+            shares: number of each device here among those that are averaged, from 0, and its share, by name.
+            count: number of devices that are averaged.
+        """
+        states = {number: _held[name]._half.state() for name, (number, _) in shares.items()}
+        return PartOfAverage.of(states, dict(shares.values()), count)
+
     def messages(self) -> tuple[list[NotedMessage], list[NotedMessage]]:
         """Hands over the messages that came up and went down since the last call, by this clock."""
         return self._port.traffic.up.drain(), self._port.traffic.down.drain()
 
     def close(self) -> None:
         """Stops, and releases the threads once nothing is being computed."""
+        _held.pop(self._port.name, None)
         self._port.close()
 
 

@@ -82,6 +82,7 @@ class OwnRule:
     def __init__(self, rule: AggregationRule, target: str) -> None:
         self._rule, self._name = rule, f"{KEY}._target_={target}"
         self.state, self.load = rule.state, rule.load
+        self.takes_average = takes_average(rule)
 
     def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
         """What the user's rule makes, in tensors of its own; raises UserError."""

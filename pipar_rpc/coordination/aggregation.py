@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pipar_rpc.aggregation.fedavg import weighted_average
 from pipar_rpc.aggregation.rules import AggregationRule, takes_average
-from pipar_rpc.base.states import State
+from pipar_rpc.base.states import State, is_finite
 from pipar_rpc.coordination.average_parts import joined_average
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.far_half import FarHalf
@@ -20,6 +20,12 @@ def join(device_states: Mapping[DeviceHandle, State]) -> dict[DeviceHandle, Stat
         device_states: uploaded device halves.
     """
     return {handle: state | handle.half.state() for handle, state in device_states.items()}
+
+
+def half_is_finite(handle: DeviceHandle) -> bool:
+    """Whether no number of a device's server half is infinite or NaN; its own rank looks."""
+    half = handle.half
+    return half.is_finite() if isinstance(half, FarHalf) else is_finite(half.state())
 
 
 class Aggregator:

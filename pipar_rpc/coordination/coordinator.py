@@ -10,7 +10,7 @@ from pipar_rpc.aggregation.participation import Participation, Uniform
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.compression.models import ExactModel, ModelCodec
-from pipar_rpc.coordination.aggregation import Aggregator, average, join, to_aggregate
+from pipar_rpc.coordination.aggregation import Aggregator, average, half_is_finite, join, to_aggregate
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
@@ -194,7 +194,7 @@ class Coordinator:
     def _healthy(self, states: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
         """Returns the device halves of networks whose numbers are finite; the devices of the others leave."""
         for handle, state in states.items():
-            if not (is_finite(state) and handle.half.is_finite()):
+            if not (is_finite(state) and half_is_finite(handle)):
                 why = "its weights are not finite: a smaller optimizer.lr may help"
                 self.membership.lose(handle, LostError(why))
         return {handle: state for handle, state in states.items() if handle.present}

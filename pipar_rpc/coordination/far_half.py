@@ -45,7 +45,7 @@ class FarHalf:
 
     def is_finite(self) -> bool:
         """Whether no number of parameters and buffers is infinite or NaN."""
-        return self._ask(ServerHalf.is_finite)
+        return self._end.ask(HeldHalf.is_finite)
 
     def part_of_average(
         self, shares: Mapping[str, tuple[int, float]], count: int

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipar_rpc.base.errors import PeerError, UserError
 from pipar_rpc.base.random_streams import generator
-from pipar_rpc.base.states import State
+from pipar_rpc.base.states import State, is_finite
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.coordination.average_parts import PartOfAverage
 from pipar_rpc.coordination.build import build_server_half, build_server_layers, recut_server_half
@@ -97,6 +97,10 @@ class HeldHalf:
     def of_half(self, method: str, *args: Any) -> Any:
         """Runs a method of the server half."""
         return getattr(self._half, method)(*args)
+
+    def is_finite(self) -> bool:
+        """Whether no number of the half is infinite or NaN."""
+        return is_finite(self._half.state())
 
     def error(self) -> Exception | None:
         """Returns the first error of the server half, if there was any: an answer, as asking did not fail."""

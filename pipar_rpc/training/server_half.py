@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
-from pipar_rpc.base.states import State, is_finite
+from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coded, Coding
 from pipar_rpc.learning.half_optimizer import HalfOptimizer
 from pipar_rpc.learning.loss import Criterion
@@ -191,10 +191,6 @@ class ServerHalf:
     def state(self) -> State:
         """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
         return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
-
-    def is_finite(self) -> bool:
-        """Whether no number of parameters and buffers is infinite or NaN."""
-        return is_finite(self.state())
 
     def names(self) -> Collection[str]:
         """Returns the names of parameters and buffers, without a look at their numbers."""

@@ -29,7 +29,7 @@ GOES_ON = merged(*BASE, "epochs=3", "aggregation.every=1", "network.uplink_mbps=
 @pytest.fixture(scope="module")
 def jobs(module_processes):
     """The same jobs with one server rank and with two: folders by the number of server ranks and the job."""
-    base = merged(*BASE, "epochs=2", "network.uplink_mbps=10")
+    base = merged(*BASE, "epochs=1", "network.uplink_mbps=1000")
     sweep = sweep_of(module_processes.directory, {name: merged(*base, *own) for name, own in JOBS.items()})
     where = {}
     for number in (1, 2):
@@ -62,7 +62,7 @@ def test_the_timeline_has_the_spans_of_all_server_ranks(jobs):
 
 @pytest.mark.parametrize(("saved", "number"), [(2, 1), (1, 2)])
 def test_a_training_goes_on_with_another_number_of_server_ranks(processes, jobs, saved, number):
-    own = merged(*BASE, "epochs=2", "network.uplink_mbps=10", *JOBS["pipar"], f"num_servers={number}")
+    own = merged(*BASE, "epochs=1", "network.uplink_mbps=1000", *JOBS["pipar"], f"num_servers={number}")
     resume = f"resume={jobs[saved, 'pipar']}/checkpoints/round_000003.pt"
     done = processes.training(3 + number, *own, resume, "hydra.run.dir=resumed", module=WITHOUT_PICTURES)
     assert done.code == 0, done.err

@@ -176,6 +176,8 @@ def main() -> int:
         key, _, value = override.lstrip("+").partition("=")
         if key == "testbed.time_scale" and value not in {"1", "1.0"}:
             raise ConfigError(key, value, "1 over real links: the kernel's time cannot be scaled")
+        if key == "num_servers" and value != "1":
+            raise ConfigError(key, value, "1: the links of further servers are not shaped")
     if os.geteuid() != 0:
         raise UserError("network namespaces need root; without root, network=... emulates the links")
     for tool in ("ip", "tc"):

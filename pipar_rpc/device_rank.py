@@ -1,8 +1,12 @@
-"""A rank that is a device: without Hydra, matplotlib and TensorBoard, which would cost it time and memory."""
+"""A rank that is a device, or a further server: without Hydra, matplotlib and TensorBoard.
+
+They would cost it time and memory.
+"""
 
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipar_rpc import this_machine
 from pipar_rpc.base.ranks import World
@@ -12,20 +16,24 @@ from pipar_rpc.transport.rendezvous import Meeting
 
 log = logging.getLogger("pipar_rpc")
 
-NODE = "node"  # what the server keeps for the devices: node keys of the configuration's files
+NODE = "node"  # what rank 0 keeps for the others: node keys of the configuration's files
+SERVERS = "num_servers"  # and the number of server ranks, which name the others
 
 
 def assist(arguments: Sequence[str], world: World) -> int:
-    """A device rank: waits for what rank 0 places here until it is dismissed."""
+    """A device or a further server: waits for what rank 0 places here until it is dismissed."""
     config = configuration.parse_node(arguments)
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
     if meeting is not None:
         config = configuration.parse_node(arguments, json.loads(meeting.expect(NODE)))
         meeting.timeout_s = config.timeout_s
+    told = configuration.given(arguments, SERVERS) if meeting is None else meeting.expect(SERVERS)
+    world = replace(world, num_servers=int(told or 1))
     local = this_machine.prepare(config, world)
     listening = this_machine.bind(config, world)
     if meeting is not None and not meeting.attend():
-        log.info("the training has ended without this device")
+        log.info("the training has ended without this rank")
         return 0
-    with rpc_group.join(world.rank, world.size, local, config.timeout_s, meeting, listening) as group:
+    place = (world.rank, world.size, local, config.timeout_s, meeting, listening, world.num_servers)
+    with rpc_group.join(*place) as group:
         return group.serve()

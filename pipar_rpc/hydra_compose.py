@@ -109,7 +109,7 @@ def compose(arguments: Sequence[str]) -> tuple[DictConfig, bool]:
 
 
 def compose_all(arguments: Sequence[str]) -> tuple[list[DictConfig], bool]:
-    """As `compose`, but for a sweep all jobs that differ in groups or `num_devices`, the first one first."""
+    """As `compose`, but for a sweep all jobs that differ in groups or in ranks, the first one first."""
     jobs, multirun = _compose(arguments, combine=True)
     return [_without_hydra(job) for job in jobs], multirun
 
@@ -139,7 +139,7 @@ def _compose(arguments: Sequence[str], combine: bool = False) -> tuple[list[Dict
         overrides = _overrides(loader, args.overrides, settings if multirun else None)
         choices = [_values(override) for override in overrides]
         _check_swept([each.key_or_group for each in overrides if each.is_sweep_override()], multirun)
-        groups = {*settings.hydra.runtime.choices, "num_devices"} if combine else set()
+        groups = {*settings.hydra.runtime.choices, "num_devices", "num_servers"} if combine else set()
         together = [override.key_or_group in groups for override in overrides]
         jobs = [
             loader.load_configuration(name, variant, RunMode.RUN) for variant in variants(choices, together)

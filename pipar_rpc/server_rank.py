@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from pipar_rpc import hydra_compose, this_machine
@@ -14,7 +15,7 @@ from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.ranks import World
 from pipar_rpc.base.threads import repeating
 from pipar_rpc.checkpoints import replacing
-from pipar_rpc.device_rank import NODE
+from pipar_rpc.device_rank import NODE, SERVERS
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import prepare
 from pipar_rpc.sweep import FOLDER, Jobs, examine
@@ -37,12 +38,13 @@ def inform(arguments: Sequence[str]) -> int:
 def start_torchrun(arguments: Sequence[str]) -> int:
     """Checks all that rank 0 will, and replaces this process by torchrun with enough ranks for every job."""
     jobs, multirun = hydra_compose.compose_all(arguments)
-    raw, num_devices = jobs[0], max(job.num_devices or DEFAULT_NUM_DEVICES for job in jobs)
-    server, config = World(0, num_devices + 1, 0, num_devices + 1), configuration.node_of(raw)
-    local = prepare(config, server.rank, server.local_rank)
+    raw = jobs[0]
+    size = max(job.num_servers + (job.num_devices or DEFAULT_NUM_DEVICES) for job in jobs)
+    server, config = World(0, size, 0, size, raw.num_servers), configuration.node_of(raw)
+    local = prepare(config, server.device, server.local_rank)
     this_machine.bind(config, server)
     examine(arguments, raw, multirun, server, local, None)
-    torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_devices + 1}"]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={size}"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.execv(sys.executable, [sys.executable, *torchrun, "-m", "pipar_rpc", *arguments])
@@ -51,18 +53,17 @@ def start_torchrun(arguments: Sequence[str]) -> int:
 def serve(arguments: Sequence[str], world: World) -> int:
     """Rank 0: checks everything first, then runs the job or the jobs inside one RPC group."""
     raw, multirun = hydra_compose.compose(arguments)
-    config = configuration.node_of(raw)
+    config, world = configuration.node_of(raw), replace(world, num_servers=raw.num_servers)
     local, listening = this_machine.prepare(config, world), this_machine.bind(config, world)
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
     share_node(configuration.node_in_files(raw, arguments), world, meeting)
     folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
+    place = (world.rank, world.size, local, config.timeout_s, meeting, listening, world.num_servers)
     with ExitStack() as stack:
         if meeting is not None:
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
-        group = stack.enter_context(
-            rpc_group.join(world.rank, world.size, local, config.timeout_s, meeting, listening)
-        )
+        group = stack.enter_context(rpc_group.join(*place))
         group.meet()
         stack.enter_context(alone_in(folder))
         if raw.overwrite and not goes_on:
@@ -76,8 +77,9 @@ def serve(arguments: Sequence[str], world: World) -> int:
 
 
 def share_node(in_files: dict[str, Any], world: World, meeting: Meeting | None) -> None:
-    """Hands the node keys of the configuration's files to the devices of this machine."""
+    """Tells the other ranks the number of servers, and those of this machine the node keys of files."""
     if meeting is not None:
+        meeting.remember(SERVERS, str(world.num_servers))
         meeting.remember(NODE, json.dumps(in_files if world.one_machine else {}))
     if in_files and (meeting is None or not world.one_machine):
         keys = ", ".join(f"node.{key}" for key in in_files)

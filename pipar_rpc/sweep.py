@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipar_rpc import hydra_compose, job
 from pipar_rpc.base.command import tell_torchrun
 from pipar_rpc.base.disk import alone_in, check_room, write_whole
-from pipar_rpc.base.errors import ConfigError, PeerError, RegroupError, UserError, first_line
+from pipar_rpc.base.errors import ConfigError, PeerError, RegroupError, UserError, first_line, require
 from pipar_rpc.base.ranks import World
 from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.saving import needed_bytes
@@ -108,6 +108,8 @@ class Jobs:
             if output_dir in self._done or output_dir in self._failed:
                 taken, output_dir = output_dir, output_dir / f"job {number}"
                 raise ConfigError("hydra.sweep.subdir", taken.name, "another folder for each job")
+            same = f"{self._world.num_servers}, as in the first job of the sweep: they are named once"
+            require(raw.num_servers == self._world.num_servers, "num_servers", raw.num_servers, same)
             plan = make_plan(raw, self._world.size, self._local.data_root, self._world.one_machine)
             rows = self._run(raw, plan, output_dir, number)
         except RegroupError as error:
@@ -163,7 +165,7 @@ class Jobs:
 
 def _resolved(raw: DictConfig, world: World) -> DictConfig:
     """The whole configuration, as config.yaml has it."""
-    config = OmegaConf.merge(raw, {"num_devices": raw.num_devices or world.size - 1})
+    config = OmegaConf.merge(raw, {"num_devices": raw.num_devices or world.size - world.num_servers})
     OmegaConf.resolve(config)
     assert isinstance(config, DictConfig)
     return resuming.identified(config)

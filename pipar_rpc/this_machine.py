@@ -2,7 +2,7 @@
 
 import logging
 
-from pipar_rpc.base.ranks import World, worker_name
+from pipar_rpc.base.ranks import World
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.node import prepare as prepare_node
 from pipar_rpc.plan.node_schema import NodeConfig
@@ -11,10 +11,9 @@ from pipar_rpc.transport import network_access
 
 def prepare(config: NodeConfig, world: World) -> Node:
     """Begins the log, and takes threads, device and data root from the node's keys."""
-    role = worker_name(world.rank)
-    form = f"[%(asctime)s][rank {world.rank} {role}][%(levelname)s] %(message)s"
+    form = f"[%(asctime)s][rank {world.rank} {world.name}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
-    return prepare_node(config, world.rank, world.local_rank)
+    return prepare_node(config, world.device, world.local_rank)
 
 
 def bind(config: NodeConfig, world: World) -> network_access.Binding:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pipar_rpc.aggregation.sum_tree import smallest_block, sum_of
 from pipar_rpc.base.states import State
 
 
@@ -13,6 +14,7 @@ class FedAvg:
     """The average, weighted by samples (McMahan et al., 2017); see `weighted_average`."""
 
     networks_kept: ClassVar[int] = 0
+    takes_average: ClassVar[bool] = True
 
     def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
         """The average; the global network before does not matter."""
@@ -29,9 +31,9 @@ class FedAvg:
 def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> State:
     """Averages state dicts: M = sum_k w_k / sum(w) * M^k.
 
-    Floating-point entries are summed in double precision, in the order given, and returned in their own
-    type; integer entries (BatchNorm's `num_batches_tracked`) take the maximum, for which an average has
-    no meaning.
+    Floating-point entries are summed in double precision, in the order of `pipar_rpc.aggregation.sum_tree`,
+    and returned in their own type; integer entries (BatchNorm's `num_batches_tracked`) take the maximum, for
+    which an average has no meaning.
 
     Args:
         states: one state dict per device, all with the same keys, shapes and types.
@@ -48,14 +50,23 @@ def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[f
     for state in states:
         if state.keys() != states[0].keys():
             raise ValueError(f"states differ in their keys: {sorted(state.keys() ^ states[0].keys())}")
-    return {key: _average([state[key] for state in states], weights, total) for key in states[0]}
+    shares = [weight / total for weight in weights]
+    return {key: _average([state[key] for state in states], shares) for key in states[0]}
 
 
-def _average(tensors: Sequence[Tensor], weights: Sequence[float], total: float) -> Tensor:
-    first = tensors[0]
+def _average(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    first, count = tensors[0], len(tensors)
     if not first.is_floating_point():
-        return torch.stack(list(tensors)).amax(dim=0)
-    mean = torch.zeros(first.shape, dtype=torch.float64)
-    for tensor, weight in zip(tensors, weights, strict=True):
-        mean.add_(tensor.double(), alpha=weight / total)
-    return mean.to(first.dtype)
+        return largest(tensors)
+    total = sum_of(smallest_block(count), lambda k: weighted(tensors[k], shares[k]), count)
+    return total.to(first.dtype)
+
+
+def largest(tensors: Sequence[Tensor]) -> Tensor:
+    """The average's stand-in for integers."""
+    return torch.stack(list(tensors)).amax(dim=0)
+
+
+def weighted(tensor: Tensor, share: float) -> Tensor:
+    """A device's term of an average, in double precision and in a tensor of its own."""
+    return tensor.to(torch.float64, copy=True).mul_(share)

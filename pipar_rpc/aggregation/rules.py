@@ -66,6 +66,11 @@ def networks_kept(spec: RuleSpec) -> int:
     return getattr(RULES.get(spec.name), "networks_kept", 1)
 
 
+def takes_average(rule: AggregationRule) -> bool:
+    """Whether a rule only uses the networks' average, so that it may be given that as the one network."""
+    return bool(getattr(rule, "takes_average", False))
+
+
 class OwnRule:
     """A rule of the user's: its mistakes become one line.
 
@@ -77,6 +82,7 @@ class OwnRule:
     def __init__(self, rule: AggregationRule, target: str) -> None:
         self._rule, self._name = rule, f"{KEY}._target_={target}"
         self.state, self.load = rule.state, rule.load
+        self.takes_average = takes_average(rule)
 
     def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
         """What the user's rule makes, in tensors of its own; raises UserError."""

@@ -28,6 +28,7 @@ class ServerOptimizer(ABC):
     """
 
     networks_kept: ClassVar[int]
+    takes_average: ClassVar[bool] = True
 
     def __init__(self, parameters: Sequence[str], rate: float, first: Mapping[str, float]) -> None:
         self._parameters, self._rate, self._first = tuple(parameters), rate, dict(first)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 UNIMPORTANT = (  # keys that do not change what is trained
     *("node", "resume", "overwrite", "fault", "checkpoint"),
-    *("epochs", "until", "experiment_name", "objective"),
+    *("epochs", "until", "experiment_name", "objective", "num_servers"),
 )
 
 

@@ -14,7 +14,7 @@ from pipar_rpc.compression.coding import NO_CODECS, Coding
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import OWN, Batches, load_train_part, open_source, whereabouts
 from pipar_rpc.learning import Criterion
-from pipar_rpc.models import DropoutStreams, build_device_layers
+from pipar_rpc.models import DropoutStreams, build_device_layers, build_model, server_layers
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.node import Node
 from pipar_rpc.privacy.cut import CutPrivacy
@@ -171,6 +171,28 @@ def _gradients(job: DeviceJob, layers: nn.Sequential, units: slice) -> Gradients
         return PLAIN
     clip_norm = half_norm(spec.max_grad_norm, job.trained, units)
     return gradients_of(job.privacy, layers, clip_norm, job.batch_size, job.seed, job.rank)
+
+
+def build_server_layers(job: DeviceJob, state: State) -> nn.Sequential:
+    """The layers of a device's server half on a rank that has no network, filled from `state`."""
+    with torch.random.fork_rng(devices=[]):
+        layers = server_layers(build_model(job.model), job.split_point, job.tail_units)
+    return fill(layers, state)
+
+
+def recut_server_half(
+    half: ServerHalf, job: DeviceJob, layers: nn.Sequential, optimizer_state: State
+) -> None:
+    """Gives a device's server half the layers that its job says.
+
+    Args:
+        half: server half.
+        job: job of the device from now on.
+        layers: layers P+1..Q, without the last ones if these are on the device.
+        optimizer_state: optimiser's state of those of their parameters that are new here.
+    """
+    dropout = DropoutStreams(layers, job.seed, job.rank)
+    half.recut(layers, dropout, coding_of(job), optimizer_state, server_gradients(job, layers))
 
 
 def build_server_half(

@@ -10,7 +10,7 @@ from pipar_rpc.aggregation.participation import Participation, Uniform
 from pipar_rpc.base.errors import LostError
 from pipar_rpc.base.states import State, is_finite, num_bytes
 from pipar_rpc.compression.models import ExactModel, ModelCodec
-from pipar_rpc.coordination.aggregation import Aggregator, average, join
+from pipar_rpc.coordination.aggregation import Aggregator, average, half_is_finite, join, to_aggregate
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
@@ -186,18 +186,18 @@ class Coordinator:
         sums.note(handle, report)
         sums.uploaded({handle: num_bytes(payload)})
         state = self._transfer.received(handle, payload)
-        if not self._healthy(join({handle: state})):
+        if not self._healthy({handle: state}):
             return None
         self._handed_on = state
         return report
 
-    def _healthy(self, networks: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
-        """Returns the networks whose numbers are finite; the devices of the others leave."""
-        for handle, network in networks.items():
-            if not is_finite(network):
+    def _healthy(self, states: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
+        """Returns the device halves of networks whose numbers are finite; the devices of the others leave."""
+        for handle, state in states.items():
+            if not (is_finite(state) and half_is_finite(handle)):
                 why = "its weights are not finite: a smaller optimizer.lr may help"
                 self.membership.lose(handle, LostError(why))
-        return {handle: network for handle, network in networks.items() if handle.present}
+        return {handle: state for handle, state in states.items() if handle.present}
 
     def _aggregate(self, trained: Trained, sums: EpochSums) -> State:
         payloads = self.membership.collect(
@@ -205,13 +205,15 @@ class Coordinator:
         )
         sums.uploaded({handle: num_bytes(payload) for handle, payload in payloads.items()})
         states = {handle: self._transfer.received(handle, own) for handle, own in payloads.items()}
-        networks = self._healthy(join(states))
-        samples = [trained.reports[handle].weight for handle in networks]
+        states = self._healthy(states)
+        samples = [trained.reports[handle].weight for handle in states]
         if not any(samples):  # the devices that had something to train are gone
             samples = [1] * len(samples)
         before = self._aggregator.network
-        if networks or before is None:
-            network = self._aggregator.aggregate(list(networks.values()), samples, sums.aggregation)
+        networks = join(states) if self._keep_networks else {}
+        if states or before is None:
+            given = to_aggregate(self._aggregator, states, samples, sums.aggregation)
+            network = self._aggregator.aggregate(*given, sums.aggregation)
         else:  # all who trained are lost: the others go on with what they have
             network = before
         self.membership.counts = True

@@ -1,7 +1,6 @@
 """Both halves of every device, put in place for a job and removed at its end."""
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -20,6 +19,8 @@ from pipar_rpc.coordination.build import (
 )
 from pipar_rpc.coordination.calibration import calibrate
 from pipar_rpc.coordination.device_handle import DeviceHandle
+from pipar_rpc.coordination.far_half import FarHalf, far_halves
+from pipar_rpc.coordination.far_port import FarPort
 from pipar_rpc.coordination.membership import ask
 from pipar_rpc.data import overlapping
 from pipar_rpc.learning.optimizer_state import of_parameters
@@ -32,12 +33,12 @@ from pipar_rpc.plan.strategies import Strategy
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.server_half import ServerHalf
-from pipar_rpc.transport.closing import close_all
+from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote
-from pipar_rpc.transport.server_order import open_order
+from pipar_rpc.transport.server_order import Lane, open_order
 from pipar_rpc.transport.server_port import Port
 
-log = logging.getLogger(__name__)
+End = tuple[Port | FarPort, ServerHalf | FarHalf, Timeline]  # of a device, as rank 0 uses it
 
 
 @contextmanager
@@ -68,16 +69,20 @@ def deployed(
         order = stack.enter_context(open_order(strategy.server_order, len(devices)))
         first: tuple[State, State] = network.state_dict(), {}
         states = beginnings or [first] * len(devices)
-        halves = _server_halves(devices, node, network, strategy.shared_half, states)
-        handles = []
+        ends: dict[str, End] = dict(stack.enter_context(far_halves(devices, network, states)))
+        halves = _server_halves(
+            [(device, own) for device, own in zip(devices, states, strict=True) if device.name not in ends],
+            *(node, network, strategy.shared_half),
+        )
         for index, device in enumerate(devices):
-            half, timeline = halves[index]
-            stop, rng = Stop(), generator(device.seed, "downlink", device.rank)
-            downlink = device.downlink.open(rng, stop.sleep)
-            port = Port(device.name, half.process, downlink, timeline, order.lane(index), stop)
-            stack.callback(port.close)
-            layers = device_layers(network, device.split_point, device.tail_units)
-            handles.append(_place(device, layers, states[index], port, half, timeline))
+            if device.name in halves:
+                ends[device.name] = _open_port(device, *halves[device.name], order.lane(index), stack)
+        handles = [
+            _place(
+                device, device_layers(network, device.split_point, device.tail_units), own, ends[device.name]
+            )
+            for device, own in zip(devices, states, strict=True)
+        ]
         try:
             _load_data(handles, devices, node)
             order.begin([handle.iterations for handle in handles], iteration)
@@ -88,43 +93,47 @@ def deployed(
 
 
 def _server_halves(
-    devices: Sequence[DeviceJob],
+    devices: Sequence[tuple[DeviceJob, tuple[State, State]]],
     node: Node,
     network: nn.Sequential,
     shared: bool,
-    beginnings: Sequence[tuple[State, State]],
-) -> list[tuple[ServerHalf, Timeline]]:
-    """Creates a server half for each device; if they are `shared`, on the same layers."""
-    halves: list[tuple[ServerHalf, Timeline]] = []
+) -> dict[str, tuple[ServerHalf, Timeline]]:
+    """Creates the server half of each of these devices here; if they are `shared`, on the same layers."""
+    halves: dict[str, tuple[ServerHalf, Timeline]] = {}
     layers = nn.Sequential()
-    for device, (state, optimizer_state) in zip(devices, beginnings, strict=True):
+    for device, (state, optimizer_state) in devices:
         timeline = Timeline()
         if shared and halves:
             dropout = DropoutStreams(layers, device.seed, device.rank)
             gradients = server_gradients(device, layers)
-            half = halves[0][0].for_device(dropout, coding_of(device), timeline, gradients)
+            first, _ = next(iter(halves.values()))
+            half = first.for_device(dropout, coding_of(device), timeline, gradients)
         else:
             layers = server_layers(network, device.split_point, device.tail_units)
             layers = fill(copy.deepcopy(layers), state)
             half = build_server_half(layers, device, node, timeline, optimizer_state)
-        halves.append((half, timeline))
+        halves[device.name] = half, timeline
     return halves
 
 
+def _open_port(device: DeviceJob, half: ServerHalf, timeline: Timeline, lane: Lane, stack: ExitStack) -> End:
+    """Opens the port of a server half that is here; `stack` closes it."""
+    stop, rng = Stop(), generator(device.seed, "downlink", device.rank)
+    port = Port(device.name, half.process, device.downlink.open(rng, stop.sleep), timeline, lane, stop)
+    stack.callback(port.close)
+    return port, half, timeline
+
+
 def _place(
-    device: DeviceJob,
-    layers: nn.Sequential,
-    beginning: tuple[State, State],
-    port: Port,
-    half: ServerHalf,
-    timeline: Timeline,
+    device: DeviceJob, layers: nn.Sequential, beginning: tuple[State, State], end: End
 ) -> DeviceHandle:
     """Places the device half: `layers`, with the weights and the optimiser's state of their beginning."""
     state = {name: beginning[0][name].clone() for name in layers.state_dict()}
     optimizer_state = of_parameters(beginning[1], dict(layers.named_parameters()))
-    remote = create_remote(device.name, build_device, device, state, optimizer_state, port.reference())
+    reference = end[0].reference()
+    remote = create_remote(device.name, build_device, device, state, optimizer_state, reference)
     deadlines = Deadlines(device.deadlines, device.emulated_s)
-    return DeviceHandle(device.name, remote, port, half, timeline, deadlines, links_timed(device))
+    return DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
 
 
 def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], node: Node) -> None:
@@ -143,5 +152,4 @@ def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], no
 def _remove(handles: Sequence[DeviceHandle]) -> None:
     for handle in handles:
         handle.port.stop("the job has ended")
-    for name, error in close_all({handle.remote: handle.deadlines for handle in handles}):
-        log.warning("%s could not be cleaned up: %s", name, error)
+    warn_of(close_all({handle.remote: handle.deadlines for handle in handles}))

@@ -6,7 +6,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
+from pipar_rpc.base.ranks import SERVER
 from pipar_rpc.base.states import State, num_bytes
+from pipar_rpc.coordination.far_half import FarHalf
+from pipar_rpc.coordination.far_port import FarPort
 from pipar_rpc.plan.deadlines import Deadlines
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import ENOUGH_S
@@ -29,8 +32,8 @@ class DeviceHandle:
     Attributes:
         name: name of the device, for errors and displays.
         remote: reference to the device half and its data, on the device.
-        port: port at which the device's micro-batches arrive.
-        half: server half of the device.
+        port: port at which the device's micro-batches arrive, on this rank or another server rank.
+        half: server half of the device, where its port is.
         timeline: record of the spans of this server half and of the downlink.
         deadlines: deadlines of waiting for the device.
         links_timed: whether the links are emulated (or unused), so that their times are known.
@@ -40,13 +43,14 @@ class DeviceHandle:
         downloaded_bytes: bytes of models that it was sent.
         saved_bytes: bytes that the codec of models saved, both ways.
         left: whether the device has left the job; see `pipar_rpc.coordination.membership`.
+        server: RPC name of the server rank that holds port and half.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
     name: str
     remote: Remote[Device]
-    port: Port
-    half: ServerHalf
+    port: Port | FarPort
+    half: ServerHalf | FarHalf
     timeline: Timeline
     deadlines: Deadlines
     links_timed: bool
@@ -56,6 +60,7 @@ class DeviceHandle:
     downloaded_bytes: int = 0
     saved_bytes: int = 0
     left: bool = False
+    server: str = SERVER
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
+from pipar_rpc.base.ranks import SERVER
 from pipar_rpc.base.states import State
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.privacy.gradients import Clipped
@@ -142,11 +143,10 @@ class EpochSums:
         usage, merging = self._usage, self.aggregation.drain()
         for handle, sums in usage.items():
             sums.server_spans += handle.timeline.drain()  # the models' way back
-        spans = [span for sums in usage.values() for span in sums.server_spans if span.stage in COMPUTE]
         devices = [_device_usage(sums, Counters.of(handle)) for handle, sums in usage.items()]
         reports = [report for sums in usage.values() for report in sums.reports]
         return EpochResult(
-            metrics=epoch_metrics(seconds, union_seconds(spans + merging), devices),
+            metrics=epoch_metrics(seconds, _server_busy_s(usage, merging), devices),
             losses=_mean_losses(usage, self._first),
             train_loss=_ratio([report.loss for report in reports], [report.counted for report in reports])
             or 0.0,
@@ -165,6 +165,15 @@ class EpochSums:
             trained=sum(any(report.iterations for report in sums.reports) for sums in usage.values()),
             clipped_share=_share([clipped for sums in usage.values() for clipped in sums.clipped]),
         )
+
+
+def _server_busy_s(usage: Mapping[DeviceHandle, Usage], merging: Sequence[Span]) -> float:
+    """Time in which a server rank computes; mean over the server ranks. Rank 0 also makes the averages."""
+    by_rank: dict[str, list[Span]] = {SERVER: list(merging)}
+    for handle, sums in usage.items():
+        own = [span for span in sums.server_spans if span.stage in COMPUTE]
+        by_rank.setdefault(handle.server, []).extend(own)
+    return fmean(map(union_seconds, by_rank.values()))
 
 
 def _ratio(parts: Sequence[float], wholes: Sequence[float]) -> float | None:

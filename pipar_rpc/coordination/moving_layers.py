@@ -13,12 +13,13 @@ from concurrent.futures import Future
 from torch import nn
 
 from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.coordination.build import coding_of, fill, server_gradients
+from pipar_rpc.coordination.build import fill, recut_server_half
 from pipar_rpc.coordination.device_handle import DeviceHandle
+from pipar_rpc.coordination.far_half import FarHalf
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import reserve_download
 from pipar_rpc.learning.optimizer_state import of_parameters
-from pipar_rpc.models import DropoutStreams, device_layers, server_layers
+from pipar_rpc.models import device_layers, server_layers
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.training.device_loop import Device
@@ -72,6 +73,9 @@ def _device_names(network: nn.Sequential, job: DeviceJob) -> Iterable[str]:
 def _recut_server_half(
     handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, optimizer_state: State
 ) -> None:
-    layers = fill(copy.deepcopy(server_layers(network, job.split_point, job.tail_units)), state)
-    dropout = DropoutStreams(layers, job.seed, job.rank)
-    handle.half.recut(layers, dropout, coding_of(job), optimizer_state, server_gradients(job, layers))
+    layers = server_layers(network, job.split_point, job.tail_units)
+    if isinstance(handle.half, FarHalf):
+        own = {name: state[name] for name in layers.state_dict()}
+        handle.half.recut(job, own, optimizer_state)
+    else:
+        recut_server_half(handle.half, job, fill(copy.deepcopy(layers), state), optimizer_state)

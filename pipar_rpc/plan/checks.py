@@ -39,14 +39,28 @@ def check_selector(config: Config, num_units: int) -> None:
 
 
 def resolved_num_devices(config: Config, world_size: int) -> int:
-    """Returns K: as configured, or one device for each rank except the server's."""
-    available = world_size - 1
+    """Returns K: as configured, or one device for each rank that is not a server.
+
+    Raises:
+        ConfigError: there are too few ranks for the servers and the devices, or more servers than devices.
+    """
+    servers, wanted = config.num_servers, config.num_devices
+    available = world_size - servers
+    started = f"torchrun started {world_size} rank{'s' if world_size > 1 else ''}"
+    if available < 1 and servers == 1:
+        raise UserError(f"{started}: at least 2 are needed, --nproc-per-node=1+num_devices")
     if available < 1:
-        raise UserError("torchrun started 1 rank: at least 2 are needed, --nproc-per-node=1+num_devices")
-    if config.num_devices is not None and config.num_devices > available:
-        ranks = f"torchrun started {world_size} ranks, and one is the server"
-        raise ConfigError("num_devices", config.num_devices, f"1..{available} ({ranks})")
-    return config.num_devices or available
+        number = wanted or servers
+        need = f"num_servers={servers} and num_devices={number} need {servers + number}"
+        raise ConfigError("num_servers", servers, f"below the number of ranks ({started}, {need})")
+    if wanted is not None and wanted > available:
+        others = "one is the server" if servers == 1 else f"{servers} are servers (num_servers={servers})"
+        raise ConfigError("num_devices", wanted, f"1..{available} ({started}, and {others})")
+    number = wanted or available
+    if servers > number:
+        each = f"1..{number}, the number of devices ({started}): each server rank holds halves"
+        raise ConfigError("num_servers", servers, each)
+    return number
 
 
 def check_fault(config: Config, num_devices: int) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.base.ranks import SERVER, worker_name
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.compression.registry import NONE, CodecSpec
 from pipar_rpc.data import DataSpec, Transform
@@ -40,6 +40,7 @@ class DeviceJob:
         emulated_s: longest emulated transfers and computing between two signs of life, in seconds.
         privacy: privacy mechanisms.
         labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
+        server: RPC name of the server rank that holds its server half.
         trained: numbers in the trained parameters of each cut unit.
     """
 
@@ -65,6 +66,7 @@ class DeviceJob:
     privacy: PrivacySpec = NO_PRIVACY
     labels_stay: int = 0
     trained: tuple[int, ...] = ()
+    server: str = SERVER
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.microbatch import most_micro_batches
+from pipar_rpc.base.ranks import holder_of
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.data import DataSpec, Transform
@@ -82,6 +83,7 @@ def device_job(
             config.fault.timeout_s, config.fault.deadline_factor, config.fault.min_deadline_s
         ),
         labels_stay=labels_stay,
+        server=holder_of(rank, num_devices, config.num_servers),
     )
     num_micro_batches = config.pipeline.num_micro_batches if strategy.pipelined else 1
     return cut_job(job, split_point, num_micro_batches, model)

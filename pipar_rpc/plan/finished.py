@@ -66,8 +66,8 @@ def read_finished(path: Path, overrides: Sequence[str]) -> FinishedRun:
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {one_line(error)}") from error
     assert isinstance(raw, DictConfig)
-    node = prepare(node_of(raw), 0, 0)
-    plan = make_plan(raw, (raw.num_devices or 1) + 1, node.data_root, one_machine=False)
+    node = prepare(node_of(raw), None, 0)
+    plan = make_plan(raw, (raw.num_devices or 1) + raw.num_servers, node.data_root, one_machine=False)
     return FinishedRun(plan, node, protection_of(plan.devices[0].privacy), int(raw.pipeline.tail_units))
 
 

@@ -122,6 +122,12 @@ def parse_node(arguments: Sequence[str], in_files: Mapping[str, Any] | None = No
     return node_of(raw)
 
 
+def given(arguments: Sequence[str], key: str) -> str | None:
+    """Returns the value that a command line gives a key; None if it gives none."""
+    words = (argument.lstrip("+").partition("=") for argument in arguments)
+    return next((value for name, _, value in words if name == key), None)
+
+
 def quoted(text: str) -> str:
     """Puts a text in Hydra's quotes, where backslashes are doubled before a quote, and only there."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)

@@ -28,10 +28,15 @@ class Node:
     memory_limit_mb: float | None = None
 
 
-def prepare(config: NodeConfig, rank: int, local_rank: int) -> Node:
+def prepare(config: NodeConfig, number: int | None, local_rank: int) -> Node:
     """Sets torch up in this process and returns its node; raises ConfigError for a missing GPU.
 
     "auto" takes a GPU if there is one; several processes of one machine take its GPUs in turn.
+
+    Args:
+        config: keys of the node.
+        number: number of the device that this process is, from 1; None on a server rank.
+        local_rank: rank among those on this machine.
     """
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # one seed, one result
@@ -42,5 +47,5 @@ def prepare(config: NodeConfig, rank: int, local_rank: int) -> Node:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise ConfigError("node.device", name, f"auto, cpu or one of this machine's {available} GPUs")
-    root = config.data_path(rank)
+    root = config.data_path(number)
     return Node(root, config.data_root, config.download, device, config.memory_limit)

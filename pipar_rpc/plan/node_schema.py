@@ -34,6 +34,6 @@ class NodeConfig:
         require(self.threads >= 1, "node.threads", self.threads, ">= 1")
         require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
 
-    def data_path(self, rank: int) -> Path:
-        """The data root of a rank as a path: `~` expanded, `{device}` by the device's number or `server`."""
-        return Path(self.data_root.replace(DEVICE, str(rank or "server"))).expanduser()
+    def data_path(self, number: int | None) -> Path:
+        """The data root as a path: `~` expanded, `{device}` by the number, or `server` for None."""
+        return Path(self.data_root.replace(DEVICE, str(number or "server"))).expanduser()

@@ -139,7 +139,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
 
     Args:
         raw: composed configuration.
-        world_size: number of ranks, the server included.
+        world_size: number of ranks, the servers included.
         data_root: folder of the data sets on this machine.
         one_machine: whether all ranks have this command line, so that all devices see the same data root;
             otherwise they check their own training data.

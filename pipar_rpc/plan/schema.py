@@ -136,6 +136,7 @@ class Config:
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None
+    num_servers: int = 1
     epochs: int = 10
     until: UntilConfig = field(default_factory=UntilConfig)
     batch_size: int = 100
@@ -173,11 +174,20 @@ class Config:
         all_taken = f"test with partition={self.partition.name}, which says whose each training sample is"
         require(apart, "data.val_from", self.data.val_from, all_taken)
         n = self.num_devices
-        require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the server")
+        require(n is None or n >= 1, "num_devices", n, ">= 1, or null for all ranks but the servers")
+        n = self.num_servers
+        require(n >= 1, "num_servers", n, ">= 1, the number of ranks that hold server halves")
+        apart = n == 1 or not self.resolved_strategy.shared_half
+        require(apart, "num_servers", n, f"1 where the devices share one server half ({self._sharing})")
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
         self.until.check(self.enable_val, self.enable_test, self.data.val_size, self.aggregation.every)
         require(self.seed >= 0, "seed", self.seed, ">= 0")
+
+    @property
+    def _sharing(self) -> str:
+        """The setting by which the devices share one server half, for errors."""
+        return f"strategy={self.strategy}" + (", sfl.server=shared" if self.strategy == "sfl" else "")
 
     @property
     def metric_specs(self) -> dict[str, MetricSpec]:

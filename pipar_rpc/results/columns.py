@@ -59,7 +59,8 @@ _DECLARED = (
     ),
     _timed(
         "server_idle_s",
-        "epoch time minus the union of the intervals in which any server half or the aggregation computes",
+        "epoch time minus the union of the intervals in which any server half or the aggregation computes; "
+        "mean over the server ranks",
         "s",
         "idle/server_s",
         heading="server idle s",

@@ -44,6 +44,10 @@ class TrafficLog:
         """Notes that message `number` passes now."""
         self._recent.append(NotedMessage(number, num_bytes, time.monotonic()))
 
+    def add(self, message: NotedMessage) -> None:
+        """Adds a message that was noted elsewhere."""
+        self._recent.append(message)
+
     def drain(self) -> list[NotedMessage]:
         """Hands over the messages since the last call, the first one first, and starts empty."""
         recent, self._recent = self._recent, deque(maxlen=RECENT)

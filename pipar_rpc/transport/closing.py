@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 
 from pipar_rpc.base.errors import LostError
@@ -41,6 +41,12 @@ def close_all(remotes: Mapping[Remote[Target], Deadlines]) -> list[tuple[str, Ba
                 failed.append((remote.name, error))
         closing = {remote: closing[remote] for remote in busy if not remote.lost}
     return failed
+
+
+def warn_of(failed: Sequence[tuple[str, BaseException]]) -> None:
+    """Logs what `close_all` returned."""
+    for name, error in failed:
+        log.warning("%s could not be cleaned up: %s", name, error)
 
 
 def _given_up(

@@ -1,7 +1,7 @@
 """The RPC group: joining and leaving it, without knowledge of training.
 
-Rank 0 (worker "server") drives. Every other rank (worker "device<rank>") lets rank 0 place objects on it and
-waits in `Session.serve` until it is dismissed.
+Rank 0 (worker "server") drives. Every other rank (workers "server2", ... and "device1", ...) lets rank 0
+place objects on it and waits in `Session.serve` until it is dismissed.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVarTuple
@@ -98,31 +98,31 @@ def _dismiss(graceful: bool, exit_code: int) -> None:
 class Session:
     """This process's membership of the RPC group; obtained from `join`."""
 
-    def __init__(self, rank: int, world_size: int, timeout_s: float, meeting: Meeting | None) -> None:
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, rank: int, names: Sequence[str], timeout_s: float, meeting: Meeting | None) -> None:
+        self.rank, self._names = rank, names
         self.exit_code = 1  # unless all goes well
         self._timeout_s, self._meeting = timeout_s, meeting
         self._members = [_introduce()]
 
     def meet(self) -> None:
-        """Gets to know the devices; raises UserError if one runs another version than the server does."""
+        """Gets to know the others; raises UserError if one runs another version than the server does."""
         own = self._members[0].versions
-        for rank in range(1, self.world_size):
-            member = remote_object.request(worker_name(rank), _introduce, (), self._timeout_s).result()
+        for other in self._names[1:]:
+            member = remote_object.request(other, _introduce, (), self._timeout_s).result()
             self._members.append(member)
             for name, version in own.items():
                 if member.versions.get(name) != version:
                     raise UserError(
-                        f"{worker_name(rank)} runs {name} {member.versions.get(name)}, the server {version}: "
+                        f"{other} runs {name} {member.versions.get(name)}, the server {version}: "
                         "install the same version on both"
                     )
 
     def returned(self) -> list[str]:
         """The names of lost devices that have come back, and would be in a group that is formed now."""
-        lost = [rank for rank in range(1, self.world_size) if remote_object.is_lost(worker_name(rank))]
+        lost = [rank for rank, name in enumerate(self._names) if remote_object.is_lost(name)]
         if self._meeting is None or not lost:
             return []
-        return [worker_name(rank) for rank in lost if self._meeting.returned(rank)]
+        return [self._names[rank] for rank in lost if self._meeting.returned(rank)]
 
     @property
     def can_regroup(self) -> bool:
@@ -130,12 +130,12 @@ class Session:
         return all(member.restarts > 0 for member in self._members)
 
     def serve(self) -> int:
-        """Waits on a device until the server dismisses it; returns the exit code that the server gave.
+        """Waits until rank 0 dismisses this process; returns the exit code that rank 0 gave.
 
         Raises:
-            PeerError: the server is gone, or has given this device up.
+            PeerError: rank 0 is gone, or has given this process up.
         """
-        name = worker_name(self.rank)
+        name = self._names[self.rank]
         while not _group.dismissed.wait(PING_INTERVAL_S):
             deadline_s = min(self._timeout_s, _group.deadline_s)
             try:
@@ -150,13 +150,15 @@ class Session:
 
     def dismiss(self) -> bool:
         """Tells all devices that the work is done; returns whether all can leave together."""
-        names = [worker_name(rank) for rank in range(1, self.world_size)]
+        names = self._names[1:]
         graceful = _all_answer(names, _ping)
         dismissed = _all_answer(names, _dismiss, graceful, self.exit_code)
         if self._meeting is not None and self.exit_code == 0:
             hosts = {member.host for member in self._members}
             living = {
-                m.host for rank, m in enumerate(self._members) if not remote_object.is_lost(worker_name(rank))
+                member.host
+                for name, member in zip(self._names, self._members, strict=True)
+                if not remote_object.is_lost(name)
             }
             try:
                 self._meeting.end(len(hosts - living))
@@ -165,15 +167,15 @@ class Session:
         return dismissed and graceful
 
 
-def _all_answer(names: list[str], function: Callable[[*Ts], None], *args: *Ts) -> bool:
+def _all_answer(names: Sequence[str], function: Callable[[*Ts], None], *args: *Ts) -> bool:
     replies = [remote_object.request(name, function, args, LEAVE_TIMEOUT_S) for name in names]
     errors = [reply.exception() for reply in replies]
     return not any(errors)
 
 
-def _init_rpc(rank: int, world_size: int, join_s: float, init_method: str) -> None:
+def _init_rpc(rank: int, names: Sequence[str], join_s: float, init_method: str) -> None:
     """Has torch connect all ranks within `join_s` seconds."""
-    name = worker_name(rank)
+    name, world_size = names[rank], len(names)
     options = rpc.TensorPipeRpcBackendOptions(
         rpc_timeout=join_s, init_method=init_method, _transports=["uv"], _channels=["basic"]
     )
@@ -194,6 +196,7 @@ def join(
     timeout_s: float,
     meeting: Meeting | None,
     listening: network_access.Binding,
+    num_servers: int = 1,
 ) -> Iterator[Session]:
     """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
 
@@ -207,6 +210,7 @@ def join(
             server later. A ping queues behind bulk data on the line, so it must exceed the longest transfer.
         meeting: place where the ranks find each other; None for the address in the environment.
         listening: address that this process may listen on.
+        num_servers: number of ranks that are servers, the same for all.
 
     Raises:
         PeerError: the group did not come together.
@@ -216,10 +220,11 @@ def join(
     _group = _Group()
     remote_object.reset(local)
     join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
-    _init_rpc(rank, world_size, join_s, meeting.init_method() if meeting else "env://")
+    names = [worker_name(each, num_servers) for each in range(world_size)]
+    _init_rpc(rank, names, join_s, meeting.init_method() if meeting else "env://")
     network_access.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]
-    session = Session(rank, world_size, timeout_s, meeting)
+    session = Session(rank, names, timeout_s, meeting)
     graceful = False
     try:
         yield session
@@ -230,5 +235,5 @@ def join(
         # Without the others' consent, torch waits for its handlers, and one that looks for an object whose
         # reference a dying server has already deleted never ends.
         deadline_s = LEAVE_TIMEOUT_S + 5 if graceful else ABRUPT_LEAVE_TIMEOUT_S
-        with watchdog(deadline_s, f"pipar_rpc: error: {worker_name(rank)} could not leave the group cleanly"):
+        with watchdog(deadline_s, f"pipar_rpc: error: {names[rank]} could not leave the group cleanly"):
             rpc.shutdown(graceful=graceful, timeout=LEAVE_TIMEOUT_S if graceful else 0)

@@ -15,6 +15,7 @@ from tests.support.commands import run_here
     [
         (["--network=5g"], "--network=5g: must be a preset: did you mean 4g?"),
         (["--", "testbed.time_scale=10"], "testbed.time_scale=10: must be 1 over real links"),
+        (["--", "num_servers=2"], "num_servers=2: must be 1: the links of further servers are not shaped"),
         (["--mtu=100"], "--mtu=100: must be 576..65535 bytes"),
         (["--devices=0"], "--devices=0: must be 1..250"),
     ],

@@ -40,12 +40,20 @@ def adamw(half):
 
 @pytest.fixture(scope="module")
 def switched(module_processes):
-    """On a fast link the devices train alone; on a slow one their models are too large for that."""
+    """On a fast link the devices train alone; on a slow one their models are too large for that.
+
+    The server half of device 2 is on a server rank of its own, which makes no difference.
+    """
     write_profile(module_processes.directory / "device.yaml")
     (module_processes.directory / "drop.csv").write_text(TRACE)
     overrides = [*JOB, f"epochs={EPOCHS}", "network.trace=drop.csv", "testbed.profile=device.yaml"]
-    overrides += ["selector.profile_iterations=1", "selector.min_gain=0", "hydra.run.dir=job"]
-    done = module_processes.training(3, *overrides, module="tests.support.float64_main")
+    overrides += [
+        "selector.profile_iterations=1",
+        "selector.min_gain=0",
+        "hydra.run.dir=job",
+        "num_servers=2",
+    ]
+    done = module_processes.training(4, *overrides, module="tests.support.float64_main")
     assert done.code == 0, done.err
     job = module_processes.directory / "job"
     return job, (job / "pipar_rpc.log").read_text()

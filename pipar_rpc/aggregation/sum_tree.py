@@ -1,0 +1,59 @@
+"""Sums whose order of additions is fixed, so that parts of them may be computed anywhere, bit for bit.
+
+Terms are numbered from 0. A block of 2^m terms begins at a multiple of 2^m, and its sum is that of its first
+half plus that of its second half, if there are any terms in it. The sum of all is that of the smallest block
+with all terms.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from torch import Tensor
+
+Block = tuple[int, int]  # the first of its terms, and for how many it has room: a power of two
+
+
+def smallest_block(count: int) -> Block:
+    """Returns the smallest block with all of `count` terms."""
+    return 0, 1 << (count - 1).bit_length()
+
+
+def blocks_of(own: Iterable[int], count: int) -> Iterator[Block]:
+    """Yields the largest blocks that have no other terms than these.
+
+    Args:
+        own: numbers of terms.
+        count: number of all terms.
+    """
+    mine = set(own)
+
+    def within(block: Block) -> Iterator[Block]:
+        first, size = block
+        terms = set(range(first, min(first + size, count)))
+        if terms and terms <= mine:
+            yield block
+        elif terms & mine:
+            yield from within((first, size // 2))
+            yield from within((first + size // 2, size // 2))
+
+    yield from within(smallest_block(count))
+
+
+def sum_of(
+    block: Block, term: Callable[[int], Tensor], count: int, known: Mapping[Block, Tensor] | None = None
+) -> Tensor:
+    """Sums the terms of a block.
+
+    Args:
+        block: the block.
+        term: function that makes a term in a tensor of its own, which is changed.
+        count: number of all terms.
+        known: sums of blocks that were computed elsewhere; those that are used are changed.
+    """
+    first, size = block
+    if known and block in known:
+        return known[block]
+    if size == 1:
+        return term(first)
+    middle = first + size // 2
+    total = sum_of((first, size // 2), term, count, known)
+    return total.add_(sum_of((middle, size // 2), term, count, known)) if middle < count else total

@@ -14,8 +14,9 @@ from pipar_rpc.privacy.gradients import NOTHING, Clipped
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Timeline, unpack
 from pipar_rpc.timing.traffic import PINGS, NotedMessage, Ping, Traffic
+from pipar_rpc.transport.port_reference import PortReference
 from pipar_rpc.transport.remote_object import name_of, request
-from pipar_rpc.transport.server_port import Port, PortReference
+from pipar_rpc.transport.server_port import Port
 
 LOOK_S = 0.5  # time between two looks at a port while its device trains
 RECENT = 16  # number of looks of which the fastest tells the clocks' difference
@@ -197,6 +198,6 @@ class FarPort:
             self._looking = False
 
         timeout_s = self._end.deadlines.unanswered_s
-        answer = request(self._end.remote.name, look, (self._reference,), timeout_s)
+        answer = request(self._end.remote.name, look, (self.name,), timeout_s)
         answer.add_done_callback(note)
         return answer

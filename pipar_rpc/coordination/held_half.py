@@ -21,8 +21,8 @@ from pipar_rpc.privacy.gradients import Clipped
 from pipar_rpc.timing.timeline import Timeline, pack
 from pipar_rpc.timing.traffic import NotedMessage
 from pipar_rpc.training.server_half import ServerHalf
-from pipar_rpc.transport.rpc_futures import here
-from pipar_rpc.transport.server_port import Port, PortReference
+from pipar_rpc.transport.port_reference import PortReference
+from pipar_rpc.transport.server_port import Port
 
 
 class Seen(NamedTuple):
@@ -156,11 +156,11 @@ def hold_half(node: Node, stop: Stop, job: DeviceJob, state: State, optimizer_st
     return HeldHalf(Port(job.name, half.process, downlink, timeline, stop=stop), half, timeline)
 
 
-def look(port: PortReference) -> Seen:
-    """RPC handler: looks at a port here, whatever its half is doing."""
-    held = here(port)
-    held.remind()
-    return _look(held)
+def look(name: str) -> Seen:
+    """RPC handler: looks at the port of the device `name` here, whatever its half is doing."""
+    port = _held[name]._port
+    port.remind()
+    return _look(port)
 
 
 def _look(port: Port) -> Seen:

@@ -25,6 +25,8 @@ import torch
 from torch import nn
 
 from launch.script import run_script
+from pipar_rpc.data import Batches, Images
+from pipar_rpc.data.batches import Transform
 from pipar_rpc.models import ModelSpec, Norm, build_model
 from pipar_rpc.models.cut import device_layers, server_layers
 from pipar_rpc.results.terminal import table
@@ -56,36 +58,52 @@ def middle(costs: list[Cost]) -> Cost:
 
 
 def plain_loop(num_micro_batches: int) -> Cost:
-    """One process computes what a device and the server do, micro-batch after micro-batch."""
+    """One process does what a device and the server do, micro-batch after micro-batch: the same data, too."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = build_model(ModelSpec("vgg5", norm=Norm.batch, channels=3, image_size=IMAGE, num_classes=10))
+    spec = ModelSpec("vgg5", norm=Norm.batch, channels=3, image_size=IMAGE, num_classes=10)
+    network = build_model(spec)
     halves = device_layers(network, 1), server_layers(network, 1)
     optimizers = [torch.optim.SGD(half.parameters(), LR, momentum=0.9) for half in halves]
-    images, labels = torch.randn(BATCH, 3, IMAGE, IMAGE), torch.randint(10, (BATCH,))
-    costs = []
-    for _ in range(PLAIN_ITERATIONS):
-        began, device, server = time.perf_counter(), 0.0, 0.0
-        sent = []
-        for x, y in zip(images.chunk(num_micro_batches), labels.chunk(num_micro_batches), strict=True):
-            start = time.process_time()
-            activation = halves[0](x)
-            middle_s = time.process_time()
-            leaf = activation.detach().requires_grad_()
-            (nn.functional.cross_entropy(halves[1](leaf), y) / num_micro_batches).backward()
-            sent.append((activation, leaf.grad))
-            device, server = device + middle_s - start, server + time.process_time() - middle_s
-        start = time.process_time()
-        optimizers[1].step()
-        optimizers[1].zero_grad()
-        middle_s = time.process_time()
-        for activation, gradient in sent:
-            activation.backward(gradient)
-        optimizers[0].step()
-        optimizers[0].zero_grad()
-        device, server = device + time.process_time() - middle_s, server + middle_s - start
-        costs.append(Cost(time.perf_counter() - began, device, server))
+    samples = BATCH * PLAIN_ITERATIONS
+    pixels = torch.randint(256, (samples, 3, IMAGE, IMAGE), dtype=torch.uint8)
+    images = Images(pixels, torch.randint(10, (samples,)))
+    batches = Batches(images, BATCH, Transform((0.5,) * 3, (0.4,) * 3), seed=0, device=1)
+    costs = [one_iteration(halves, optimizers, batches, n, num_micro_batches) for n in range(len(batches))]
     return middle(costs[2:])
+
+
+def one_iteration(
+    halves: tuple[nn.Module, nn.Module],
+    optimizers: list[torch.optim.SGD],
+    batches: Batches,
+    iteration: int,
+    num_micro_batches: int,
+) -> Cost:
+    began, clock, device, server = time.perf_counter(), time.process_time, -time.process_time(), 0.0
+    images, labels = batches.get(1, iteration)
+    sent = []
+    for x, y in zip(
+        images.tensor_split(num_micro_batches), labels.tensor_split(num_micro_batches), strict=True
+    ):
+        activation = halves[0](x)
+        start = clock()
+        leaf = activation.detach().requires_grad_()
+        outputs = halves[1](leaf)
+        loss = nn.functional.cross_entropy(outputs, y)
+        (loss * (len(y) / BATCH)).backward()
+        float(loss.detach()), int((outputs.argmax(1) == y).sum())
+        sent.append((activation, leaf.grad))
+        server += clock() - start
+    start = clock()
+    optimizers[1].step()
+    optimizers[1].zero_grad()
+    server += clock() - start
+    for activation, gradient in sent:
+        activation.backward(gradient)
+    optimizers[0].step()
+    optimizers[0].zero_grad()
+    return Cost(time.perf_counter() - began, device + clock() - server, server)
 
 
 def plain(num_micro_batches: int, processes: int) -> Cost:

@@ -7,7 +7,7 @@ of their own.
     device, one pool thread per micro-batch in flight        server, one `Port` per device
       dist_autograd.context()                                  RPC handler: queue, return a future at once
       wait for the uplink slot                                 compute thread, in order n: forward, backward
-      rpc: activation, labels, ticket  ----------------->      sender thread: wait for the downlink slot,
+      rpc: activation and labels, as a ticket  --------->      sender thread: wait for the downlink slot,
       gradient of the ticket  <--------------------------        dist_autograd.backward(context)
       reply: loss  <-------------------------------------        set the future
 
@@ -39,7 +39,7 @@ from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import Traffic, TrafficLog
 from pipar_rpc.training.exchange import Measure, Result
-from pipar_rpc.transport.gradient_carrier import make_ticket, payload_of
+from pipar_rpc.transport.gradient_carrier import payload_of, with_ticket
 from pipar_rpc.transport.gradient_sender import compact
 from pipar_rpc.transport.port_reference import PortReference, deliver, report
 from pipar_rpc.transport.rpc_futures import send
@@ -123,13 +123,13 @@ class RpcExchange:
         part, activation, labels = micro_batch
         try:
             with dist_autograd.context() as context_id:
-                ticket = make_ticket(activation.answer_bytes)
+                payload, ticket = with_ticket(activation.payload, activation.answer_bytes)
                 arrival = _Arrival(number, activation.answer_bytes, self._traffic.down, result)
                 if ticket is not None:
                     ticket.register_hook(arrival.gradient)
-                label = label_of(part, activation)
-                tensors = activation.payload, labels, ticket
-                answer = self._send(slot, order, (self._port.key, number, label, context_id, *tensors))
+                label = label_of(part, activation, labels)
+                message = self._port.key, number, label, context_id, payload, ticket
+                answer = self._send(slot, order, message)
                 answer.add_done_callback(arrival.answer)
                 self._stop.result(answer)
         except BaseException as error:  # whatever it is: the device loop waits for the result
@@ -139,7 +139,7 @@ class RpcExchange:
         self,
         slot: Slot,
         order: tuple[threading.Event, threading.Event],
-        message: tuple[int, int, Label, int, Tensor, Tensor | None, Tensor | None],
+        message: tuple[int, int, Label, int, Tensor | None, Tensor | None],
     ) -> Future[Result]:
         """Sends a micro-batch in its slot; the future gets the result without a gradient, or an error."""
         previous_sent, sent = order

@@ -3,7 +3,8 @@
 The device sends a ticket with each activation: a leaf that is one element, expanded to the size of the
 gradient's payload, of which 4 bytes cross. On the server, `Carry` makes a root of it whose backward pass is
 the payload. So `dist_autograd.backward` on that root sends the payload to the device as the ticket's
-gradient, and no arithmetic ever touches its bits.
+gradient, and no arithmetic ever touches its bits. Where a gradient is as large as its activation's payload,
+as without codecs, the payload is its own ticket.
 """
 
 from typing import Any
@@ -21,6 +22,20 @@ def make_ticket(num_bytes: int | None) -> Tensor | None:
         return None
     words = max(1, -(-num_bytes // WORD_BYTES))
     return torch.zeros(1, dtype=torch.float32).expand(words).requires_grad_()
+
+
+def with_ticket(payload: Tensor, num_bytes: int | None) -> tuple[Tensor | None, Tensor | None]:
+    """What is to be sent of a payload: itself and a ticket for the `num_bytes` that come back.
+
+    Where as many come back, the payload is its own ticket, and there is no other.
+
+    Args:
+        payload: uint8 of shape [m], alone in its storage.
+        num_bytes: size of what comes back; None if nothing does.
+    """
+    if num_bytes == payload.nbytes and num_bytes and num_bytes % WORD_BYTES == 0:
+        return None, payload.view(torch.float32).requires_grad_()
+    return payload, make_ticket(num_bytes)
 
 
 def payload_of(gradient: Tensor, num_bytes: int) -> Tensor:

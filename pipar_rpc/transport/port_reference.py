@@ -3,6 +3,7 @@
 import itertools
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 from torch.distributed import rpc
 
@@ -70,12 +71,14 @@ def deliver(
     number: int,
     label: Label,
     context_id: int,
-    payload: Tensor,
-    labels: Tensor | None,
+    payload: Tensor | None,
     ticket: Tensor | None,
 ) -> Answer:
-    """RPC handler: delivers a micro-batch to a port."""
-    part, activation = read(label, payload)
+    """RPC handler: delivers a micro-batch to a port; without a payload, the ticket is it: `with_ticket`."""
+    if payload is None:
+        assert ticket is not None
+        payload = ticket.detach().view(torch.uint8)
+    part, activation, labels = read(label, payload)
     return _port(key).deliver(number, part, context_id, activation, labels, ticket)
 
 

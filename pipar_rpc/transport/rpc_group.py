@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 30.0
+# No handler waits for anything, so a few are enough; with more, each finds its caches cold.
+HANDLER_THREADS = 4
 MIN_JOIN_S = 10.0
 ABRUPT_LEAVE_TIMEOUT_S = 8.0
 
@@ -177,7 +179,11 @@ def _init_rpc(rank: int, names: Sequence[str], join_s: float, init_method: str) 
     """Has torch connect all ranks within `join_s` seconds."""
     name, world_size = names[rank], len(names)
     options = rpc.TensorPipeRpcBackendOptions(
-        rpc_timeout=join_s, init_method=init_method, _transports=["uv"], _channels=["basic"]
+        rpc_timeout=join_s,
+        init_method=init_method,
+        num_worker_threads=HANDLER_THREADS,
+        _transports=["uv"],
+        _channels=["basic"],
     )
     waited = f"rank {rank} ({name}) waited {join_s:.0f} s for the other {world_size - 1} ranks to join"
     with warnings.catch_warnings(), watchdog(join_s + 5, f"pipar_rpc: error: {waited}"):

@@ -20,6 +20,7 @@ import pipar_rpc
 from pipar_rpc.base.command import run_command
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
 from pipar_rpc.base.machine_load import OtherLoad
+from pipar_rpc.base.memory import keep_freed_memory
 from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
 from pipar_rpc.models.arguments import add_arguments, spec_of
 from pipar_rpc.testbed.device_profile import DeviceProfile
@@ -141,6 +142,7 @@ def _write_profile(args: argparse.Namespace) -> None:
     if path.is_dir() or not os.access(path.parent, os.W_OK):  # known before minutes of measuring
         raise ConfigError("--output", path, "a file in a folder that can be written to")
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the device does that is to take these times
     spec = spec_of(args, ALIASES.get(args.model, args.model))
     device = _device(args.device)
     try:

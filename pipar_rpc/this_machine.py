@@ -2,6 +2,7 @@
 
 import logging
 
+from pipar_rpc.base.memory import keep_freed_memory
 from pipar_rpc.base.ranks import World
 from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.node import prepare as prepare_node
@@ -11,6 +12,7 @@ from pipar_rpc.transport import network_access
 
 def prepare(config: NodeConfig, world: World) -> Node:
     """Begins the log, and takes threads, device and data root from the node's keys."""
+    keep_freed_memory()
     form = f"[%(asctime)s][rank {world.rank} {world.name}][%(levelname)s] %(message)s"
     logging.basicConfig(level=logging.INFO, format=form)
     return prepare_node(config, world.device, world.local_rank)

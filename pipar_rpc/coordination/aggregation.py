@@ -81,13 +81,12 @@ def to_aggregate(
     """
     apart = any(isinstance(handle.half, FarHalf) for handle in device_states)
     if apart and takes_average(aggregator.rule) and aggregator.network is not None:
-        with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
-            return [average_of_parts(device_states, samples, aggregator.network)], [1]
+        return [average_of_parts(device_states, samples, aggregator.network, timeline)], [1]
     return list(join(device_states).values()), list(samples)
 
 
 def average_of_parts(
-    device_states: Mapping[DeviceHandle, State], samples: Sequence[int], pattern: State
+    device_states: Mapping[DeviceHandle, State], samples: Sequence[int], pattern: State, timeline: Timeline
 ) -> State:
     """Computes `weighted_average` of the devices' networks, bit for bit, from sums of each server rank.
 
@@ -95,6 +94,7 @@ def average_of_parts(
         device_states: uploaded device halves.
         samples: number of samples that each device processed since the last aggregation.
         pattern: any state of the whole network, for names and types.
+        timeline: record of the span of rank 0's computation; waiting for the others is none.
     """
     handles, total = list(device_states), float(sum(samples))
     shares = [number / total for number in samples]
@@ -109,4 +109,6 @@ def average_of_parts(
     for number, handle in enumerate(handles):
         if not isinstance(handle.half, FarHalf):
             terms[number] = terms[number] | handle.half.state()
-    return joined_average(terms, [part() for part in asked], shares, pattern)
+    parts = [part() for part in asked]
+    with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
+        return joined_average(terms, parts, shares, pattern)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipar_rpc.base.memory import reset_peak_rss
-from pipar_rpc.base.random_streams import generator
+from pipar_rpc.base.random_streams import generator, global_generators
 from pipar_rpc.base.states import State
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import NO_CODECS, Coding
@@ -174,8 +174,11 @@ def _gradients(job: DeviceJob, layers: nn.Sequential, units: slice) -> Gradients
 
 
 def build_server_layers(job: DeviceJob, state: State) -> nn.Sequential:
-    """The layers of a device's server half on a rank that has no network, filled from `state`."""
-    with torch.random.fork_rng(devices=[]):
+    """The layers of a device's server half on a rank that has no network, filled from `state`.
+
+    Built from the job's seed, as rank 0's network is: constants that a network draws are in no state.
+    """
+    with global_generators(torch.Generator().manual_seed(job.seed)):
         layers = server_layers(build_model(job.model), job.split_point, job.tail_units)
     return fill(layers, state)
 

@@ -24,7 +24,7 @@ class FarEnd:
 
     Args:
         remote: reference to it.
-        deadlines: deadlines of waiting for that rank.
+        deadlines: deadlines of waiting for that rank, the same for all that it holds.
     """
 
     def __init__(self, remote: Remote[HeldHalf], deadlines: Deadlines) -> None:
@@ -38,22 +38,18 @@ class FarEnd:
             PeerError: the rank is lost, or the method failed.
             UserError: it failed for a reason that the user can mend.
         """
-        began = time.monotonic()
-        value = self.result_of(self.remote.call(method, *args, **kwargs))
-        if method is not HeldHalf.settle:  # computing takes as long as it takes
-            self.deadlines.note(name_of(method), time.monotonic() - began)
-        return value
+        return self.result_of(self._call(method, *args, **kwargs))
 
     def begin(
         self, method: Callable[Concatenate[HeldHalf, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Callable[[], T]:
         """Has a method run as `ask` does; returns a function that waits for the result."""
-        answer = self.remote.call(method, *args, **kwargs)
+        answer = self._call(method, *args, **kwargs)
         return lambda: self.result_of(answer)
 
     def tell(self, method: Callable[Concatenate[HeldHalf, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has a method run after those called before; its errors show at `flush`."""
-        self._pending.append(self.remote.call(method, *args, **kwargs))
+        self._pending.append(self._call(method, *args, **kwargs))
 
     def flush(self) -> None:
         """Waits for what was told."""
@@ -65,6 +61,20 @@ class FarEnd:
         """Raises PeerError if the server rank is lost."""
         if reason := self.remote.lost:
             raise PeerError(f"{reason}; it holds server halves, without which the training cannot go on")
+
+    def _call(
+        self, method: Callable[Concatenate[HeldHalf, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Has a method run and notes how long its answer took, which is what later deadlines rest on."""
+        began, answer = time.monotonic(), self.remote.call(method, *args, **kwargs)
+
+        def note(answer: Future[T]) -> None:
+            computes = method is HeldHalf.settle  # which takes as long as it takes
+            if not computes and not answer.exception():
+                self.deadlines.note(name_of(method), time.monotonic() - began)
+
+        answer.add_done_callback(note)
+        return answer
 
     def result_of(self, answer: Future[T]) -> T:
         """Waits for an answer as `ask` does."""

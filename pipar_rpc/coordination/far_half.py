@@ -106,6 +106,7 @@ def far_halves(
         UserError: a half cannot be built there, for a reason that the user can mend.
     """
     ends: dict[str, tuple[FarEnd, DeviceJob, list[str]]] = {}
+    deadlines: dict[str, Deadlines] = {}  # of each rank: its halves share a line
     try:
         for device, (state, optimizer_state) in zip(devices, beginnings, strict=True):
             if device.server == SERVER:
@@ -114,7 +115,8 @@ def far_halves(
             own = {name: state[name].clone() for name in layers.state_dict()}
             kept = of_parameters(optimizer_state, dict(layers.named_parameters()))
             remote = create_remote(device.server, hold_half, device, own, kept)
-            ends[device.name] = FarEnd(remote, Deadlines(device.deadlines)), device, list(own)
+            limits = deadlines.setdefault(device.server, Deadlines(device.deadlines))
+            ends[device.name] = FarEnd(remote, limits), device, list(own)
         yield {name: _use(*end) for name, end in ends.items()}
     finally:
         warn_of(close_all({end.remote: end.deadlines for end, *_ in ends.values()}))

@@ -87,8 +87,9 @@ class FarPort:
         self._reference, self._heard = end.ask(HeldHalf.reference), time.monotonic()
         self._pings: deque[Ping] = deque(maxlen=RECENT)
         self._looking, self._seen_at = False, self._heard
+        self._seen = Seen(0.0, 0.0, 0, float("nan"), None)
         for _ in range(1 + PINGS):
-            self._seen = end.result_of(self._look())
+            end.result_of(self._look())
 
     def reference(self) -> PortReference:
         """The reference with which the device addresses its port."""
@@ -188,12 +189,12 @@ class FarPort:
     def _clock_offset_s(self) -> float:
         return min(list(self._pings)).clock_offset_s
 
-    def _look(self) -> Future[Seen]:
+    def _look(self) -> Future[Seen | None]:
         asked, self._looking, self._seen_at = time.monotonic(), True, time.monotonic()
 
-        def note(answer: Future[Seen]) -> None:
-            if answer.exception() is None:
-                self._seen, self._seen_at = answer.result(), time.monotonic()
+        def note(answer: Future[Seen | None]) -> None:
+            if answer.exception() is None and (seen := answer.result()) is not None:
+                self._seen, self._seen_at = seen, time.monotonic()
                 self._pings.append(Ping.of(asked, self._seen.clock, self._seen_at))
             self._looking = False
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pipar_rpc.base.errors import PeerError, UserError
+from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State, is_finite
 from pipar_rpc.base.stopping import Stop
@@ -150,17 +151,21 @@ def hold_half(node: Node, stop: Stop, job: DeviceJob, state: State, optimizer_st
         state: parameters and buffers of the server half.
         optimizer_state: state of its optimiser by parameters' names; empty at the beginning of training.
     """
+    if not _held:
+        reset_peak_rss()  # the halves of an earlier job are garbage that nobody would look for
     timeline, stop = Timeline(), Stop()
     half = build_server_half(build_server_layers(job, state), job, node, timeline, optimizer_state)
     downlink = job.downlink.open(generator(job.seed, "downlink", job.rank), stop.sleep)
     return HeldHalf(Port(job.name, half.process, downlink, timeline, stop=stop), half, timeline)
 
 
-def look(name: str) -> Seen:
-    """RPC handler: looks at the port of the device `name` here, whatever its half is doing."""
-    port = _held[name]._port
-    port.remind()
-    return _look(port)
+def look(name: str) -> Seen | None:
+    """RPC handler: looks at a device's port, whatever its half is doing; None if it is closed."""
+    held = _held.get(name)
+    if held is None:
+        return None
+    held._port.remind()
+    return _look(held._port)
 
 
 def _look(port: Port) -> Seen:

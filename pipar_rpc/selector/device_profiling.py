@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,8 +19,8 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate, host_name
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.link_rates import LinkTest
-from pipar_rpc.testbed.steadiness import Timed
-from pipar_rpc.testbed.unit_timer import Coder, time_units
+from pipar_rpc.testbed.steadiness import Steadiness, Timed
+from pipar_rpc.testbed.unit_timer import LIMIT_S, Coder, time_units
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.transport.activation_sender import RpcExchange
@@ -62,8 +63,23 @@ class DeviceProfiler(LinkTest):
         """This machine's name and speed, for a device whose speed is derived from it."""
         return calibrate(self._job.speed, known, self._node.device)
 
-    def unit_times(self, batch_size: int, runs: int, num_units: int) -> Timed:
-        """Wall times of the first `num_units` units on this machine, and of the last if they stay on it."""
+    def unit_times(self, batch_size: int, runs: int, num_units: int, together: int = 1) -> Timed:
+        """Wall times of the first `num_units` units on this machine, and of the last if they stay on it.
+
+        Where more devices are timed at a time than this machine has cores, they wait for each other, as they
+        will in training: that is no disturbance, and nothing is said of the runs.
+
+        Args:
+            batch_size: samples of a run.
+            runs: number of runs that count.
+            num_units: number of first units.
+            together: number of devices that are timed at this time, on this machine or others.
+        """
+        crowded = together > (os.cpu_count() or 1)
+        timed = self._unit_times(batch_size, runs, num_units, 0.0 if crowded else LIMIT_S)
+        return timed._replace(steadiness=Steadiness()) if crowded else timed
+
+    def _unit_times(self, batch_size: int, runs: int, num_units: int, limit_s: float) -> Timed:
         spec, device = self._job.model, self._node.device
         tail_units = self._job.labels_stay if num_units < self._job.num_units else 0
         return time_units(
@@ -73,6 +89,7 @@ class DeviceProfiler(LinkTest):
             tail_units=tail_units,
             coder=Coder.of(self._job.coding, self._job.privacy),
             private=self._job.speed.private,
+            limit_s=limit_s,
         )
 
     def free_bytes(self) -> float:

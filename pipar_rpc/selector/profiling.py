@@ -134,7 +134,7 @@ def _measured(devices: Sequence[AskedDevice], runs: int, held: Sequence[int]) ->
     for step in range(max(map(len, sizes), default=0)):
         taking_part = [index for index in range(len(devices)) if step < len(sizes[index])]
         answers = [
-            devices[i].remote.call(DeviceProfiler.unit_times, sizes[i][step], runs, held[i])
+            devices[i].remote.call(DeviceProfiler.unit_times, sizes[i][step], runs, held[i], len(devices))
             for i in taking_part
         ]
         for index, answer in zip(taking_part, answers, strict=True):

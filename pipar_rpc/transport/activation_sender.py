@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
+from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
@@ -134,6 +135,8 @@ class RpcExchange:
                 self._stop.result(answer)
         except BaseException as error:  # whatever it is: the device loop waits for the result
             _fail(result, error)
+        finally:
+            order[1].set()  # also if it was never sent: the next one waits for it
 
     def _send(
         self,
@@ -182,6 +185,9 @@ class _Arrival:
         result = answer.result()
         if result.output is not None:
             self._log.note(self._number)
+        elif self._num_bytes is not None and self._gradient is None:
+            _fail(self._result, PeerError("no gradient came back: the server half does not depend on it"))
+            return
         with suppress(InvalidStateError):
             self._result.set_result(result._replace(gradient=self._gradient))
 

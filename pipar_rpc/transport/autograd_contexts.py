@@ -16,16 +16,17 @@ class Contexts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, int]] = {}  # context -> epoch and iteration; of the last iteration
+        self._known: dict[int, tuple[int, int]] = {}  # context -> epoch and iteration, of the last two
         self._in_use: set[int] = set()
         self._left = False
 
     def note(self, context_id: int, part: Part) -> None:
-        """Notes a micro-batch; an iteration's first shows that the device has released earlier contexts."""
+        """Notes a micro-batch; the first of an iteration shows that those before the last are released."""
         now = part.epoch, part.iteration
         if part.index == 1:
+            kept = {now, *list(self._known.values())[-1:]}
             for earlier, when in self._known.copy().items():
-                if when != now:
+                if when not in kept:
                     self._known.pop(earlier, None)
         self._known[context_id] = now
 

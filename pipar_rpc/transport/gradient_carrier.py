@@ -33,7 +33,8 @@ def with_ticket(payload: Tensor, num_bytes: int | None) -> tuple[Tensor | None, 
         payload: uint8 of shape [m], alone in its storage.
         num_bytes: size of what comes back; None if nothing does.
     """
-    if num_bytes == payload.nbytes and num_bytes and num_bytes % WORD_BYTES == 0:
+    usable = num_bytes and num_bytes % WORD_BYTES == 0 and not payload.is_inference()
+    if num_bytes == payload.nbytes and usable:
         return None, payload.view(torch.float32).requires_grad_()
     return payload, make_ticket(num_bytes)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed import rpc
 
-from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.errors import Failure, PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.transport.gradient_sender import Answer
@@ -78,17 +78,17 @@ def deliver(
     if payload is None:
         assert ticket is not None
         payload = ticket.detach().view(torch.uint8)
+    port = _known.get(key)
+    if port is None:
+        refused: Answer = torch.futures.Future()
+        refused.set_result(Failure.of(PeerError("the job has ended")))
+        return refused
     part, activation, labels = read(label, payload)
-    return _port(key).deliver(number, part, context_id, activation, labels, ticket)
+    return port.deliver(number, part, context_id, activation, labels, ticket)
 
 
 def report(key: int, iteration: int, loss: float) -> None:
-    """RPC handler: notes that the device has finished `iteration`."""
-    _port(key).trained(iteration, loss)
-
-
-def _port(key: int) -> Receiver:
-    try:
-        return _known[key]
-    except KeyError:
-        raise PeerError("the job has ended") from None
+    """RPC handler: notes that the device has finished `iteration`, if its job has not ended."""
+    port = _known.get(key)
+    if port is not None:
+        port.trained(iteration, loss)

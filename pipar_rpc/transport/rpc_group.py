@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 30.0
-# No handler waits for anything, so a few are enough; with more, each finds its caches cold.
+# Handlers only queue, so a few are enough; with more, each finds its caches cold.
 HANDLER_THREADS = 4
 MIN_JOIN_S = 10.0
 ABRUPT_LEAVE_TIMEOUT_S = 8.0

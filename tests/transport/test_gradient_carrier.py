@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed import autograd as dist_autograd
 from torch.distributed import rpc
 
+from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.compression.coding import Coded
@@ -23,9 +24,11 @@ from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport import activation_sender
 from pipar_rpc.transport.activation_sender import RpcExchange
-from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of
+from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of, with_ticket
+from pipar_rpc.transport.port_reference import deliver
 from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import Port
+from pipar_rpc.transport.wire import label_of
 from tests.support.loops import assert_close, make_batches, train_split
 
 HANDLER_THREADS = 4
@@ -101,6 +104,24 @@ def test_a_ticket_takes_one_element_whatever_its_size():
     assert make_ticket(None) is None
 
 
+def test_a_payload_is_its_own_ticket_where_as_much_comes_back():
+    payload = random_bytes(40)
+    sent, ticket = with_ticket(payload, 40)
+    assert sent is None
+    assert torch.equal(ticket.detach().view(torch.uint8), payload)
+    for size in (None, 0, 36):
+        sent, ticket = with_ticket(payload, size)
+        assert sent is payload
+        assert ticket is None or payload_of(torch.zeros_like(ticket), size).shape == (size,)
+    assert with_ticket(random_bytes(6), 6)[0] is not None
+
+
+def test_a_payload_that_autograd_may_not_touch_has_a_ticket_beside_it():
+    with torch.inference_mode():
+        payload = random_bytes(40).clone()
+    assert with_ticket(payload, 40)[0] is payload
+
+
 class Server:
     """Sends given gradients back, once it may; keeps the activations that have come."""
 
@@ -170,6 +191,39 @@ def test_handlers_do_not_wait_while_the_server_computes(connect):
         torch.equal(future.result(30).gradient, sent)
         for future, sent in zip(futures, server.gradients, strict=True)
     )
+
+
+def test_a_gradient_that_does_not_come_is_an_error(connect):
+    """As from a server half that does not depend on the activation: the device half would not be trained."""
+    (server := Server([None])).may_go_on.set()
+    (future,) = submitted(connect(server, 1), [random_bytes(8)], [8])
+    with pytest.raises(PeerError, match="no gradient came back"):
+        future.result(30)
+
+
+def test_a_micro_batch_that_cannot_be_sent_holds_no_later_one_up(connect, monkeypatch):
+    sent = []
+
+    def first_fails(part, *rest):
+        if part.index == 1:
+            raise ValueError("not this one")
+        sent.append(part.index)
+        return label_of(part, *rest)
+
+    monkeypatch.setattr(activation_sender, "label_of", first_fails)
+    exchange = connect(Server([]), 2)
+    failed, _ = submitted(exchange, [random_bytes(8)] * 2, [8, 8])
+    with pytest.raises(ValueError, match="not this one"):
+        failed.result(30)
+    assert exchange._previous_sent.wait(30)
+    assert sent == [2]
+    exchange._stop.set("the server waits for the first one")
+
+
+def test_a_message_for_a_port_that_is_closed_is_refused():
+    part, sent = Part(1, 0, 1, 1, 1.0), Coded(random_bytes(8), (1, 2), torch.float32, None)
+    refused = deliver(-1, 0, label_of(part, sent, None), 0, sent.payload, None)
+    assert "the job has ended" in refused.wait().message
 
 
 def network():

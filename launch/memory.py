@@ -22,6 +22,7 @@ import psutil
 
 from launch.script import run_script
 from pipar_rpc.__main__ import main as run_rank
+from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.base.threads import repeating
 from pipar_rpc.coordination import build
 from pipar_rpc.training.device_loop import Device
@@ -70,9 +71,13 @@ def device() -> None:
 
 
 def run(folder: Path, num_devices: int) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={1 + num_devices}"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
-    command = [*torchrun, "-m", "launch.memory", *JOB, f"hydra.run.dir={folder / 'run'}"]
+    command = [
+        *torchrun_here(1 + num_devices),
+        "-m",
+        "launch.memory",
+        *JOB,
+        f"hydra.run.dir={folder / 'run'}",
+    ]
     environment = os.environ | {FOLDER: str(folder), "OMP_NUM_THREADS": "1"}
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     subprocess.run(command, env=environment, check=True, **quiet)

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from launch.script import run_script
+from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.data import Batches, Images
 from pipar_rpc.data.batches import Transform
 from pipar_rpc.models import ModelSpec, Norm, build_model
@@ -141,9 +142,8 @@ def epochs(torchrun: subprocess.Popen[bytes], results: Path) -> Iterator[tuple[f
 
 def train(folder: Path, devices: int, number: int, iterations: int, num_epochs: int, more: list[str]) -> Cost:
     """The cost of an iteration of all K devices in a real job."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices + 1}"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
-    command += ["-m", "pipar_rpc", *JOB, f"epochs={num_epochs + 2}", f"hydra.run.dir={folder}"]
+    command = [*torchrun_here(devices + 1), "-m", "pipar_rpc", *JOB]
+    command += [f"epochs={num_epochs + 2}", f"hydra.run.dir={folder}"]
     command += [f"pipeline.num_micro_batches={number}", f"data.train_size={BATCH * iterations * devices}"]
     command += [f"data.train_size_per_device={BATCH * iterations}", *more]
     folder.mkdir()

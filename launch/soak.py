@@ -12,7 +12,6 @@ import csv
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.distributed import autograd as dist_autograd
 
 from launch.script import run_script
 from pipar_rpc.__main__ import main as run_rank
+from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.base.threads import repeating
 
@@ -65,10 +65,8 @@ def run(folder: Path, iterations: int, overrides: list[str]) -> int:
         *("network=none", "pipeline.num_micro_batches=8", "aggregation.every=-1", "checkpoint.every=10"),
         f"hydra.run.dir={folder / 'run'}",
     ]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={NUM_RANKS}"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     environment = os.environ | {FOLDER: str(folder), "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, "-m", "launch.soak", *job, *overrides]
+    command = [*torchrun_here(NUM_RANKS), "-m", "launch.soak", *job, *overrides]
     return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
 
 

@@ -34,6 +34,5 @@ def assist(arguments: Sequence[str], world: World) -> int:
     if meeting is not None and not meeting.attend():
         log.info("the training has ended without this rank")
         return 0
-    place = (world.rank, world.size, local, config.timeout_s, meeting, listening, world.num_servers)
-    with rpc_group.join(*place) as group:
+    with rpc_group.join(world, local, config.timeout_s, meeting, listening) as group:
         return group.serve()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipar_rpc import hydra_compose, this_machine
+from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.ranks import World
@@ -44,10 +45,8 @@ def start_torchrun(arguments: Sequence[str]) -> int:
     local = prepare(config, server.device, server.local_rank)
     this_machine.bind(config, server)
     examine(arguments, raw, multirun, server, local, None)
-    torchrun = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={size}"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.execv(sys.executable, [sys.executable, *torchrun, "-m", "pipar_rpc", *arguments])
+    os.execv(sys.executable, [*torchrun_here(size), "-m", "pipar_rpc", *arguments])
 
 
 def serve(arguments: Sequence[str], world: World) -> int:
@@ -58,12 +57,11 @@ def serve(arguments: Sequence[str], world: World) -> int:
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
     share_node(configuration.node_in_files(raw, arguments), world, meeting)
     folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
-    place = (world.rank, world.size, local, config.timeout_s, meeting, listening, world.num_servers)
     with ExitStack() as stack:
         if meeting is not None:
             meeting.gather()
             stack.enter_context(repeating(BEAT_S, meeting.beat))
-        group = stack.enter_context(rpc_group.join(*place))
+        group = stack.enter_context(rpc_group.join(world, local, config.timeout_s, meeting, listening))
         group.meet()
         stack.enter_context(alone_in(folder))
         if raw.overwrite and not goes_on:

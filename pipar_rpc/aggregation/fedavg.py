@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipar_rpc.aggregation.sum_tree import smallest_block, sum_of
+from pipar_rpc.aggregation.sum_tree import Block, smallest_block, sum_of
 from pipar_rpc.base.states import State
 
 
@@ -51,20 +51,31 @@ def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[f
         if state.keys() != states[0].keys():
             raise ValueError(f"states differ in their keys: {sorted(state.keys() ^ states[0].keys())}")
     shares = [weight / total for weight in weights]
-    return {key: _average([state[key] for state in states], shares) for key in states[0]}
+    numbered = dict(enumerate(states))
+    return {key: average_of(key, like, numbered, shares) for key, like in states[0].items()}
 
 
-def _average(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    first, count = tensors[0], len(tensors)
-    if not first.is_floating_point():
-        return largest(tensors)
-    total = sum_of(smallest_block(count), lambda k: weighted(tensors[k], shares[k]), count)
-    return total.to(first.dtype)
+def average_of(
+    key: str,
+    like: Tensor,
+    states: Mapping[int, Mapping[str, Tensor]],
+    shares: Sequence[float],
+    known: Mapping[Block, Tensor] | None = None,
+) -> Tensor:
+    """Averages one tensor of all devices.
 
-
-def largest(tensors: Sequence[Tensor]) -> Tensor:
-    """The average's stand-in for integers."""
-    return torch.stack(list(tensors)).amax(dim=0)
+    Args:
+        key: its name.
+        like: a tensor of its type.
+        states: states of the devices, by their numbers from 0.
+        shares: share of each device.
+        known: weighted sums of blocks of devices that were computed elsewhere, in double precision.
+    """
+    count = len(shares)
+    if not like.is_floating_point():
+        return torch.stack([states[k][key] for k in range(count)]).amax(dim=0)
+    total = sum_of(smallest_block(count), lambda k: weighted(states[k][key], shares[k]), count, known)
+    return total.to(like.dtype)
 
 
 def weighted(tensor: Tensor, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a command of this package ends."""
+"""How a command of this package ends, and how it starts torchrun."""
 
 import json
 import os
@@ -26,6 +26,13 @@ def run_command(main: Callable[[], int | None], name: str = "pipar_rpc") -> NoRe
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def torchrun_here(num_ranks: int) -> list[str]:
+    """Command line that starts so many ranks on this machine, on a port of their own; a module follows."""
+    ranks = ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={num_ranks}"]
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    return [sys.executable, *ranks, *meeting]
 
 
 def tell_torchrun(message: str) -> None:

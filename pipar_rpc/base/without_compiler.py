@@ -16,9 +16,8 @@ from torch.optim import Optimizer
 
 COMPILER = "torch._dynamo"
 MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")  # as not to be compiled
-MARK = (
-    "__dynamo_disable"  # attribute in which torch keeps what a marked function does with the compiler loaded
-)
+# The attribute in which torch keeps what a marked function does with the compiler loaded.
+MARK = "__dynamo_disable"
 
 Step = Callable[..., Any]
 
@@ -68,5 +67,5 @@ class _Root(torch.autograd.Function):
 
 
 def pass_back(output: Tensor, gradient: Tensor) -> None:
-    """Does what `output.backward(gradient)` does, bit for bit and in the same time, by way of a scalar."""
+    """Does what `output.backward(gradient)` does, bit for bit, by way of a scalar."""
     _Root.apply(output, gradient).backward()

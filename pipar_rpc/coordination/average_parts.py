@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pipar_rpc.aggregation.fedavg import largest, weighted
-from pipar_rpc.aggregation.sum_tree import Block, blocks_of, smallest_block, sum_of
+from pipar_rpc.aggregation.fedavg import average_of, weighted
+from pipar_rpc.aggregation.sum_tree import Block, blocks_of, sum_of
 from pipar_rpc.base.states import State
 
 
@@ -77,18 +77,4 @@ def joined_average(
         for block, state in part.sums.items():
             for name, total in state.items():
                 sums.setdefault(name, {})[block] = total
-    return {name: _average(name, like, whole, sums.get(name, {}), shares) for name, like in pattern.items()}
-
-
-def _average(
-    name: str,
-    like: Tensor,
-    terms: Mapping[int, State],
-    sums: Mapping[Block, Tensor],
-    shares: Sequence[float],
-) -> Tensor:
-    if not like.is_floating_point():
-        return largest([state[name] for state in terms.values()])
-    count = len(shares)
-    total = sum_of(smallest_block(count), lambda k: weighted(terms[k][name], shares[k]), count, sums)
-    return total.to(like.dtype)
+    return {name: average_of(name, like, whole, shares, sums.get(name)) for name, like in pattern.items()}

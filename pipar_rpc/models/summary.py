@@ -43,9 +43,8 @@ def summarise(network: nn.Sequential, spec: ModelSpec) -> list[UnitSummary]:
         UserError: a unit does not take the output of the one before it, returns no floats, or the last one
             has not an output for each class, where images have classes.
     """
-    from torch.utils.flop_counter import (
-        FlopCounterMode,  # here, because it brings triton, and devices rarely ask
-    )
+    # here, because it brings triton, and devices rarely ask
+    from torch.utils.flop_counter import FlopCounterMode
 
     network = network.eval()
     units, x = [], spec.make_input(1, "meta")

@@ -146,15 +146,14 @@ class RpcExchange:
     ) -> Future[Result]:
         """Sends a micro-batch in its slot; the future gets the result without a gradient, or an error."""
         previous_sent, sent = order
-        try:
-            self._uplink.wait(slot)
-            # Without an emulated link to space them, the threads would race, and a late micro-batch that
-            # overtakes an earlier one makes the server wait with both.
-            previous_sent.wait()
-            self._traffic.up.note(message[1])
-            return send(self._port.owner, deliver, message, timeout_s=0)
-        finally:
-            sent.set()
+        self._uplink.wait(slot)
+        # Without an emulated link to space them, the threads would race, and a late micro-batch that
+        # overtakes an earlier one makes the server wait with both.
+        previous_sent.wait()
+        self._traffic.up.note(message[1])
+        answer = send(self._port.owner, deliver, message, timeout_s=0)
+        sent.set()
+        return answer
 
 
 class _Arrival:

@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, PeerError
-from pipar_rpc.base.microbatch import Part
-from pipar_rpc.compression.coding import Coded
-from pipar_rpc.transport.gradient_sender import Answer
+from pipar_rpc.transport.gradient_sender import Answer, Delivered
 from pipar_rpc.transport.rpc_futures import handler
 from pipar_rpc.transport.wire import Label, read
 
@@ -18,17 +16,8 @@ from pipar_rpc.transport.wire import Label, read
 class Receiver(Protocol):
     """What the messages of a device go to; see `server_port.Port`."""
 
-    def deliver(
-        self,
-        number: int,
-        part: Part,
-        context_id: int,
-        activation: Coded,
-        labels: Tensor | None,
-        ticket: Tensor | None,
-    ) -> Answer:
-        """Queues a micro-batch; returns the future of its answer."""
-        ...
+    def deliver(self, batch: Delivered) -> None:
+        """Queues a micro-batch."""
 
     def trained(self, iteration: int, loss: float) -> None:
         """Notes that the device has finished an iteration."""
@@ -78,13 +67,14 @@ def deliver(
     if payload is None:
         assert ticket is not None
         payload = ticket.detach().view(torch.uint8)
+    answer: Answer = torch.futures.Future()
     port = _known.get(key)
     if port is None:
-        refused: Answer = torch.futures.Future()
-        refused.set_result(Failure.of(PeerError("the job has ended")))
-        return refused
-    part, activation, labels = read(label, payload)
-    return port.deliver(number, part, context_id, activation, labels, ticket)
+        answer.set_result(Failure.of(PeerError("the job has ended")))
+    else:
+        part, activation, labels = read(label, payload)
+        port.deliver(Delivered(number, part, context_id, activation, labels, ticket, answer))
+    return answer
 
 
 def report(key: int, iteration: int, loss: float) -> None:

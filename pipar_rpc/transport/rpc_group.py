@@ -20,7 +20,7 @@ from torch.distributed import rpc
 
 import pipar_rpc
 from pipar_rpc.base.errors import PeerError, UserError, first_line
-from pipar_rpc.base.ranks import SERVER, worker_name
+from pipar_rpc.base.ranks import SERVER, World, worker_name
 from pipar_rpc.base.threads import watchdog
 from pipar_rpc.plan.node import Node
 from pipar_rpc.transport import network_access, remote_object
@@ -196,27 +196,23 @@ def _init_rpc(rank: int, names: Sequence[str], join_s: float, init_method: str) 
 
 @contextmanager
 def join(
-    rank: int,
-    world_size: int,
+    world: World,
     local: Node,
     timeout_s: float,
     meeting: Meeting | None,
     listening: network_access.Binding,
-    num_servers: int = 1,
 ) -> Iterator[Session]:
     """Joins the RPC group of all ranks (address and port from torchrun's environment), leaves it at the end.
 
     Transport is plain TCP: torch's default shared-memory channels bypass emulated networks and poll.
 
     Args:
-        rank: rank of this process; 0 is the server.
-        world_size: number of ranks.
+        world: this process's place; all ranks agree on the number of servers.
         local: this machine, handed to the factories of objects that are placed here.
         timeout_s: longest wait, in seconds, for the other ranks at the start, and for a sign of life of the
             server later. A ping queues behind bulk data on the line, so it must exceed the longest transfer.
         meeting: place where the ranks find each other; None for the address in the environment.
         listening: address that this process may listen on.
-        num_servers: number of ranks that are servers, the same for all.
 
     Raises:
         PeerError: the group did not come together.
@@ -226,7 +222,7 @@ def join(
     _group = _Group()
     remote_object.reset(local)
     join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
-    names = [worker_name(each, num_servers) for each in range(world_size)]
+    rank, names = world.rank, [worker_name(each, world.num_servers) for each in range(world.size)]
     _init_rpc(rank, names, join_s, meeting.init_method() if meeting else "env://")
     network_access.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]

@@ -8,15 +8,11 @@ import math
 import time
 from contextlib import ExitStack
 
-import torch
-from torch import Tensor
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, PeerError
-from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
-from pipar_rpc.compression.coding import Coded
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
@@ -103,31 +99,17 @@ class Port:
         self._iteration_began = self._last_heard
         self.iteration, self.loss = iteration + 1, loss
 
-    def deliver(
-        self,
-        number: int,
-        part: Part,
-        context_id: int,
-        activation: Coded,
-        labels: Tensor | None,
-        ticket: Tensor | None,
-    ) -> Answer:
-        """Queues micro-batch `number` (from 0, as submitted).
-
-        Returns:
-            Future of the answer that the device waits for; a Failure if the server half has failed.
-        """
+    def deliver(self, batch: Delivered) -> None:
+        """Queues a micro-batch; its answer is a Failure if the server half has failed."""
         self.heard()
-        self.traffic.up.note(number, activation.payload.nbytes + (0 if labels is None else labels.nbytes))
-        answer: Answer = torch.futures.Future()
-        batch = Delivered(number, part, context_id, activation, labels, ticket, answer)
-        self._unanswered.add(answer)
-        self._to_compute.add(answer)
-        self._contexts.note(context_id, part)
-        self._order.submit(number, lambda: self._run(batch))
+        labels_bytes = 0 if batch.labels is None else batch.labels.nbytes
+        self.traffic.up.note(batch.number, batch.activation.payload.nbytes + labels_bytes)
+        self._unanswered.add(batch.answer)
+        self._to_compute.add(batch.answer)
+        self._contexts.note(batch.context_id, batch.part)
+        self._order.submit(batch.number, lambda: self._run(batch))
         if self._failure is not None:
-            self._answer(answer, self._failure)
-        return answer
+            self._answer(batch.answer, self._failure)
 
     def check(self) -> None:
         """Raises the first error of the server half, if there was any."""

@@ -18,6 +18,7 @@ LISTEN = """
 import os, sys
 import psutil
 from pipar_rpc.base.errors import UserError
+from pipar_rpc.base.ranks import World
 from pipar_rpc.transport import network_access, rpc_group
 
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -26,12 +27,12 @@ if os.fork():  # torch is imported once for both
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     os.environ["TP_SOCKET_IFNAME"] = "eth1"  # as if its addresses had changed since
     try:
-        with rpc_group.join(0, 1, None, 20.0, None, allowed):
+        with rpc_group.join(World(0, 1, 0, 1), None, 20.0, None, allowed):
             print("joined")
     except UserError as error:
         print("left:", error, flush=True)
         os._exit(2)
-with rpc_group.join(0, 1, None, 20.0, None, allowed) as group:
+with rpc_group.join(World(0, 1, 0, 1), None, 20.0, None, allowed) as group:
     group.exit_code = 0
     sockets = psutil.Process().net_connections("tcp")
     print("listens on", *{s.laddr.ip for s in sockets if s.status == "LISTEN" and s.laddr.port != 29500})

@@ -16,6 +16,7 @@ from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.gradient_carrier import make_ticket
+from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
 from tests.support.coding import GRADIENT, one_pair
 from tests.support.waiting import begun
@@ -29,7 +30,9 @@ def make_port(process, mbps=None):
 def submit(port, number, count=2, context_id=0):
     part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
     sent, labels = one_pair(), torch.zeros(1, dtype=torch.int64)
-    return port.deliver(number, part, context_id, sent, labels, make_ticket(sent.gradient_bytes))
+    answer, ticket = torch.futures.Future(), make_ticket(sent.gradient_bytes)
+    port.deliver(Delivered(number, part, context_id, sent, labels, ticket, answer))
+    return answer
 
 
 def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(monkeypatch):

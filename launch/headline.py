@@ -4,10 +4,11 @@
 
 Reads every run below the folders. Where FL, SFL and PiPar were run, an iteration takes what they took. For
 the other links, and all networks whose unit times a run with the selector measured, the stage recurrence
-computes it. The same is computed for every run, to show how far that is from the truth: beyond 5 % no
-computed figure is called valid, and the command ends with 1. The server is as fast as `testbed.time_scale` of
-the runs made it. With --boards, profiles of launch.infer, also the paper's Table IV: P and N by the paper's
-formula and by this selector. Writes headline.md, headline.csv and headline_*.png into the first folder.
+computes it. The same is computed for every run, to show how far that is from the truth: where a run of a
+network with so many devices is off by more than 5 %, its computed figures are called not valid, and the
+command ends with 1. The server is as fast as `testbed.time_scale` of the runs made it. With --boards, which
+are profiles of launch.infer, also the paper's Table IV: P and N by the paper's formula and by this selector.
+Writes headline.md, headline.csv and headline_*.png into the first folder.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from pipar_rpc.selector.prediction import Predictor
 
 ITERATIONS = 100  # of an epoch of the paper
 COMPARED = ("fl", "sfl", "pipar")
-LARGEST_DEVIATION = 0.05  # of a prediction, beyond which no computed figure is called valid
+LARGEST_DEVIATION = 0.05  # of a run's computed time, beyond which nothing computed of that network is valid
 
 
 class Link(NamedTuple):
@@ -72,11 +72,13 @@ class Case:
         place: network, number of devices and links.
         measured: whether all three strategies were run there.
         of: figures by strategy.
+        valid: whether what is computed for all runs of this network and so many devices is near enough.
     """
 
     place: Place
     measured: bool
     of: Mapping[str, Figures]
+    valid: bool = True
 
 
 class Check(NamedTuple):
@@ -91,6 +93,11 @@ class Check(NamedTuple):
     def deviation(self) -> float:
         """By which share the computed iteration is longer; negative if it is shorter."""
         return self.computed.iteration_s / self.measured.iteration_s - 1
+
+    @property
+    def near(self) -> bool:
+        """Whether it is computed as well as all that is called valid must be."""
+        return abs(self.deviation) <= LARGEST_DEVIATION
 
 
 class Reckoner:
@@ -201,7 +208,7 @@ class Runs:
 
     def cases(self) -> list[Case]:
         """Every network and number of devices for which there is a reckoner, over all links."""
-        found = []
+        found, far = list[Case](), {check.place[:2] for check in self.checks() if not check.near}
         pairs = {at[:2] for at in self._facts}
         for place in sorted((Place(*pair, link) for pair in pairs for link in self.links), key=_order):
             run = {strategy: self.measured(place, strategy) for strategy in COMPARED}
@@ -210,7 +217,7 @@ class Runs:
                 found.append(Case(place, True, measured))
             elif (own := self.reckoner(place)) is not None:
                 computed = {"fl": own.federated(), "sfl": own.best_split(), "pipar": own.selected()}
-                found.append(Case(place, False, computed))
+                found.append(Case(place, False, computed, valid=place[:2] not in far))
         return found
 
     def better_splits(self) -> list[tuple[Place, int, int]]:

@@ -9,11 +9,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from launch.headline_cases import Case
+from launch.headline_tables import origin
 from pipar_rpc.results.runs import shown
 
 COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#CC79A7")  # Okabe and Ito
 PUBLISHED = "largest published, other hardware"
-HATCH = "////"  # of what was computed
+HATCHES = {"measured": None, "computed": "////", "computed, not valid": "xxxx"}
 
 
 def bars(cases: Sequence[Case], value: Callable[[Case], float], title: str, largest: float | None) -> Figure:
@@ -37,9 +38,11 @@ def bars(cases: Sequence[Case], value: Callable[[Case], float], title: str, larg
     handles: list[Artist] = [
         Patch(color=COLOURS[number % len(COLOURS)], label=link) for number, link in enumerate(links)
     ]
-    kinds = {"measured": None, "computed": HATCH}
+    kinds = {origin(case) for case in cases}
     handles += [
-        Patch(facecolor="white", edgecolor="black", hatch=hatch, label=name) for name, hatch in kinds.items()
+        Patch(facecolor="white", edgecolor="black", hatch=hatch, label=name)
+        for name, hatch in HATCHES.items()
+        if name in kinds
     ]
     if largest is not None:
         handles.append(Line2D([], [], color="grey", linestyle="--", label=PUBLISHED))
@@ -55,7 +58,7 @@ def _panel(axes: Axes, cases: Sequence[Case], links: Sequence[str], value: Calla
         link = links.index(case.place.network)
         left = models.index(case.place.model) - 0.4 + (link + 0.5) * width
         height = value(case)
-        hatch = None if case.measured else HATCH
+        hatch = HATCHES[origin(case)]
         drawn = axes.bar(
             [left], [height], width * 0.93, color=COLOURS[link % len(COLOURS)], hatch=hatch, edgecolor="white"
         )

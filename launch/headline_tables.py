@@ -68,17 +68,26 @@ def agreement_table(checks: Sequence[Check]) -> Table:
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """Says how far the recurrence is from what was run, and whether that is near enough."""
+    """Says how far the recurrence is from what was run, and of which networks that is not near enough."""
     if not checks:
         return f"{NOT_VALID}: nothing was run with which the computed figures could be compared"
-    worst = max(checks, key=lambda check: abs(check.deviation))
-    place = worst.place
-    where = f"{place.model}, K = {place.num_devices}, {place.network}, {worst.strategy}"
-    compared = f"computed iterations from {len(checks)} measured ones"
-    line = f"largest deviation of {compared}: {worst.deviation:+.1%} ({where})"
-    if abs(worst.deviation) <= LARGEST_DEVIATION:
+    ordered = sorted(checks, key=lambda check: -abs(check.deviation))
+    worst: dict[tuple[str, int], Check] = {}
+    for check in ordered:
+        if not check.near:
+            worst.setdefault((check.place.model, check.place.num_devices), check)
+    near = f"{sum(own.near for own in checks)} of them within {LARGEST_DEVIATION:.0%}"
+    compared = f"computed iterations from {len(checks)} measured ones, {near}"
+    line = f"largest deviation of {compared}: {_far(ordered[0])}"
+    if not worst:
         return line
-    return f"{NOT_VALID}: {line}; computed figures count only within {LARGEST_DEVIATION:.0%}"
+    return f"{NOT_VALID}, as computed: {'; '.join(_far(check) for check in worst.values())}\n\n{line}"
+
+
+def _far(check: Check) -> str:
+    place = check.place
+    where = f"{place.model}, K = {place.num_devices}, {place.network}, {check.strategy}"
+    return f"{check.deviation:+.1%} ({where})"
 
 
 def largest_lines(cases: Sequence[Case], published: Mapping[str, float]) -> list[str]:
@@ -89,7 +98,7 @@ def largest_lines(cases: Sequence[Case], published: Mapping[str, float]) -> list
         ("server idle, FL / PiPar", "server_idle_over_fl", times_less_idle),
     ):
         for measured in (True, False):
-            those = [case for case in cases if case.measured is measured]
+            those = [case for case in cases if case.measured is measured and (measured or case.valid)]
             if those:
                 best = max(those, key=lambda case: figure(case, "fl"))
                 model, count, network = best.place
@@ -155,8 +164,10 @@ def write_csv(path: Path, cases: Sequence[Case]) -> None:
 
 
 def origin(case: Case) -> str:
-    """Says whether a case was measured or computed."""
-    return "measured" if case.measured else "computed"
+    """Says whether a case was measured or computed, and whether that is valid."""
+    if case.measured:
+        return "measured"
+    return "computed" if case.valid else f"computed, {NOT_VALID.lower()}"
 
 
 def _s(figures: Figures) -> str:

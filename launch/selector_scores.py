@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"of everything (default {REPEATS})")
     parser.add_argument("--small", action="store_true", help="a few short jobs, to see that it works")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of all jobs, after --")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # options may stand between the setting and the overrides
     if args.repeats < 1:
         raise ConfigError("--repeats", args.repeats, ">= 1")
     folder = Path("outputs", "selector_scores", f"{args.setting}_{time.strftime('%Y-%m-%d_%H-%M-%S')}")

@@ -14,6 +14,7 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.states import State
+from pipar_rpc.checkpoints.background import writing
 from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
@@ -77,14 +78,14 @@ def run(
     """
     with ExitStack() as stack:
         checkpoint, in_place = find(plan, output_dir, goes_on)
-        resume = plan.checkpoints.resume
+        kept, resume = plan.checkpoints, plan.checkpoints.resume
         if not goes_on and not in_place:
             refuse_job(output_dir, resume == AUTO)
         on_begin()
         rows: list[Row] = list(checkpoint.rows) if checkpoint else []
         outputs = Outputs(output_dir, rows, checkpoint.ends if checkpoint and in_place else None)
         stack.callback(outputs.close)
-        folder = CheckpointFolder(output_dir, plan.checkpoints.keep, resume in {None, AUTO}, on_saved)
+        folder = CheckpointFolder(output_dir, kept.keep, resume in {None, AUTO}, on_saved, kept.most_bytes)
         if checkpoint:
             outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
         if checkpoint and not in_place and plan.checkpoints.every:
@@ -145,6 +146,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec),
         participation,
     )
+    writer = stack.enter_context(writing(job.folder))
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -152,7 +154,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         reselector=reselector,
         evaluator=_evaluator(plan, job.node, network, progress),
         observer=stack.enter_context(observing(membership, outputs, job.output_dir, settings, start)),
-        saver=Saver(job.folder, coordinator, job.group, best, ledger, start.elapsed_s),
+        saver=Saver(writer, coordinator, job.group, best, ledger, start.elapsed_s),
         best=best,
         ledger=ledger,
         progress=progress,
@@ -161,7 +163,9 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     )
     if not checkpoint:
         loop.saver.save(start.position, network.state_dict(), plan, job.rows)
-    if trained := loop.run(start.position):
+    trained = loop.run(start.position)
+    writer.finish()  # the model is the newest file of a job that has ended
+    if trained:
         return trained
     return checkpoint.networks[0] if checkpoint and len(checkpoint.networks) == 1 else coordinator.gather()
 

@@ -185,6 +185,7 @@ class TrainingLoop:
         measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
         row = make_row(plan, self.number, epoch, result) | measured.row | self.ledger.epsilons()
         row |= {"updates_clipped": self.ledger.drain_clipped()} | self.observer.observe(epoch, result)
+        row |= {"checkpoint_wait_s": self.saver.drain_wait_s(plan)}
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}

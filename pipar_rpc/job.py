@@ -14,12 +14,11 @@ from pipar_rpc.aggregation.rules import build_rule
 from pipar_rpc.base.disk import write_whole
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.states import State
-from pipar_rpc.checkpoints.background import writing
 from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
-from pipar_rpc.checkpoints.saving import Saver
+from pipar_rpc.checkpoints.saving import saving
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
@@ -146,7 +145,6 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         *(membership, settings.aggregation_every, in_turn, settings.device_val, aggregator, model_codec),
         participation,
     )
-    writer = stack.enter_context(writing(job.folder))
     loop = TrainingLoop(
         number=job.number,
         first_plan=plan,
@@ -154,7 +152,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         reselector=reselector,
         evaluator=_evaluator(plan, job.node, network, progress),
         observer=stack.enter_context(observing(membership, outputs, job.output_dir, settings, start)),
-        saver=Saver(writer, coordinator, job.group, best, ledger, start.elapsed_s),
+        saver=stack.enter_context(saving(job.folder, coordinator, job.group, best, ledger, start.elapsed_s)),
         best=best,
         ledger=ledger,
         progress=progress,
@@ -163,9 +161,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
     )
     if not checkpoint:
         loop.saver.save(start.position, network.state_dict(), plan, job.rows)
-    trained = loop.run(start.position)
-    writer.finish()  # the model is the newest file of a job that has ended
-    if trained:
+    if trained := loop.run(start.position):
         return trained
     return checkpoint.networks[0] if checkpoint and len(checkpoint.networks) == 1 else coordinator.gather()
 

@@ -127,6 +127,7 @@ class TrainingLoop:
             self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
             self._report(ended, last)
             final = ended.result.network
+        self.saver.finish()  # nothing is written after the model
         if not self.rows:
             raise PeerError("nothing was trained: all devices that were to train are lost")
         return final

@@ -3,13 +3,15 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipar_rpc.aggregation.rules import networks_kept
 from pipar_rpc.base.errors import RegroupError
 from pipar_rpc.base.states import State, copied
-from pipar_rpc.checkpoints.background import Writer
+from pipar_rpc.checkpoints.background import Writer, writing
 from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
-from pipar_rpc.checkpoints.file import Checkpoint
+from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.coordination.aggregation import average
 from pipar_rpc.coordination.coordinator import Coordinator
 from pipar_rpc.coordination.rounds import Position
@@ -121,6 +123,10 @@ class Saver:
         self._waited_s += self._saved_at - began
         return written
 
+    def finish(self) -> None:
+        """Waits until nothing is being written."""
+        self._writer.finish()
+
     def drain_wait_s(self, plan: Plan) -> float | None:
         """Returns for how long the training has waited since the last call, emulated; None without any."""
         waited_s, self._waited_s = self._waited_s, 0.0
@@ -155,3 +161,22 @@ class Saver:
             mean = average(list(networks.values()), [1] * len(networks), Timeline())
             return [networks.get(handle, mean) for handle in self._membership.everyone]
         return list(networks.values())
+
+
+@contextmanager
+def saving(
+    folder: CheckpointFolder,
+    coordinator: Coordinator,
+    group: Session,
+    best: BestModel,
+    ledger: Ledger,
+    elapsed_s: float,
+) -> Iterator[Saver]:
+    """Opens the saver of a job; at its end, what is being written is completed.
+
+    Args:
+        folder: folder of the checkpoints.
+        coordinator, group, best, ledger, elapsed_s: see `Saver`.
+    """
+    with writing(folder) as writer:
+        yield Saver(writer, coordinator, group, best, ledger, elapsed_s)

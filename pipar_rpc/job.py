@@ -18,7 +18,7 @@ from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.checkpoints.replacing import refuse_job
 from pipar_rpc.checkpoints.resuming import AUTO, find
-from pipar_rpc.checkpoints.saving import Saver
+from pipar_rpc.checkpoints.saving import saving
 from pipar_rpc.compression.models import build_model_codec
 from pipar_rpc.coordination.aggregation import Aggregator
 from pipar_rpc.coordination.coordinator import Coordinator
@@ -77,14 +77,14 @@ def run(
     """
     with ExitStack() as stack:
         checkpoint, in_place = find(plan, output_dir, goes_on)
-        resume = plan.checkpoints.resume
+        kept, resume = plan.checkpoints, plan.checkpoints.resume
         if not goes_on and not in_place:
             refuse_job(output_dir, resume == AUTO)
         on_begin()
         rows: list[Row] = list(checkpoint.rows) if checkpoint else []
         outputs = Outputs(output_dir, rows, checkpoint.ends if checkpoint and in_place else None)
         stack.callback(outputs.close)
-        folder = CheckpointFolder(output_dir, plan.checkpoints.keep, resume in {None, AUTO}, on_saved)
+        folder = CheckpointFolder(output_dir, kept.keep, resume in {None, AUTO}, on_saved, kept.most_bytes)
         if checkpoint:
             outputs.event(f"resumed from {checkpoint.where}", checkpoint.round)
         if checkpoint and not in_place and plan.checkpoints.every:
@@ -152,7 +152,7 @@ def _train(job: _Job, checkpoint: Checkpoint | None, stack: ExitStack) -> State:
         reselector=reselector,
         evaluator=_evaluator(plan, job.node, network, progress),
         observer=stack.enter_context(observing(membership, outputs, job.output_dir, settings, start)),
-        saver=Saver(job.folder, coordinator, job.group, best, ledger, start.elapsed_s),
+        saver=stack.enter_context(saving(job.folder, coordinator, job.group, best, ledger, start.elapsed_s)),
         best=best,
         ledger=ledger,
         progress=progress,

@@ -127,6 +127,7 @@ class TrainingLoop:
             self.saver.after_round(Position(epoch + 1), network, self.plan, self.rows, last)
             self._report(ended, last)
             final = ended.result.network
+        self.saver.finish()  # nothing is written after the model
         if not self.rows:
             raise PeerError("nothing was trained: all devices that were to train are lost")
         return final
@@ -185,6 +186,7 @@ class TrainingLoop:
         measured = self._evaluate(epoch, result)  # before the row, which has the memory's peak
         row = make_row(plan, self.number, epoch, result) | measured.row | self.ledger.epsilons()
         row |= {"updates_clipped": self.ledger.drain_clipped()} | self.observer.observe(epoch, result)
+        row |= {"checkpoint_wait_s": self.saver.drain_wait_s(plan)}
         if selection:
             predicted_s = selection.predicted_s * settings.time_scale
             row |= selection.link_mbps | {"predicted_iteration_s": predicted_s}

@@ -6,8 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pipar_rpc.aggregation import pieces
 from pipar_rpc.aggregation.sum_tree import Block, smallest_block, sum_of
-from pipar_rpc.base.states import State
+from pipar_rpc.base.states import State, copied
+
+Terms = Mapping[int, Tensor]  # tensors of one name, by the numbers of their devices
 
 
 class FedAvg:
@@ -33,7 +36,8 @@ def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[f
 
     Floating-point entries are summed in double precision, in the order of `pipar_rpc.aggregation.sum_tree`,
     and returned in their own type; integer entries (BatchNorm's `num_batches_tracked`) take the maximum, for
-    which an average has no meaning.
+    which an average has no meaning. Where the networks come one after the other, `StreamedAverage` makes
+    the same bits without keeping them.
 
     Args:
         states: one state dict per device, all with the same keys, shapes and types.
@@ -50,34 +54,53 @@ def weighted_average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[f
     for state in states:
         if state.keys() != states[0].keys():
             raise ValueError(f"states differ in their keys: {sorted(state.keys() ^ states[0].keys())}")
-    shares = [weight / total for weight in weights]
-    numbered = dict(enumerate(states))
-    return {key: average_of(key, like, numbered, shares) for key, like in states[0].items()}
+    if len(states) == 1:
+        return copied(states[0])
+    shares = {k: weight / total for k, weight in enumerate(weights)}
+    terms = {key: {k: state[key] for k, state in enumerate(states)} for key in states[0]}
+    floats = {key: own for key, own in terms.items() if own[0].is_floating_point()}
+    sums = weighted_sums(smallest_block(len(states)), floats, shares, len(states), keep_type=True)
+    return {
+        key: sums[key] if key in sums else torch.stack(list(own.values())).amax(dim=0)
+        for key, own in terms.items()
+    }
 
 
-def average_of(
-    key: str,
-    like: Tensor,
-    states: Mapping[int, Mapping[str, Tensor]],
-    shares: Sequence[float],
-    known: Mapping[Block, Tensor] | None = None,
-) -> Tensor:
-    """Averages one tensor of all devices.
+def weighted_sums(
+    block: Block, terms: Mapping[str, Terms], shares: Mapping[int, float], count: int, keep_type: bool = False
+) -> State:
+    """Sums the devices' terms of a block, in double precision; see `pipar_rpc.aggregation.sum_tree`.
 
     Args:
-        key: its name.
-        like: a tensor of its type.
-        states: states of the devices, by their numbers from 0.
+        block: the block.
+        terms: floating-point tensors of all devices in the block, by name. They are not changed.
         shares: share of each device.
-        known: weighted sums of blocks of devices that were computed elsewhere, in double precision.
+        count: number of all devices.
+        keep_type: whether the sums are rounded to the tensors' own type.
     """
-    count = len(shares)
-    if not like.is_floating_point():
-        return torch.stack([states[k][key] for k in range(count)]).amax(dim=0)
-    total = sum_of(smallest_block(count), lambda k: weighted(states[k][key], shares[k]), count, known)
-    return total.to(like.dtype)
+    sums: State = {}
+    work: list[tuple[Tensor, pieces.Make]] = []
+    for name, own in terms.items():
+        like = next(iter(own.values()))
+        dtype = like.dtype if keep_type else torch.float64
+        sums[name] = torch.empty(like.shape, dtype=dtype, device=like.device)
+        work.append((sums[name], _piece_of_sum(block, own, shares, count)))
+    pieces.fill(work)
+    return sums
+
+
+def _piece_of_sum(block: Block, terms: Terms, shares: Mapping[int, float], count: int) -> pieces.Make:
+    flat = {number: tensor.reshape(-1) for number, tensor in terms.items()}
+
+    def make(piece: slice) -> Tensor:
+        return sum_of(block, lambda k: weighted(flat[k][piece], shares[k]), count)
+
+    return make
 
 
 def weighted(tensor: Tensor, share: float) -> Tensor:
-    """A device's term of an average, in double precision and in a tensor of its own."""
+    """A device's term of an average, in double precision and in a tensor of its own.
+
+    The product is rounded by itself: `add_(tensor, alpha=share)` fuses both steps and gives other bits.
+    """
     return tensor.to(torch.float64, copy=True).mul_(share)

@@ -28,7 +28,7 @@ def blocks_of(own: Iterable[int], count: int) -> Iterator[Block]:
 
     def within(block: Block) -> Iterator[Block]:
         first, size = block
-        terms = set(range(first, min(first + size, count)))
+        terms = set(terms_of(block, count))
         if terms and terms <= mine:
             yield block
         elif terms & mine:
@@ -57,3 +57,41 @@ def sum_of(
     middle = first + size // 2
     total = sum_of((first, size // 2), term, count, known)
     return total.add_(sum_of((middle, size // 2), term, count, known)) if middle < count else total
+
+
+def terms_of(block: Block, count: int) -> range:
+    """Returns the numbers of a block's terms."""
+    first, size = block
+    return range(first, min(first + size, count))
+
+
+class TreeSum:
+    """The sum of all terms, to which sums of blocks come in any order; its additions are those of `sum_of`.
+
+    Two blocks that make a larger one are added at once. Of blocks that come in order, one of each size waits.
+
+    Args:
+        count: number of all terms.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._sums = count, dict[Block, Tensor]()
+
+    def add(self, block: Block, total: Tensor) -> None:
+        """Adds the sum of a block, in a tensor that is changed from now on."""
+        whole = smallest_block(self._count)
+        while block != whole:
+            first, size = block
+            other = first ^ size, size  # the other half of the next larger block
+            if other[0] < self._count:
+                if other not in self._sums:
+                    break
+                its = self._sums.pop(other)
+                total = its.add_(total) if other < block else total.add_(its)
+            block = first & ~size, 2 * size
+        self._sums[block] = total
+
+    @property
+    def total(self) -> Tensor:
+        """The sum, once all terms are in it."""
+        return self._sums[smallest_block(self._count)]

@@ -4,9 +4,11 @@ Random states are not in it: every random choice has a generator named after wha
 """
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,7 @@ class CheckpointFolder:
         keep: number of checkpoints that are kept.
         in_place: whether the checkpoints there are this job's; otherwise its first one replaces them.
         on_saved: function called whenever the checkpoint of a trained round is complete.
+        most_bytes: bytes of those that are kept; the newest is kept whatever its size.
     """
 
     def __init__(
@@ -163,22 +166,30 @@ class CheckpointFolder:
         keep: int = 1,
         in_place: bool = True,
         on_saved: Callable[[], None] = lambda: None,
+        most_bytes: float = math.inf,
     ) -> None:
         self.path, self._keep, self._in_place = output_dir / CHECKPOINTS, keep, in_place
-        self._on_saved = on_saved
+        self._on_saved, self._most_bytes = on_saved, most_bytes
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Adds a checkpoint and removes those that are too old; raises OSError."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f"round_{checkpoint.round:06}.pt"
         write(checkpoint, path)
-        for old in self.files()[self._keep :] if self._in_place else self.files():
+        for old in self._too_old() if self._in_place else self.files():
             if old != path:
                 old.unlink(missing_ok=True)
         self._in_place = True
         if checkpoint.round:  # before the first round nothing has been trained that could replace anything
             self._on_saved()
         return path
+
+    def _too_old(self) -> list[Path]:
+        """Lists those that are not kept."""
+        files = self.files()
+        sizes = accumulate(path.stat().st_size for path in files)
+        fit = sum(size <= self._most_bytes for size in sizes)
+        return files[max(1, min(self._keep, fit)) :]
 
     def files(self) -> list[Path]:
         """Lists the checkpoints, the newest first; raises UserError if the folder cannot be read."""

@@ -3,10 +3,13 @@
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipar_rpc.aggregation.rules import networks_kept
-from pipar_rpc.base.errors import RegroupError, UserError
-from pipar_rpc.base.states import State
+from pipar_rpc.base.errors import RegroupError
+from pipar_rpc.base.states import State, copied
+from pipar_rpc.checkpoints.background import Writer, writing
 from pipar_rpc.checkpoints.best_model import BestModel, deciding_samples
 from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder
 from pipar_rpc.coordination.aggregation import average
@@ -30,14 +33,18 @@ def needed_bytes(plan: Plan) -> int:
     networks = num_devices if settings.aggregation_every == 0 else 1
     optimizers = num_devices * settings.optimizer_copies
     in_each = networks + optimizers + networks_kept(settings.aggregation_rule) + best
-    return math.ceil(plan.network.num_bytes * (1 + best + in_each * (plan.checkpoints.keep + 1)))
+    kept = plan.checkpoints.num_kept(plan.network.num_bytes * in_each)
+    return math.ceil(plan.network.num_bytes * (1 + best + in_each * (kept + 1)))
 
 
 class Saver:
-    """Writes a checkpoint at the end of every so many rounds. The time that this takes is not measured.
+    """Has a checkpoint written at the end of every so many rounds; no measured time contains what it takes.
+
+    The training waits until a copy of all that will change has been made, and until the checkpoint before has
+    been written; the rest happens while it goes on.
 
     Args:
-        folder: folder of the checkpoints.
+        writer: writer of the checkpoints.
         coordinator: coordinator of the job.
         group: RPC group, which knows the lost devices that have come back.
         best: best network so far.
@@ -47,16 +54,17 @@ class Saver:
 
     def __init__(
         self,
-        folder: CheckpointFolder,
+        writer: Writer,
         coordinator: Coordinator,
         group: Session,
         best: BestModel,
         ledger: Ledger,
         elapsed_s: float,
     ) -> None:
-        self._folder, self._coordinator, self._membership = folder, coordinator, coordinator.membership
+        self._writer, self._coordinator, self._membership = writer, coordinator, coordinator.membership
         self._group, self._best, self._ledger, self._told = group, best, ledger, False
-        self._began = time.monotonic() - elapsed_s
+        self._began, self._saved_at = time.monotonic() - elapsed_s, time.monotonic()
+        self._waited_s = 0.0
 
     def after_round(
         self, position: Position, network: State | None, plan: Plan, rows: list[Row], last: bool = False
@@ -66,11 +74,12 @@ class Saver:
         Raises:
             RegroupError: a lost device has come back, which only a new group can admit.
         """
-        every = plan.checkpoints.every
+        settings = plan.checkpoints
         returned = [] if last else self._group.returned()
-        regroups = bool(returned) and self._can_regroup(returned, every > 0)
-        if every and (last or regroups or self._membership.round % every == 0):
-            written = self.save(position, network, plan, rows)
+        regroups = bool(returned) and self._can_regroup(returned, settings.every > 0)
+        minutes = (time.monotonic() - self._saved_at) / 60
+        if last or regroups or settings.is_due(self._membership.round, minutes):
+            written = self.save(position, network, plan, rows, completely=last or regroups)
             if regroups and written:
                 again = f"all ranks start again from the end of round {self._membership.round}"
                 raise RegroupError(f"{' and '.join(returned)} came back: {again}")
@@ -84,45 +93,62 @@ class Saver:
             log.warning("%s came back, but cannot be let in without %s", " and ".join(names), lacking)
         return able
 
-    def save(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> bool:
-        """Writes a checkpoint; if that fails, the log says so, and the result is false.
+    def save(
+        self,
+        position: Position,
+        network: State | None,
+        plan: Plan,
+        rows: list[Row],
+        completely: bool = False,
+    ) -> bool:
+        """Has a checkpoint written, if there are to be any; if that fails, the log says so.
 
         Args:
             position: iteration at which to go on.
             network: global network; None if it was not averaged.
             plan: plan of the job, with the present P and N.
             rows: rows of the epochs that have ended.
+            completely: whether to wait until it is complete.
+
+        Returns:
+            Whether it is being written, or if `completely`, whether it is complete.
         """
         if not plan.checkpoints.every:
             return False
-        checkpoint = self._take(position, network, plan, rows)
-        try:
-            self._folder.save(checkpoint)
-        except (OSError, UserError) as error:
-            log.warning("the checkpoint of round %d could not be written: %s", checkpoint.round, error)
-            return False
-        return True
+        began = time.monotonic()
+        self._writer.finish()  # before another copy is made: there is memory for one
+        self._writer.begin(self._take(position, network, plan, rows))
+        written = self._writer.finish() if completely else True
+        self._saved_at = time.monotonic()
+        self._waited_s += self._saved_at - began
+        return written
+
+    def finish(self) -> None:
+        """Waits until nothing is being written."""
+        self._writer.finish()
+
+    def drain_wait_s(self, plan: Plan) -> float | None:
+        """Returns for how long the training has waited since the last call, emulated; None without any."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s * plan.settings.time_scale if plan.checkpoints.every else None
 
     def _take(self, position: Position, network: State | None, plan: Plan, rows: list[Row]) -> Checkpoint:
+        """All that a checkpoint holds, in tensors of its own where the training changes them."""
         everyone = self._membership.everyone
-        states = self._coordinator.optimizer_states() if self._membership.round else {}
         networks = [network] if network is not None else self._own_networks()
-        shared = plan.settings.strategy.shared_half  # devices that have left have the same half
         return Checkpoint(
             round=self._membership.round,
             epoch=position.epoch,
             iteration=position.iteration,
-            networks=networks,
-            optimizers=[
-                states.get(handle) or (handle.half.optimizer_state() if shared else {}) for handle in everyone
-            ],
+            networks=[copied(own) for own in networks],
+            optimizers=self._coordinator.optimizer_states(plan.settings.strategy.shared_half),
             cuts=plan.cuts,
             settings=dict(plan.checkpoints.same),  # without P and N, which may change
-            rows=rows,
+            rows=[dict(row) for row in rows],
             elapsed_s=(time.monotonic() - self._began) * plan.settings.time_scale,
             num_iterations=(position.epoch - 1) * max(handle.iterations for handle in everyone)
             + position.iteration,
-            rule=self._coordinator.rule_state(),
+            rule=copied(self._coordinator.rule_state()),
             best=self._best.state,
             exposed=self._ledger.state(),
             noise=plan.noise,
@@ -135,3 +161,22 @@ class Saver:
             mean = average(list(networks.values()), [1] * len(networks), Timeline())
             return [networks.get(handle, mean) for handle in self._membership.everyone]
         return list(networks.values())
+
+
+@contextmanager
+def saving(
+    folder: CheckpointFolder,
+    coordinator: Coordinator,
+    group: Session,
+    best: BestModel,
+    ledger: Ledger,
+    elapsed_s: float,
+) -> Iterator[Saver]:
+    """Opens the saver of a job; at its end, what is being written is completed.
+
+    Args:
+        folder: folder of the checkpoints.
+        coordinator, group, best, ledger, elapsed_s: see `Saver`.
+    """
+    with writing(folder) as writer:
+        yield Saver(writer, coordinator, group, best, ledger, elapsed_s)

@@ -73,6 +73,7 @@ class BF16Model:
     """Rounds floating-point tensors to bfloat16, to nearest; others go as they are."""
 
     needs_base = False
+    by_tensor = True
 
     def num_bytes(self, state: State, has_base: bool) -> int:
         """Two bytes per floating-point value."""
@@ -104,6 +105,7 @@ class Int8Model:
     """
 
     needs_base = True
+    by_tensor = True
 
     def num_bytes(self, state: State, has_base: bool) -> int:
         """One byte per value of a change, four per scale; what goes as it is has its own size."""
@@ -147,6 +149,11 @@ class Int8Model:
 
 
 MODEL_CODECS: dict[str, Callable[..., ModelCodec]] = {NONE: ExactModel, "bf16": BF16Model, "int8": Int8Model}
+
+
+def works_by_tensor(codec: ModelCodec) -> bool:
+    """Whether a codec treats each tensor by itself, under keys that end in "/" and its name."""
+    return bool(getattr(codec, "by_tensor", False))
 
 
 def build_model_codec(spec: CodecSpec, key: str) -> ModelCodec:

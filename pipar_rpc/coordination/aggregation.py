@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.aggregation.rules import AggregationRule, takes_average
+from pipar_rpc.aggregation.rules import AggregationRule
 from pipar_rpc.base.states import State, is_finite
-from pipar_rpc.coordination.average_parts import joined_average
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.far_half import FarHalf
 from pipar_rpc.timing.timeline import NO_ITERATION, Stage, Timeline
@@ -61,54 +60,3 @@ def average(networks: Sequence[State], samples: Sequence[int], timeline: Timelin
     """
     with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
         return weighted_average(networks, samples)
-
-
-def to_aggregate(
-    aggregator: Aggregator,
-    device_states: Mapping[DeviceHandle, State],
-    samples: Sequence[int],
-    timeline: Timeline,
-) -> tuple[list[State], list[int]]:
-    """Returns what a rule is given: the networks and their samples, or their average alone.
-
-    Where server halves are on several ranks, each sums up its own, unless the rule needs all networks.
-
-    Args:
-        aggregator: maker of the global network.
-        device_states: uploaded device halves.
-        samples: number of samples that each device processed since the last aggregation.
-        timeline: record of the span of the computation.
-    """
-    apart = any(isinstance(handle.half, FarHalf) for handle in device_states)
-    if apart and takes_average(aggregator.rule) and aggregator.network is not None:
-        return [average_of_parts(device_states, samples, aggregator.network, timeline)], [1]
-    return list(join(device_states).values()), list(samples)
-
-
-def average_of_parts(
-    device_states: Mapping[DeviceHandle, State], samples: Sequence[int], pattern: State, timeline: Timeline
-) -> State:
-    """Computes `weighted_average` of the devices' networks, bit for bit, from sums of each server rank.
-
-    Args:
-        device_states: uploaded device halves.
-        samples: number of samples that each device processed since the last aggregation.
-        pattern: any state of the whole network, for names and types.
-        timeline: record of the span of rank 0's computation; waiting for the others is none.
-    """
-    handles, total = list(device_states), float(sum(samples))
-    shares = [number / total for number in samples]
-    far: dict[str, dict[str, tuple[int, float]]] = {}
-    askable: dict[str, FarHalf] = {}
-    terms = dict(enumerate(device_states.values()))
-    for number, handle in enumerate(handles):
-        if isinstance(handle.half, FarHalf):
-            far.setdefault(handle.server, {})[handle.name] = number, shares[number]
-            askable.setdefault(handle.server, handle.half)
-    asked = [askable[server].part_of_average(own, len(handles)) for server, own in far.items()]
-    for number, handle in enumerate(handles):
-        if not isinstance(handle.half, FarHalf):
-            terms[number] = terms[number] | handle.half.state()
-    parts = [part() for part in asked]
-    with timeline.measure(Stage.AGGREGATE, NO_ITERATION):
-        return joined_average(terms, parts, shares, pattern)

@@ -4,13 +4,12 @@ The order of additions is that of `pipar_rpc.aggregation.sum_tree`, wherever the
 does not depend on where the halves are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import Tensor
-
-from pipar_rpc.aggregation.fedavg import average_of, weighted
-from pipar_rpc.aggregation.sum_tree import Block, blocks_of, sum_of
+from pipar_rpc.aggregation.fedavg import weighted_sums
+from pipar_rpc.aggregation.streamed_average import StreamedAverage
+from pipar_rpc.aggregation.sum_tree import Block, blocks_of, terms_of
 from pipar_rpc.base.states import State
 
 
@@ -27,54 +26,32 @@ class PartOfAverage(NamedTuple):
 
     @classmethod
     def of(cls, states: Mapping[int, State], shares: Mapping[int, float], count: int) -> "PartOfAverage":
-        """Sums up whatever all of these devices have in their server halves.
+        """Sums up what these devices have in their server halves, which may begin at different layers.
 
         Args:
             states: states of server halves, by the device's number among those that are averaged, from 0.
             shares: share of each of these devices in the average.
             count: number of devices that are averaged.
         """
-        first = next(iter(states.values()))
-        common = [
-            name
-            for name, tensor in first.items()
-            if tensor.is_floating_point() and all(name in state for state in states.values())
-        ]
-        blocks = [block for block in blocks_of(states, count) if block[1] > 1]
-        sums = {
-            block: {
-                name: sum_of(block, lambda k, n=name: weighted(states[k][n], shares[k]), count)  # type: ignore[misc]
-                for name in common
-            }
-            for block in blocks
-        }
-        summed = {number for start, size in blocks for number in range(start, start + size)}
-        terms = {
-            number: {
-                name: tensor for name, tensor in state.items() if number not in summed or name not in common
-            }
-            for number, state in states.items()
-        }
+        holders: dict[str, list[int]] = {}
+        for number, state in states.items():
+            for name, tensor in state.items():
+                if tensor.is_floating_point():
+                    holders.setdefault(name, []).append(number)
+        in_blocks: dict[Block, list[str]] = {}
+        for name, numbers in holders.items():
+            for block in blocks_of(numbers, count):
+                if block[1] > 1:
+                    in_blocks.setdefault(block, []).append(name)
+        sums, terms = dict[Block, State](), {number: dict(state) for number, state in states.items()}
+        for block, names in in_blocks.items():
+            own = {name: {k: terms[k].pop(name) for k in terms_of(block, count)} for name in names}
+            sums[block] = weighted_sums(block, own, shares, count)
         return cls(sums, terms)
 
-
-def joined_average(
-    terms: Mapping[int, State], parts: Sequence[PartOfAverage], shares: Sequence[float], pattern: State
-) -> State:
-    """Joins the parts of all server ranks to the average.
-
-    Args:
-        terms: what rank 0 has of each device's network, by the device's number.
-        parts: parts of the other server ranks.
-        shares: share of each device.
-        pattern: any state of the whole network, for names and types.
-    """
-    whole = {number: dict(state) for number, state in terms.items()}
-    sums: dict[str, dict[Block, Tensor]] = {}
-    for part in parts:
-        for number, state in part.terms.items():
-            whole[number] |= state
-        for block, state in part.sums.items():
-            for name, total in state.items():
-                sums.setdefault(name, {})[block] = total
-    return {name: average_of(name, like, whole, shares, sums.get(name)) for name, like in pattern.items()}
+    def add_to(self, average: StreamedAverage) -> None:
+        """Adds the part to an average; the sums are changed."""
+        for block, sums in self.sums.items():
+            average.add_sums(block, sums)
+        for number, state in self.terms.items():
+            average.add(number, state)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from pipar_rpc.aggregation.fedavg import FedAvg
 from pipar_rpc.aggregation.participation import Participation, Uniform
-from pipar_rpc.base.errors import LostError
-from pipar_rpc.base.states import State, is_finite, num_bytes
+from pipar_rpc.base.cores import on_cores
+from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.compression.models import ExactModel, ModelCodec
-from pipar_rpc.coordination.aggregation import Aggregator, average, half_is_finite, join, to_aggregate
+from pipar_rpc.coordination.aggregation import Aggregator, average, join
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
+from pipar_rpc.coordination.merging import Merger, Uploads, leave_out_diverged
 from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.coordination.participants import Participants
 from pipar_rpc.coordination.rounds import Position, Round
@@ -29,12 +30,13 @@ class Trained:
     Attributes:
         round: the round.
         reports: reports of the devices that finished the round.
-        uploads: device halves on their way to the average; none if they are handed on, or never averaged.
+        uploads: device halves on their way to the average, which takes them out; none if they are handed on,
+            or never averaged.
     """
 
     round: Round
     reports: Mapping[DeviceHandle, RoundReport]
-    uploads: Mapping[DeviceHandle, Future[State]]
+    uploads: Uploads
 
 
 class Coordinator:
@@ -64,9 +66,10 @@ class Coordinator:
         participation: Participation | None = None,
     ) -> None:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
-        self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
+        self._every, self._in_turn = every, in_turn
         self._participants = Participants(membership, participation or Uniform(seed=0))
         self._transfer = ModelTransfer(model_codec or ExactModel())
+        self._merger = Merger(membership, self._aggregator, self._transfer, keep_networks)
         for handle in membership.everyone:
             handle.holds = self._aggregator.network
         self._handed_on: State | None = None
@@ -128,12 +131,22 @@ class Coordinator:
         """Returns each device's own network."""
         return join(self.membership.ask(Device.state))
 
-    def optimizer_states(self) -> dict[DeviceHandle, State]:
-        """Returns the state of both optimisers of each device, by the names of parameters."""
-        return {
-            handle: state | handle.half.optimizer_state()
-            for handle, state in self.membership.ask(Device.optimizer_state).items()
-        }
+    def optimizer_states(self, shared_half: bool) -> list[State]:
+        """Returns the state of both optimisers of each device, by the names of parameters; empty without any.
+
+        Args:
+            shared_half: whether the devices share one server half: then all have the same tensors of it,
+                devices that have left too.
+        """
+        everyone, method = self.membership.everyone, Device.optimizer_state
+        calls = {handle: handle.call(method) for handle in self.membership.handles if handle.has_state}
+        states = self.membership.collect(calls, method)
+        if shared_half:
+            shared = everyone[0].half.optimizer_state()
+            return [states.get(handle, {}) | shared for handle in everyone]
+        halves = on_cores(lambda handle: handle.half.optimizer_state(), states)
+        whole = {handle: states[handle] | half for handle, half in zip(states, halves, strict=True)}
+        return [whole.get(handle, {}) for handle in everyone]
 
     def _together(self, current: Round, sums: EpochSums, chosen: Sequence[DeviceHandle]) -> Trained:
         trained: dict[DeviceHandle, Future[RoundReport]] = {}
@@ -186,42 +199,18 @@ class Coordinator:
         sums.note(handle, report)
         sums.uploaded({handle: num_bytes(payload)})
         state = self._transfer.received(handle, payload)
-        if not self._healthy({handle: state}):
+        if not leave_out_diverged(self.membership, {handle: state}):
             return None
         self._handed_on = state
         return report
 
-    def _healthy(self, states: dict[DeviceHandle, State]) -> dict[DeviceHandle, State]:
-        """Returns the device halves of networks whose numbers are finite; the devices of the others leave."""
-        for handle, state in states.items():
-            if not (is_finite(state) and half_is_finite(handle)):
-                why = "its weights are not finite: a smaller optimizer.lr may help"
-                self.membership.lose(handle, LostError(why))
-        return {handle: state for handle, state in states.items() if handle.present}
-
     def _aggregate(self, trained: Trained, sums: EpochSums) -> State:
-        payloads = self.membership.collect(
-            {handle: trained.uploads[handle] for handle in trained.reports}, Device.upload
-        )
-        sums.uploaded({handle: num_bytes(payload) for handle, payload in payloads.items()})
-        states = {handle: self._transfer.received(handle, own) for handle, own in payloads.items()}
-        states = self._healthy(states)
-        samples = [trained.reports[handle].weight for handle in states]
-        if not any(samples):  # the devices that had something to train are gone
-            samples = [1] * len(samples)
         before = self._aggregator.network
-        networks = join(states) if self._keep_networks else {}
-        if states or before is None:
-            given = to_aggregate(self._aggregator, states, samples, sums.aggregation)
-            network = self._aggregator.aggregate(*given, sums.aggregation)
-        else:  # all who trained are lost: the others go on with what they have
-            network = before
+        uploads = {handle: trained.uploads[handle] for handle in trained.reports}
+        trained.uploads.clear()  # nobody is to keep what has come
+        weights = {handle: report.weight for handle, report in trained.reports.items()}
+        network = self._merger.merge(uploads, weights, sums)
         self.membership.counts = True
-        if self._keep_networks:
-            sums.device_networks = {
-                handle: {key: tensor.clone() for key, tensor in device_network.items()}
-                for handle, device_network in networks.items()
-            }
         names = {handle: _device_names(handle, network) for handle in self.membership.handles}
         receivers = self._participants.of_next(trained.round)
         held, loaded = self._transfer.distribute(names, network, before, receivers)
@@ -245,6 +234,7 @@ def _device_names(handle: DeviceHandle, network: State) -> list[str]:
 
 def _train(handle: DeviceHandle, current: Round) -> Future[RoundReport]:
     handle.port.listen()
+    handle.has_state = True
     deadline_s = max(handle.limit_s(method) for method in (Device.train, Device.upload, Device.load))
     start, stop = min(current.start, handle.iterations), min(current.stop, handle.iterations)
     return handle.call(Device.train, current.epoch, start, stop, deadline_s)

@@ -133,7 +133,9 @@ def _place(
     reference = end[0].reference()
     remote = create_remote(device.name, build_device, device, state, optimizer_state, reference)
     deadlines = Deadlines(device.deadlines, device.emulated_s)
-    return DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
+    handle = DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
+    handle.has_state = bool(beginning[1])
+    return handle
 
 
 def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], node: Node) -> None:

@@ -44,6 +44,7 @@ class DeviceHandle:
         saved_bytes: bytes that the codec of models saved, both ways.
         left: whether the device has left the job; see `pipar_rpc.coordination.membership`.
         server: RPC name of the server rank that holds port and half.
+        has_state: whether its optimisers may have a state: it has trained, or goes on from a checkpoint.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
@@ -61,6 +62,7 @@ class DeviceHandle:
     saved_bytes: int = 0
     left: bool = False
     server: str = SERVER
+    has_state: bool = False
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
 

@@ -102,15 +102,24 @@ class Membership:
             PeerError: a device or its server half failed, or too few devices are left.
             UserError: a device cannot do it, for a reason that the user can mend.
         """
+        results = dict(self.arriving(calls, method))
+        return self._taking_part({handle: results[handle] for handle in calls if handle in results})
+
+    def arriving(
+        self, calls: Mapping[DeviceHandle, Future[T]], method: Method
+    ) -> Iterator[tuple[DeviceHandle, T]]:
+        """As `collect`, but yields each result when it comes, and keeps none."""
         began = looked = time.monotonic()
-        pending, results = dict(calls), dict[DeviceHandle, T]()
+        pending = dict(calls)
         while pending := self._taking_part(pending):
-            done, _ = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED)
+            done = wait(pending.values(), timeout=POLL_S, return_when=FIRST_COMPLETED).done
             for handle in [handle for handle, call in pending.items() if call in done]:
+                done.discard(call := pending.pop(handle))
                 with self.watching(handle):
-                    if (call := pending.pop(handle)).exception():
+                    if call.exception():
                         handle.port.check()  # the cause, rather than that the device waited for it
-                    results[handle] = call.result()
+                    yield handle, call.result()
+                del call
             if time.monotonic() - looked > STALL_S:  # this process itself was stopped: nobody else was silent
                 began = time.monotonic()
                 for handle in pending:
@@ -121,7 +130,6 @@ class Membership:
                 with self.watching(handle):
                     _check_alive(handle, method, time.monotonic() - began)
             self._on_wait()
-        return self._taking_part({handle: results[handle] for handle in calls if handle in results})
 
     def settle(self, reports: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
         """Waits for the server halves of devices that have trained; leaves out those lost meanwhile.

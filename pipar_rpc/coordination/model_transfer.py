@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 
-from pipar_rpc.base.states import State, num_bytes
-from pipar_rpc.compression.models import ModelCodec
+from pipar_rpc.base.cores import on_cores
+from pipar_rpc.base.states import State, num_bytes, num_numbers
+from pipar_rpc.compression.models import ModelCodec, works_by_tensor
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage
@@ -24,11 +25,11 @@ class ModelTransfer:
     """
 
     def __init__(self, codec: ModelCodec) -> None:
-        self._codec = codec
+        self._codec, self._by_tensor = codec, works_by_tensor(codec)
 
     def received(self, handle: DeviceHandle, payload: State) -> State:
         """The device half that a device has uploaded."""
-        state = self._codec.decode(payload, handle.holds)
+        state = self._decode(payload, handle.holds)
         handle.saved_bytes += num_bytes(state) - num_bytes(payload)
         return state
 
@@ -64,18 +65,20 @@ class ModelTransfer:
             The network as everyone holds it from now on, and one future per receiver.
         """
         crossing = {name: network[name] for own in names.values() for name in own}
-        held = network | self._codec.decode(self._codec.encode(crossing, before), before)
+        held = network | self._decode(self._encode(crossing, before), before)
         payloads: dict[tuple[int, bool], State] = {}  # devices with the same split point get the same
         transfers: dict[DeviceHandle, State] = {}
+        _load_halves(
+            {handle: {name: held[name] for name in held.keys() - set(own)} for handle, own in names.items()}
+        )
         for handle, its in names.items():
             own, knows = tuple(its), handle.holds is before
-            handle.half.load({name: held[name] for name in held.keys() - set(own)})
             if receivers is not None and handle not in receivers:
                 continue
             key = len(own), knows
             if key not in payloads:
                 source, base = (network, before) if knows else (held, None)
-                payloads[key] = self._codec.encode({name: source[name] for name in own}, base)
+                payloads[key] = self._encode({name: source[name] for name in own}, base)
             handle.saved_bytes += num_bytes({name: held[name] for name in own}) - num_bytes(payloads[key])
             transfers[handle] = payloads[key]
         return held, _send(transfers, held)
@@ -90,10 +93,40 @@ class ModelTransfer:
             network: the network as everyone else holds it.
         """
         halves = {handle: {name: network[name] for name in own} for handle, own in names.items()}
-        payloads = {handle: self._codec.encode(half, None) for handle, half in halves.items()}
+        payloads = {handle: self._encode(half, None) for handle, half in halves.items()}
         for handle, half in halves.items():
             handle.saved_bytes += num_bytes(half) - num_bytes(payloads[handle])
         return _send(payloads, network)
+
+    def _encode(self, state: State, base: State | None) -> State:
+        """The payload of a network; codecs that treat each tensor by itself do so on all cores."""
+        if not self._by_tensor:
+            return self._codec.encode(state, base)
+        parts = [{name: tensor} for name, tensor in state.items()]
+        return _joined(on_cores(lambda part: self._codec.encode(part, base), parts, num_numbers(state)))
+
+    def _decode(self, payload: State, base: State | None) -> State:
+        """The network of a payload; see `_encode`."""
+        if not self._by_tensor:
+            return self._codec.decode(payload, base)
+        of_each: dict[str, State] = {}
+        for key, tensor in payload.items():
+            of_each.setdefault(key.partition("/")[2], {})[key] = tensor
+        parts = of_each.values()
+        return _joined(on_cores(lambda part: self._codec.decode(part, base), parts, num_numbers(payload)))
+
+
+def _load_halves(states: Mapping[DeviceHandle, State]) -> None:
+    """Loads these states into the server halves, several at a time."""
+
+    def load(handle: DeviceHandle) -> None:
+        handle.half.load(states[handle])
+
+    on_cores(load, states, sum(map(num_numbers, states.values())))
+
+
+def _joined(states: Iterable[State]) -> State:
+    return {name: tensor for state in states for name, tensor in state.items()}
 
 
 def _send(payloads: Mapping[DeviceHandle, State], held: State) -> dict[DeviceHandle, Future[None]]:

@@ -26,11 +26,16 @@ class FaultConfig:
 
 @dataclass
 class CheckpointConfig:
-    """How often the training is saved."""
+    """How often the training is saved, and what is kept."""
 
     every: int = 1
+    minutes: float = 0.0
     keep: int = 2
+    max_mb: float | None = None
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, ">= 0 rounds (0: no checkpoints)")
+        require(self.minutes >= 0, "checkpoint.minutes", self.minutes, ">= 0 minutes")
         require(self.keep >= 1, "checkpoint.keep", self.keep, ">= 1")
+        most = self.max_mb is None or self.max_mb > 0
+        require(most, "checkpoint.max_mb", self.max_mb, "> 0 MB, or null for no limit")

@@ -1,5 +1,6 @@
 """From configuration to plain data: what every rank is to do, checked before anything is started."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -198,7 +199,8 @@ def _check_sizes(config: Config, devices: Sequence[DeviceJob], sizes: Sequence[i
 
 def _checkpointing(config: Config, device_configs: Sequence[Config], data: DataSpec) -> Checkpointing:
     saved, same = config.checkpoint, deciding_keys(config, device_configs, data.partition.indices)
-    return Checkpointing(saved.every, saved.keep, config.resume, same)
+    most_bytes = math.inf if saved.max_mb is None else saved.max_mb * 1e6
+    return Checkpointing(saved.every, saved.minutes, saved.keep, most_bytes, config.resume, same)
 
 
 def _notices(

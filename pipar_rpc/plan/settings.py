@@ -73,15 +73,27 @@ class Checkpointing:
 
     Attributes:
         every: number of rounds between two checkpoints; 0 for none.
+        minutes: least number of real minutes between two checkpoints.
         keep: number of checkpoints that are kept.
+        most_bytes: bytes of the checkpoints that are kept, of which the newest stays whatever its size.
         resume: checkpoint or folder of a run from which to go on, or "auto"; None to begin anew.
         same: values of the keys that must be the same in the checkpoint from which a job goes on.
     """
 
     every: int
+    minutes: float
     keep: int
+    most_bytes: float
     resume: str | None
     same: Mapping[str, Any]
+
+    def is_due(self, number: int, minutes: float) -> bool:
+        """Whether a checkpoint is to be written after a round, so many minutes after the last one."""
+        return self.every > 0 and number % self.every == 0 and minutes >= self.minutes
+
+    def num_kept(self, num_bytes: float) -> int:
+        """Returns how many checkpoints of this size are kept."""
+        return max(1, int(min(self.keep, self.most_bytes / num_bytes)))
 
 
 @dataclass(frozen=True)

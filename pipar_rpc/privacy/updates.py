@@ -1,13 +1,14 @@
 """Clipping of each device's update and noise on their average: differential privacy of whole devices."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.base.states import State
+from pipar_rpc.base.cores import on_cores
+from pipar_rpc.base.states import State, is_finite, num_numbers
 from pipar_rpc.privacy.noise import PrivacyNoise
 from pipar_rpc.privacy.spec import PrivacySpec, UpdateNoiseSpec
 
@@ -64,18 +65,21 @@ class NoisyUpdates:
     def aggregate(self, before: State | None, networks: Sequence[State], samples: Sequence[int]) -> State:
         """What the rule makes of the average with noise; the devices' samples do not matter."""
         assert before is not None, "updates are changes of a global network"
-        first = dict.fromkeys(self._parameters.values())
-        sums, clipped = {name: torch.zeros_like(before[name], dtype=torch.float64) for name in first}, 0
+        total = self.begin(before)
         for network in networks:
-            update = {name: network[name].double() - before[name].double() for name in sums}
-            norm = math.sqrt(sum(float(change.square().sum()) for change in update.values()))
-            clipped += norm > self._spec.max_norm
-            for name, change in update.items():
-                sums[name].add_(change, alpha=self._spec.max_norm / max(norm, self._spec.max_norm))
-        noised = {name: self._noised(name, before[name], total) for name, total in sums.items()}
+            total.add(network)
+        return self.conclude(before, total)
+
+    def begin(self, before: State) -> "ClippedSum":
+        """An empty sum of clipped changes of `before`, for networks that come one by one."""
+        return ClippedSum(before, dict.fromkeys(self._parameters.values()), self._spec.max_norm)
+
+    def conclude(self, before: State, total: "ClippedSum") -> State:
+        """What the rule makes of the average of these updates with noise."""
+        noised = {name: self._noised(name, before[name], own) for name, own in total.sums.items()}
         average = before | {name: noised[first] for name, first in self._parameters.items()}
         self._rounds += 1
-        self._on_clipped(clipped, len(networks))
+        self._on_clipped(total.clipped, total.updates)
         return self._rule.aggregate(before, [average], [1])
 
     def _noised(self, name: str, before: Tensor, total: Tensor) -> Tensor:
@@ -92,6 +96,46 @@ class NoisyUpdates:
         """Goes on from what `state` returned; empty at the beginning of a training."""
         self._rounds = int(state.get(ROUNDS, 0))
         self._rule.load({name: tensor for name, tensor in state.items() if name != ROUNDS})
+
+
+class ClippedSum:
+    """The sum of the devices' clipped updates, in double precision; in the order in which they come.
+
+    Args:
+        before: global network, of which updates are changes.
+        names: trained parameters.
+        max_norm: C.
+
+    Attributes:
+        sums: sums of the clipped changes, by name.
+        clipped: number of updates that were clipped.
+        updates: number of updates.
+    """
+
+    def __init__(self, before: State, names: Iterable[str], max_norm: float) -> None:
+        self._before, self._max_norm, self._rest_is_finite = before, max_norm, True
+        self.sums = {name: torch.zeros_like(before[name], dtype=torch.float64) for name in names}
+        self.clipped = self.updates = 0
+
+    def add(self, network: State) -> None:
+        """Adds the update of a device's network."""
+        changes, numbers = dict[str, Tensor](), num_numbers(self.sums)
+
+        def change(name: str) -> float:
+            changes[name] = network[name].double() - self._before[name].double()
+            return float(changes[name].square().sum())
+
+        norm = math.sqrt(sum(on_cores(change, self.sums, numbers)))
+        share = self._max_norm / max(norm, self._max_norm)
+        on_cores(lambda name: self.sums[name].add_(changes[name], alpha=share), self.sums, numbers)
+        self.clipped += norm > self._max_norm
+        self.updates += 1
+        rest = {name: tensor for name, tensor in network.items() if name not in self.sums}
+        self._rest_is_finite &= is_finite(rest)
+
+    def is_finite(self) -> bool:
+        """Whether no number of any network was infinite or NaN; clipping leaves NaN of either."""
+        return self._rest_is_finite and is_finite(self.sums)
 
 
 def names_of(network: nn.Module) -> dict[str, str]:

@@ -212,6 +212,13 @@ _DECLARED = (
     _coding("server_coding_s", "its server half's codecs", tag="time/server_coding_s"),
     *LEARNING,
     *PRIVACY,
+    Column(
+        "checkpoint_wait_s",
+        "time that the training waited for checkpoints since the epoch before ended, in no other time; "
+        "empty without them",
+        "s",
+        "time/checkpoint_wait_s",
+    ),
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

@@ -3,10 +3,11 @@
 import torch
 
 from pipar_rpc.aggregation.fedavg import weighted_average
-from pipar_rpc.aggregation.sum_tree import blocks_of, smallest_block, sum_of
+from pipar_rpc.aggregation.streamed_average import StreamedAverage
+from pipar_rpc.aggregation.sum_tree import TreeSum, blocks_of, smallest_block, sum_of
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.ranks import holder_of
-from pipar_rpc.coordination.average_parts import PartOfAverage, joined_average
+from pipar_rpc.coordination.average_parts import PartOfAverage
 
 NAMES = ("unit1.weight", "unit2.weight", "unit3.weight", "unit3.count")
 
@@ -43,12 +44,44 @@ def test_parts_of_several_ranks_make_the_average_bit_for_bit():
             half = {name: own[name] for name in on_server[k]}
             parts.setdefault(holder_of(k + 1, count, servers), {})[k] = half
         made = [PartOfAverage.of(states, dict(enumerate(shares)), count) for states in parts.values()]
-        found = joined_average(terms, made, shares, networks[0])
+        average = StreamedAverage(shares)
+        for k, own in terms.items():
+            average.add(k, own)
+        for part in made:
+            part.add_to(average)
+        found = average.result(networks[0])
         expected = weighted_average(networks, samples)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected), (count, servers)
         if count == 8:  # one sum for several devices
             assert any(part.sums for part in made)
+
+
+class Term(str):
+    """A sum as a string that shows which additions made it."""
+
+    def add_(self, other):
+        return Term(f"({self}{other})")
+
+
+def test_blocks_in_any_order_are_added_as_in_the_tree():
+    """Of those that come in order, one of each size waits: log2 of their number."""
+    for count in range(1, 20):
+        expected = sum_of(smallest_block(count), lambda k: Term(f"{k},"), count)
+        for seed in range(5):
+            numbers = (
+                torch.randperm(count, generator=generator(seed, "test")).tolist() if seed else range(count)
+            )
+            found, most = TreeSum(count), 0
+            for k in numbers:
+                found.add((k, 1), Term(f"{k},"))
+                most = max(most, len(found._sums))
+            assert found.total == expected, (count, seed)
+            assert seed or most <= count.bit_length()
+    found = TreeSum(7)
+    for block, total in [((4, 2), "(4,5,)"), ((0, 4), "((0,1,)(2,3,))"), ((6, 1), "6,")]:
+        found.add(block, Term(total))
+    assert found.total == sum_of((0, 8), lambda k: Term(f"{k},"), 7)
 
 
 def test_devices_of_a_server_rank_follow_each_other():

@@ -207,3 +207,32 @@ def test_an_epoch_whose_longest_device_is_lost_in_a_round_is_evaluated_and_saved
     assert saved == [Position(1, 1), Position(2, 0)]
     for handle in handles:
         handle.port.close()
+
+
+def test_only_devices_that_have_trained_are_asked_for_the_state_of_their_optimisers():
+    """And where they share a server half, all have the same tensors of it, which a file holds once."""
+
+    class Asked:
+        lost, asked = None, 0
+
+        def call(self, method):
+            assert method is Device.optimizer_state
+            self.asked += 1
+            result = Future()
+            result.set_result({"0.weight/momentum": torch.ones(2)})
+            return result
+
+    handles = [make_peer(number, Half()) for number in (1, 2, 3)]
+    for handle in handles:
+        handle.remote = Asked()
+        handle.half.optimizer_state = lambda: {"1.weight/momentum": torch.zeros(2)}
+    handles[1].has_state = True
+    coordinator = Coordinator(Membership(handles), -1, False)
+    found = coordinator.optimizer_states(shared_half=False)
+    assert [list(own) for own in found] == [[], ["0.weight/momentum", "1.weight/momentum"], []]
+    found = coordinator.optimizer_states(shared_half=True)
+    assert [len(own) for own in found] == [1, 2, 1]
+    assert len({id(own["1.weight/momentum"]) for own in found}) == 1
+    assert [handle.remote.asked for handle in handles] == [0, 2, 0]
+    for handle in handles:
+        handle.port.close()

@@ -19,7 +19,8 @@ HEADER = (
     "server_peak_rss_mb,device_peak_rss_mb,each_device_peak_rss_mb,devices_alive,devices_lost,"
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
     "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,"
-    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped,privacy"
+    "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped,privacy,"
+    "checkpoint_wait_s"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
 NAMES += ("optimizer", "schedule", "loss", "privacy")
@@ -29,7 +30,7 @@ TAGS = {
     *("idle/server_s", "idle/device_s", "network/uplink_mbps", "network/downlink_mbps"),
     *("network/uplink_bytes", "network/downlink_bytes", "train/loss", "accuracy/train", "accuracy/val"),
     *("network/iteration_uplink_bytes", "network/iteration_downlink_bytes", "network/compression_ratio"),
-    *("time/device_coding_s", "time/server_coding_s"),
+    *("time/device_coding_s", "time/server_coding_s", "time/checkpoint_wait_s"),
     *("accuracy/test", "memory/server_peak_rss_mb", "memory/device_peak_rss_mb", "devices/alive"),
     *(
         "accuracy/test_coded",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 import pipar_rpc
 from pipar_rpc.base.command import run_command
 from pipar_rpc.base.errors import ConfigError, UserError, first_line, require
+from pipar_rpc.base.gpu import make_repeatable
 from pipar_rpc.base.machine_load import OtherLoad
 from pipar_rpc.base.memory import keep_freed_memory
 from pipar_rpc.models import ALIASES, MODELS, ModelSpec, build_meta, smallest_batch, summarise
@@ -145,6 +146,8 @@ def _write_profile(args: argparse.Namespace) -> None:
     keep_freed_memory()  # as the device does that is to take these times
     spec = spec_of(args, ALIASES.get(args.model, args.model))
     device = _device(args.device)
+    if device.type == "cuda":
+        make_repeatable()  # as in the training
     try:
         profile = record(spec, sizes, args.runs, device)
     except RuntimeError as error:  # out of memory

@@ -8,7 +8,7 @@ Where the labels stay on the device there are two cuts: what the server half com
 activations do, and its gradient crosses to the server.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -43,6 +43,9 @@ class CodingSpec:
         return self.activations.name == self.gradients.name == NONE
 
 
+Move = Callable[[Tensor], Tensor]
+"""Brings a tensor to another place; see `base.gpu.Stream`, whose copies may take a while."""
+
 NO_CODECS = CodingSpec()
 TAIL = "_before_tail"
 
@@ -59,7 +62,7 @@ class Coded(NamedTuple):
     """What crosses: an activation, or the gradient of the server half's output.
 
     Attributes:
-        payload: bytes of the encoded values: uint8 of shape [m], on the CPU.
+        payload: bytes of the encoded values: uint8 of shape [m]; where it crosses, on the CPU.
         shape: shape of the values, samples first.
         dtype: element type of the values.
         gradient_bytes: size of the payload in which the gradient of the activation comes back; None if none
@@ -84,6 +87,11 @@ class Coded(NamedTuple):
         values = prod(self.shape) * self.dtype.itemsize
         gradient = 0 if self.gradient_bytes is None else values - self.gradient_bytes
         return values - self.payload.nbytes + gradient
+
+    def moved(self, move: Move) -> "Coded":
+        """The same with its payload in another place."""
+        payload = move(self.payload)
+        return self if payload is self.payload else self._replace(payload=payload)
 
 
 class Coding:
@@ -121,19 +129,20 @@ class Coding:
         """The same codecs at the cut before the device's last units, with random numbers of their own."""
         return Coding(self._spec, self._seed, self._rank, TAIL)
 
-    def encode_activation(self, part: Part, activation: Tensor) -> Coded:
+    def encode_activation(self, part: Part, activation: Tensor, to_host: Move = Tensor.cpu) -> Coded:
         """Encodes the output of the device half.
 
         Args:
             part: place of the micro-batch within the mini-batch.
             activation: values of shape [b, ...]; a gradient comes back if they require one.
+            to_host: function that brings the payload to the CPU.
         """
         shape, dtype = tuple(activation.shape), activation.dtype
         values = activation.detach().contiguous()  # a unit may have transposed them
         payload = self._activations.encode(values, self._noise(ACTIVATIONS, part))
         _check_size(ACTIVATIONS, payload, self._activations.num_bytes(shape, dtype))
         size = self.gradient_bytes(shape, dtype) if activation.requires_grad else None
-        sent = Coded(payload.cpu(), shape, dtype, size)
+        sent = Coded(to_host(payload), shape, dtype, size)
         self.saved_bytes += sent.saved_bytes
         return sent
 
@@ -145,13 +154,16 @@ class Coding:
         """As `decode_activation`, a leaf that gets a gradient if one is wanted."""
         return self.decode_activation(sent, device).detach().requires_grad_(sent.gradient_bytes is not None)
 
-    def encode_gradient(self, part: Part, sent: Coded, gradient: Tensor) -> Tensor:
+    def encode_gradient(
+        self, part: Part, sent: Coded, gradient: Tensor, to_host: Move = Tensor.cpu
+    ) -> Tensor:
         """Encodes the gradient of an activation.
 
         Args:
             part: place of the micro-batch within the mini-batch.
             sent: the activation.
             gradient: gradient of the loss with respect to the activation as decoded; its shape.
+            to_host: function that brings the payload to the CPU.
 
         Returns:
             The payload: uint8 of shape [sent.gradient_bytes], on the CPU.
@@ -159,7 +171,7 @@ class Coding:
         values = gradient.contiguous()
         payload = self._gradient_codec(sent).encode(values, self._noise(GRADIENTS, part))
         _check_size(GRADIENTS, payload, sent.gradient_bytes)
-        return payload.cpu()
+        return to_host(payload)
 
     def decode_gradient(self, sent: Coded, payload: Tensor, device: torch.device) -> Tensor:
         """The gradient with which the device differentiates, on `device`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from pipar_rpc.base.gpu import main_stream
 from pipar_rpc.base.memory import reset_peak_rss
 from pipar_rpc.base.random_streams import generator, global_generators
 from pipar_rpc.base.states import State
@@ -25,7 +26,7 @@ from pipar_rpc.privacy.spec import NO_PRIVACY
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
-from pipar_rpc.training.exchange import Exchange, LocalExchange
+from pipar_rpc.training.exchange import Exchange, LocalExchange, WaitingExchange
 from pipar_rpc.training.instrumented import Instruments
 from pipar_rpc.training.middle_half import MiddleHalf
 from pipar_rpc.training.server_half import ServerHalf
@@ -99,6 +100,8 @@ def _cut(layers: nn.Sequential, job: DeviceJob, node: Node, stop: Stop, exchange
         of_tail = _gradients(job, last, slice(job.num_units - job.tail_units, None))
         exchange = _by_way_of_tail(exchange, last, coding, job, node, stop, of_tail)
         gradients = CountedTogether(gradients, of_tail)
+    if node.device.type == "cuda":
+        exchange = WaitingExchange(exchange, main_stream(node.device))
     return Cut(
         layers=layers,
         exchange=exchange,

@@ -88,10 +88,14 @@ class Criterion:
 
     def num_correct(self, outputs: Tensor, labels: Tensor) -> int:
         """Number of these labels whose class has the largest output, along the outputs' second dimension."""
+        return int(self.correct(outputs, labels))
+
+    def correct(self, outputs: Tensor, labels: Tensor) -> Tensor | int:
+        """As `num_correct`, a scalar where the outputs are, which nobody has waited for."""
         if labels.is_floating_point() or not self._classes or outputs.dim() != labels.dim() + 1:
             return 0
         right = outputs.argmax(dim=1) == labels
-        return int((right if self._ignored is None else right & (labels != self._ignored)).sum())
+        return (right if self._ignored is None else right & (labels != self._ignored)).sum()
 
 
 def check_loss(spec: LossSpec, outputs: Tensor, labels: Tensor) -> None:

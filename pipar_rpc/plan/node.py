@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from pipar_rpc.base.errors import ConfigError
+from pipar_rpc.base.gpu import make_repeatable
 from pipar_rpc.plan.node_schema import NodeConfig
 
 
@@ -39,7 +40,6 @@ def prepare(config: NodeConfig, number: int | None, local_rank: int) -> Node:
         local_rank: rank among those on this machine.
     """
     torch.set_num_threads(config.threads)
-    torch.backends.cudnn.deterministic = True  # one seed, one result
     available = torch.cuda.device_count()
     name = config.device
     if name == "auto":
@@ -47,5 +47,7 @@ def prepare(config: NodeConfig, number: int | None, local_rank: int) -> Node:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise ConfigError("node.device", name, f"auto, cpu or one of this machine's {available} GPUs")
+    if device.type == "cuda":
+        make_repeatable(config.tf32)  # one seed, one result
     root = config.data_path(number)
     return Node(root, config.data_root, config.download, device, config.memory_limit)

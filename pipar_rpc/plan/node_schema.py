@@ -19,6 +19,7 @@ class NodeConfig:
     data_root: str = "data"
     download: bool = True
     device: str = "auto"
+    tf32: bool = False
     threads: int = 1
     interface: str = "auto"
     trusted_network: bool = False

@@ -6,12 +6,12 @@ Everything is measured on networks of its own, as on the devices (`profiling`).
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.gpu import main_stream, open_stream
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coded
@@ -21,7 +21,7 @@ from pipar_rpc.privacy.gradients import PLAIN
 from pipar_rpc.selector.facts import ServerFacts
 from pipar_rpc.testbed.steadiness import Steadiness
 from pipar_rpc.testbed.unit_timer import PART, run_once, time_units, timers
-from pipar_rpc.training.exchange import Process, Result
+from pipar_rpc.training.exchange import Process, Reply, Result
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,18 @@ def _crowded_seconds(
     """Forward and backward pass of the whole network, while `at_once` of them compute; means by size."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         built = [build_model(spec).to(device) for _ in range(at_once)]
-        networks = [timers(network, device, time.perf_counter, private=private) for network in built]
+        streams = [open_stream(device) for _ in built]
+        networks = [
+            timers(network, device, time.perf_counter, private=private, stream=stream)
+            for network, stream in zip(built, streams, strict=True)
+        ]
         inputs = spec.make_input(max(sizes), device)
+        main_stream(device).finish()  # which has made networks and inputs
 
         def work(number: int, size: int) -> None:
-            for _ in range(1 + runs):
-                run_once(networks[number], inputs[:size])
+            with streams[number].used():
+                for _ in range(1 + runs):
+                    run_once(networks[number], inputs[:size])
 
         with open_pool("profiling", at_once) as pool:
             for size in sizes:
@@ -88,23 +94,24 @@ def computing_half(spec: ModelSpec, size: int, device: torch.device, private: bo
 
     Making it and using it draws from torch's own generator.
     """
-    network = build_model(spec).to(device).train()
-    gradients = timed_gradients(network) if private else PLAIN
-    inputs = spec.make_input(size, device)
+    stream = open_stream(device)
+    with stream.alone():
+        network = build_model(spec).to(device).train()
+        gradients = timed_gradients(network) if private else PLAIN
+        inputs = spec.make_input(size, device)
 
-    def process(
-        part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
-    ) -> None:
-        with gradients.watched():
-            outputs = network(inputs)
-        outputs.sum().backward()  # gradients add up, as within a mini-batch; no update
-        gradients.after(PART)
-        finish(device)
-        reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))
+    def process(part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
+        with stream.used():
+            with gradients.watched():
+                outputs = network(inputs)
+            outputs.sum().backward()  # gradients add up, as within a mini-batch; no update
+            gradients.after(PART)
+            answer = Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0)
+            reply(stream.when_done(lambda: answer))
 
     return process
 
 
-def empty_half(part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]) -> None:
+def empty_half(part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
     """A server half that answers at once: what is left is what a micro-batch costs besides computing."""
     reply(Result(torch.zeros(activation.gradient_bytes or 0, dtype=torch.uint8), 0.0, 0))

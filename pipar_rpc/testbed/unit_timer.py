@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.gpu import Stream, main_stream
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.without_compiler import keep_compiler_out, pass_back
 from pipar_rpc.compression.coding import Coding, CodingSpec
@@ -60,6 +60,7 @@ class UnitTimer:
         clock: seconds.
         coder: codecs of what crosses if the network is cut after the unit; None if it crosses as it is.
         private: whether it is trained by DP-SGD, whose time is that of backward pass and update.
+        stream: stream on which it is run; by default the main one of `device`.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class UnitTimer:
         clock: Callable[[], float],
         coder: Coder | None = None,
         private: bool = False,
+        stream: Stream | None = None,
     ) -> None:
+        self._stream = stream or main_stream(device)
         self._name, self._layers, self._device, self._clock = name, layers.train(), device, clock
         parameters = [own for own in layers.parameters() if own.requires_grad]
         keep_compiler_out()
@@ -158,11 +161,7 @@ class UnitTimer:
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """What `work` returns, and its seconds."""
-        finish(self._device)
-        began = self._clock()
-        result = work()
-        finish(self._device)
-        return result, self._clock() - began
+        return self._stream.timed(work, self._clock)
 
 
 def run_once(units: Sequence[UnitTimer], inputs: Tensor) -> None:
@@ -180,10 +179,11 @@ def timers(
     clock: Callable[[], float],
     coder: Coder | None = None,
     private: bool = False,
+    stream: Stream | None = None,
 ) -> list[UnitTimer]:
     """A timer for each unit of a network that is on `device`; arguments as of `UnitTimer`."""
     named = zip(network._modules, network, strict=True)
-    return [UnitTimer(name, layers, device, clock, coder, private) for name, layers in named]
+    return [UnitTimer(name, layers, device, clock, coder, private, stream) for name, layers in named]
 
 
 def time_units(

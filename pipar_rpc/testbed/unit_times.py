@@ -31,6 +31,7 @@ class Pace:
     Attributes:
         emulated_s: emulated seconds so far.
         late_s: seconds by which real computing took longer than the emulated device would.
+        finish: waits until what was to be computed is done; it is already, but on a GPU.
     """
 
     seconds: Seconds
@@ -38,6 +39,7 @@ class Pace:
     sleep: Callable[[float], None] = time.sleep
     emulated_s: float = 0.0
     late_s: float = 0.0
+    finish: Callable[[], None] = lambda: None
     _overslept_s: float = field(default=0.0, init=False)
 
     @contextmanager
@@ -52,6 +54,7 @@ class Pace:
         """
         began = self.clock()
         yield
+        self.finish()
         lasting = self.seconds(stage, samples)
         self.emulated_s += lasting
         end = began + lasting - self._overslept_s

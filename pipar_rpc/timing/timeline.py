@@ -1,12 +1,13 @@
 """Spans of time in which resources worked, and the sums from which all metrics are made.
 
 The training code is handed a Timeline and adds spans to it; it never computes a metric itself.
-Times are seconds of `time.monotonic()` of the process that measured them.
+Times are seconds of `time.monotonic()` of the process that measured them. On a GPU they are known once the
+work is done: until then, they are moments.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from pipar_rpc.base.gpu_clock import Moment
 
 
 class Stage(StrEnum):
@@ -67,23 +70,43 @@ class Timeline:
     """Collects spans; adding one is a list append, safe from any thread."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
+        self._spans: list[tuple[Stage, int, int, float | Moment, float | Moment]] = []
 
     def add(self, span: Span) -> None:
         """Records a span whose start and end are already known, such as a transfer on an emulated link."""
         self._spans.append(span)
 
     @contextmanager
-    def measure(self, stage: Stage, iteration: int, micro_batch: int = 0) -> Iterator[None]:
-        """Records the block as one span of computation."""
-        start = time.monotonic()
+    def measure(
+        self,
+        stage: Stage,
+        iteration: int,
+        micro_batch: int = 0,
+        now: Callable[[], float | Moment] = time.monotonic,
+    ) -> Iterator[None]:
+        """Records the block as one span of computation.
+
+        Args:
+            stage: stage of the computation.
+            iteration: see `Span`.
+            micro_batch: see `Span`.
+            now: clock; that of the stream to which the block gives its work.
+        """
+        start = now()
         yield
-        self._spans.append(Span(stage, iteration, micro_batch, start, time.monotonic()))
+        self._spans.append((stage, iteration, micro_batch, start, now()))
 
     def drain(self) -> list[Span]:
-        """Hands over all spans recorded so far and starts empty."""
+        """Hands over all spans recorded so far and starts empty; waits for moments that have not passed."""
         spans, self._spans = self._spans, []
-        return spans
+        return [
+            Span(stage, iteration, micro_batch, _seconds(start), _seconds(end))
+            for stage, iteration, micro_batch, start, end in spans
+        ]
+
+
+def _seconds(time_of: float | Moment) -> float:
+    return time_of.seconds() if isinstance(time_of, Moment) else time_of
 
 
 def pack(spans: Sequence[Span]) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipar_rpc.base.gpu import Stream, main_stream
 from pipar_rpc.base.memory import peak_rss_mb
 from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.states import State, num_bytes
@@ -92,6 +93,7 @@ class DeviceHalf(Instrumented):
         optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
         on_deadline: function called with the seconds of silence after which the server counts as lost.
         stop: request to end what runs, at the next micro-batch or in any sleep; never made by default.
+        stream: stream on which it computes; by default the main one of `device`.
     """
 
     def __init__(
@@ -108,15 +110,15 @@ class DeviceHalf(Instrumented):
         optimizer_state: State | None = None,
         on_deadline: Callable[[float], None] = lambda seconds: None,
         stop: Stop | None = None,
+        stream: Stream | None = None,
     ) -> None:
         super().__init__(instruments or Instruments())
         self._name, self._learning, self._data = name, learning, data
         self._criterion = Criterion(learning.loss)
-        self._report, self._device = report, device
+        self._report, self._device, self._stream = report, device, stream or main_stream(device)
         self._make_cut, self._on_deadline = make_cut, on_deadline
         self._machine: MachineSpeed | None = None
-        self._stop = stop or Stop()
-        self._stack = ExitStack()
+        self._stop, self._stack = stop or Stop(), ExitStack()
         self._loader = self._stack.enter_context(open_pool("loader"))
         self._models = model_codec or ExactModel()
         self._hold(cut, optimizer_state or {})
@@ -132,6 +134,7 @@ class DeviceHalf(Instrumented):
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._pace = cut.speed.pace(self._machine, self._stop.sleep)
+        self._pace.finish = self._stream.finish
 
     def recut(self, job: DeviceJob, state: State, optimizer_state: State) -> State:
         """Changes the layers that are held, or how mini-batches are cut; to be called between rounds.
@@ -171,6 +174,7 @@ class DeviceHalf(Instrumented):
         host, machine = calibrate(self._cut.speed, known, self._device)
         self._machine = machine
         self._pace = self._cut.speed.pace(machine, self._stop.sleep)
+        self._pace.finish = self._stream.finish
         return host, machine
 
     def state(self) -> State:
@@ -218,7 +222,8 @@ class DeviceHalf(Instrumented):
     @contextmanager
     def _measure(self, stage: Stage, part: Part, samples: int) -> Iterator[None]:
         """Measures the block, made as long as it would be on the emulated device."""
-        with self._timeline.measure(stage, part.iteration, part.index), self._pace.stretch(stage, samples):
+        span = self._timeline.measure(stage, part.iteration, part.index, self._stream.now)
+        with span, self._pace.stretch(stage, samples):
             yield
 
     def _measure_coding(self, stage: Stage, part: Part, samples: int) -> AbstractContextManager[None]:
@@ -233,6 +238,7 @@ class DeviceHalf(Instrumented):
         report.saved_bytes, report.expected = -self._cut.coding.saved_bytes, self._data.batches.expected
         self._pace.emulated_s = self._pace.late_s = 0.0
         yield report
+        self._stream.finish()
         report.seconds = time.monotonic() - began
         spans = self._timeline.drain()
         report.stages = sum_by_stage(spans)

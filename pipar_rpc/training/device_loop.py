@@ -6,7 +6,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pipar_rpc.base.errors import PeerError, first_line
-from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import MicroBatch, Part
 from pipar_rpc.base.without_compiler import pass_back
 from pipar_rpc.compression.coding import Coded
@@ -68,13 +67,12 @@ class Device(DeviceHalf):
             self._stop.check()
             with self._measure(Stage.DEVICE_FORWARD, part, len(labels)):
                 self._cut.dropout.begin(part)
-                inputs = images.to(self._device)
+                inputs = self._stream.to_device(images)
                 with self._cut.gradients.watched():
                     activation = self._head(inputs)
-                finish(self._device)
             with self._measure_coding(Stage.DEVICE_ENCODE, part, len(labels)):
                 released = self._cut.privacy.release(part, inputs, activation)
-                sent = self._cut.coding.encode_activation(part, released.values)
+                sent = self._cut.coding.encode_activation(part, released.values, self._stream.to_host)
             result = self._cut.exchange.submit(part, sent, labels)
             in_flight.append(_InFlight(part, len(labels), counted, activation, released, sent, result))
         return in_flight
@@ -89,19 +87,19 @@ class Device(DeviceHalf):
             result = self._await(pending, part)
             if result.gradient is not None:
                 with self._measure_coding(Stage.DEVICE_DECODE, part, size):
-                    received = self._cut.coding.decode_gradient(sent, result.gradient, self._device)
+                    payload = self._stream.to_device(result.gradient)
+                    received = self._cut.coding.decode_gradient(sent, payload, self._device)
                     gradient = released.gradient(received)
                 with self._measure(Stage.DEVICE_BACKWARD, part, size):
                     pass_back(activation, gradient)
                     self._cut.gradients.after(part)
-                    finish(self._device)
             loss += result.loss * counted
             correct += result.correct
         if self._optimizer.trains:
-            with self._timeline.measure(Stage.UPDATE, part.iteration), self._pace.stretch(Stage.UPDATE, 0):
+            span = self._timeline.measure(Stage.UPDATE, part.iteration, now=self._stream.now)
+            with span, self._pace.stretch(Stage.UPDATE, 0):
                 self._cut.gradients.finish(part)
                 self._optimizer.step(part)
-                finish(self._device)
         return loss, correct
 
     def _await(self, pending: Future[Result], part: Part) -> Result:

@@ -6,12 +6,15 @@ Algorithms 1 and 2 meet here; `pipar_rpc.transport` implements the exchange betw
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from pipar_rpc.base.gpu import Later, Stream, settled
 from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.timing.timeline import Stage
 
@@ -34,7 +37,10 @@ class Result(NamedTuple):
     output: Coded | None = None
 
 
-Process = Callable[[Part, Coded, Tensor | None, Callable[[Result], None]], None]
+Reply = Callable[[Result | Later[Result]], None]
+"""Takes what goes back; a GPU may still be at it."""
+
+Process = Callable[[Part, Coded, Tensor | None, Reply], None]
 """A server half: `process(part, sent, labels, reply)` replies as soon as it has what goes back.
 
 There are labels only where the server half computes the loss.
@@ -76,7 +82,7 @@ class LocalExchange:
     def submit(self, part: Part, activation: Coded, labels: Tensor | None) -> Future[Result]:
         """Runs the server half at once, in the calling thread."""
         future: Future[Result] = Future()
-        self._process(part, activation, labels, future.set_result)
+        self._process(part, activation, labels, lambda result: future.set_result(settled(result)))
         return future
 
     def finish(self, measure: Measure) -> None:
@@ -84,3 +90,55 @@ class LocalExchange:
 
     def close(self) -> None:
         """Does nothing, since nothing is held."""
+
+
+class WaitingExchange:
+    """An exchange for a GPU, which may still be at an activation when it is submitted.
+
+    A thread waits for each activation in turn and submits it then, so that it holds the uplink no sooner than
+    it is there, while the device's own thread gives the GPU the next forward pass.
+
+    Args:
+        exchange: the exchange.
+        stream: stream on which the device half computes.
+    """
+
+    def __init__(self, exchange: Exchange, stream: Stream) -> None:
+        self._exchange, self._stream = exchange, stream
+        self._stack = ExitStack()
+        self._pool = self._stack.enter_context(open_pool("leaving"))
+
+    def submit(self, part: Part, activation: Coded, labels: Tensor | None) -> Future[Result]:
+        """Sends a micro-batch as soon as all is done that the stream was given until now; returns at once."""
+        result: Future[Result] = Future()
+        there = self._stream.when_done(lambda: activation)
+        self._pool.submit(self._pass_on, part, there, labels, result)
+        return result
+
+    def finish(self, measure: Measure) -> None:
+        """Waits until all activations have been passed on, and finishes the exchange."""
+        self._pool.submit(lambda: None).result()
+        self._exchange.finish(measure)
+
+    def close(self) -> None:
+        """Releases the threads."""
+        self._stack.close()
+        self._exchange.close()
+
+    def _pass_on(
+        self, part: Part, there: Coded | Later[Coded], labels: Tensor | None, result: Future[Result]
+    ) -> None:
+        try:
+            answer = self._exchange.submit(part, settled(there), labels)
+        except BaseException as error:  # whatever it is: the device loop waits for the result
+            result.set_exception(error)
+        else:
+            answer.add_done_callback(partial(_follow, result))
+
+
+def _follow(result: Future[Result], answer: Future[Result]) -> None:
+    """Makes `result` what `answer` has become."""
+    if error := answer.exception():
+        result.set_exception(error)
+    else:
+        result.set_result(answer.result())

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
 
 
 class FiniteCheck:
     """Checks one mini-batch; to be made before its first micro-batch.
 
-    Both methods raise a LostError if a number is not finite. The layers are then as they were before the
+    The methods raise a LostError if a number is not finite. The layers are then as they were before the
     mini-batch: other devices may go on with them.
 
     Args:
@@ -24,18 +25,32 @@ class FiniteCheck:
     def __init__(self, layers: nn.Module) -> None:
         self._layers = layers
         self._before = [buffer.clone() for buffer in layers.buffers()]
+        self._unread: list[tuple[Part, Later[tuple[float, int]]]] = []
 
-    def loss(self, part: Part, loss: float) -> None:
-        """Checks the loss of a micro-batch."""
-        if not math.isfinite(loss):
-            self._refuse(part, f"the loss is {loss}")
+    def loss(self, part: Part, told: tuple[float, int] | Later[tuple[float, int]]) -> None:
+        """Checks the loss of a micro-batch, at once or, if it is not there yet, in `losses`.
+
+        Args:
+            part: place of the micro-batch.
+            told: loss, and number of correct predictions.
+        """
+        if isinstance(told, Later):
+            self._unread.append((part, told))
+        elif not math.isfinite(told[0]):
+            self._refuse(part, f"the loss is {told[0]}")
+
+    def losses(self) -> None:
+        """Checks the losses that were not there yet; to be called after the last micro-batch."""
+        unread, self._unread = self._unread, []
+        for part, told in unread:
+            self.loss(part, told.wait())
 
     def gradients(self, part: Part) -> None:
         """Checks gradients and running statistics, which may overflow while the loss is finite."""
         gradients = [weight.grad for weight in self._layers.parameters() if weight.grad is not None]
         buffers = zip(self._layers.buffers(), self._before, strict=True)
-        changed = [now for now, before in buffers if not torch.equal(now, before)]  # not masks of -inf
-        if not _finite([*gradients, *changed]):
+        changed = [_changed_sum(*both) if both[0].is_cuda else _changed(*both) for both in buffers]
+        if not _finite([*gradients, *(found for found in changed if found is not None)]):
             self._refuse(part, "a gradient or a running statistic is not finite")
 
     def undo(self) -> None:
@@ -49,6 +64,17 @@ class FiniteCheck:
         self.undo()
         where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
         raise LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
+
+
+def _changed(now: Tensor, before: Tensor) -> Tensor | None:
+    """A buffer that has changed, which masks of -inf have not; otherwise None."""
+    return None if torch.equal(now, before) else now
+
+
+def _changed_sum(now: Tensor, before: Tensor) -> Tensor:
+    """The sum of a buffer that has changed, otherwise 0: without a look at it, for which a GPU would stop."""
+    total = now.sum().double()
+    return torch.where((now != before).any(), total, torch.zeros_like(total))
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

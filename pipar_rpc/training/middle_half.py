@@ -1,18 +1,16 @@
 """Algorithm 2 in the U-shape: the server half between two parts of the device's; see `tail`."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
-from pipar_rpc.base.gpu import finish
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coded, Coding, Crossing
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.timing.timeline import Stage, Timeline
-from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.exchange import Reply, Result
 from pipar_rpc.training.finite_check import FiniteCheck
 from pipar_rpc.training.server_half import ServerHalf
 
@@ -45,9 +43,7 @@ class MiddleHalf(ServerHalf):
         self._passed: dict[int, _Passed] = {}
         self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
 
-    def process(
-        self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
-    ) -> None:
+    def process(self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
         """Runs the forward pass in a part's first crossing and the backward pass in its second one.
 
         One optimiser step follows the last part's second crossing.
@@ -62,35 +58,36 @@ class MiddleHalf(ServerHalf):
             LostError: a gradient or a buffer is not finite. The half is as it was before the mini-batch.
         """
         assert labels is None
-        if activation.crossing is Crossing.FIRST:
-            self._forward(part, activation, reply)
-        else:
-            self._backward(part, activation, reply)
+        with self._stream.used():
+            activation = activation.moved(self._stream.to_device)
+            if activation.crossing is Crossing.FIRST:
+                self._forward(part, activation, reply)
+            else:
+                self._backward(part, activation, reply)
 
-    def _forward(self, part: Part, activation: Coded, reply: Callable[[Result], None]) -> None:
+    def _forward(self, part: Part, activation: Coded, reply: Reply) -> None:
         leaf = self._arrived(part, activation)
-        with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+        with self._measure(Stage.SERVER_FORWARD, part):
             if part.index == 1:
                 self._begin()
             self._dropout.begin(part)
             with self._gradients.watched():
                 output = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
-            finish(self._device)
         with self._measure_coding(Stage.OUTPUT_ENCODE, part):
-            sent = self._tail_coding.encode_activation(part, output)
+            sent = self._tail_coding.encode_activation(part, output, self._stream.to_host)
         self._passed[part.index] = _Passed(activation, leaf, output, sent)
-        reply(Result(None, output=sent))
+        reply(self._stream.when_done(lambda: Result(None, output=sent)))
 
-    def _backward(self, part: Part, gradient: Coded, reply: Callable[[Result], None]) -> None:
+    def _backward(self, part: Part, gradient: Coded, reply: Reply) -> None:
         activation, leaf, output, sent = self._passed.pop(part.index)
         if output.requires_grad:
             with self._measure_coding(Stage.RETURN_DECODE, part):
                 values = self._tail_coding.decode_gradient(sent, gradient.payload, self._device)
-            with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
+            with self._measure(Stage.SERVER_BACKWARD, part):
                 output.backward(values)
                 self._gradients.after(part)
-                finish(self._device)
-        reply(Result(self._leaving(part, activation, leaf)))
+        payload = self._leaving(part, activation, leaf)
+        reply(self._stream.when_done(lambda: Result(payload)))
         if part.is_last:
             self._update(part)
             self._unfinished.clear()
@@ -124,8 +121,9 @@ class MiddleHalf(ServerHalf):
 
     def state(self) -> State:
         """Returns parameters and buffers, on the CPU, without what an unfinished mini-batch has done."""
-        self._undo()
-        return super().state()
+        with self._stream.alone():
+            self._undo()
+            return super().state()
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers; see `ServerHalf.load`."""

@@ -1,14 +1,14 @@
 """Algorithm 2: the server half of one device's network."""
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.gpu import Stream, open_stream, settled
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.states import State
 from pipar_rpc.compression.coding import Coded, Coding
@@ -18,7 +18,7 @@ from pipar_rpc.learning.spec import LearningSpec
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.privacy.gradients import PLAIN, Clipped, Gradients
 from pipar_rpc.timing.timeline import Stage, Timeline
-from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.exchange import Reply, Result
 from pipar_rpc.training.finite_check import FiniteCheck
 
 
@@ -27,6 +27,9 @@ class ServerHalf:
 
     The loss is averaged over the micro-batch and weighted by its share of the mini-batch, so the N gradients
     add up to the gradient of the whole mini-batch.
+
+    All that it computes goes to a stream of its own. On a GPU it replies with what the GPU is still at, and
+    looks at nothing before the end of the mini-batch; what is called between rounds waits for the GPU.
 
     Args:
         layers: the server half, on the CPU; empty for split point Q.
@@ -37,6 +40,7 @@ class ServerHalf:
         timeline: record of the spans of the computation.
         optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
         gradients: what becomes of the layers' gradients before the optimiser uses them.
+        stream: stream on which it computes; by default one of its own on `device`.
     """
 
     def __init__(
@@ -49,10 +53,13 @@ class ServerHalf:
         timeline: Timeline,
         optimizer_state: State | None = None,
         gradients: Gradients = PLAIN,
+        stream: Stream | None = None,
     ) -> None:
         self._learning, self._device, self._timeline = learning, device, timeline
+        self._stream = stream or open_stream(device)
         self._criterion = Criterion(learning.loss, device)
-        self._hold(layers, dropout, coding, optimizer_state or {}, gradients)
+        with self._stream.alone():
+            self._hold(layers, dropout, coding, optimizer_state or {}, gradients)
 
     def _hold(
         self,
@@ -68,9 +75,7 @@ class ServerHalf:
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
 
-    def process(
-        self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
-    ) -> None:
+    def process(self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
         """Runs forward and backward pass and, after the last micro-batch, one optimiser step.
 
         Args:
@@ -81,25 +86,29 @@ class ServerHalf:
 
         Raises:
             LostError: the loss, a gradient or a buffer is not finite. The half is as it was before the
-                mini-batch: other devices may go on with it.
+                mini-batch: other devices may go on with it. On a GPU it is raised by the last part alone.
         """
         assert labels is not None
+        with self._stream.used():
+            self._train(part, activation.moved(self._stream.to_device), labels, reply)
+
+    def _train(self, part: Part, activation: Coded, labels: Tensor, reply: Reply) -> None:
         leaf = self._arrived(part, activation)
-        with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
+        with self._measure(Stage.SERVER_FORWARD, part):
             if part.index == 1:
                 self._check = FiniteCheck(self._layers)
             self._dropout.begin(part)
-            labels = labels.to(self._device)
+            labels = self._stream.to_device(labels)
             with self._gradients.watched():
                 outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
             loss = self._criterion.of_part(outputs, labels, part.weight)
-        with self._timeline.measure(Stage.SERVER_BACKWARD, part.iteration, part.index):
+        with self._measure(Stage.SERVER_BACKWARD, part):
             (loss * part.weight).backward()
             self._gradients.after(part)
-            finish(self._device)
-            correct, mean = self._criterion.num_correct(outputs, labels), float(loss.detach())
-        self._check.loss(part, mean)
-        reply(Result(self._leaving(part, activation, leaf), mean, correct))
+            told = self._stream.read(loss.detach(), self._criterion.correct(outputs, labels))
+        self._check.loss(part, told)
+        gradient = self._leaving(part, activation, leaf)
+        reply(self._stream.when_done(lambda: Result(gradient, *settled(told))))
         if part.is_last:
             self._update(part)
 
@@ -112,23 +121,29 @@ class ServerHalf:
         """The payload of the activation's gradient; None if none is wanted."""
         with self._measure_coding(Stage.SERVER_ENCODE, part):
             gradient = leaf.grad
-            return None if gradient is None else self._coding.encode_gradient(part, activation, gradient)
+            if gradient is None:
+                return None
+            return self._coding.encode_gradient(part, activation, gradient, self._stream.to_host)
 
     def _update(self, part: Part) -> None:
         """The optimiser step, if there is anything to update."""
+        self._check.losses()
         if not self._optimizer.trains:
             return
-        with self._timeline.measure(Stage.UPDATE, part.iteration):
+        with self._timeline.measure(Stage.UPDATE, part.iteration, now=self._stream.now):
             self._gradients.finish(part)
             self._check.gradients(part)
             self._optimizer.step(part)
-            finish(self._device)
+
+    def _measure(self, stage: Stage, part: Part) -> AbstractContextManager[None]:
+        """A span of what is computed for a micro-batch."""
+        return self._timeline.measure(stage, part.iteration, part.index, self._stream.now)
 
     def _measure_coding(self, stage: Stage, part: Part) -> AbstractContextManager[None]:
         """A span of what a codec computes; none where activations cross as they are."""
         if self._coding.exact:
             return nullcontext()
-        return self._timeline.measure(stage, part.iteration, part.index)
+        return self._measure(stage, part)
 
     def recut(
         self,
@@ -147,7 +162,8 @@ class ServerHalf:
             optimizer_state: optimiser's state of those of their parameters that are new here.
             gradients: what becomes of the layers' gradients before the optimiser uses them.
         """
-        self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state, gradients)
+        with self._stream.alone():
+            self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state, gradients)
 
     def clipped(self) -> Clipped:
         """Returns how many gradients of single samples were clipped here since the last call."""
@@ -155,7 +171,8 @@ class ServerHalf:
 
     def optimizer_state(self) -> State:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
-        return self._optimizer.state()
+        with self._stream.alone():
+            return self._optimizer.state()
 
     def for_device(
         self,
@@ -179,18 +196,21 @@ class ServerHalf:
 
     def snapshot(self) -> tuple[State, State]:
         """Copies the layers' and the optimiser's state, for `restore`."""
-        return {key: tensor.clone() for key, tensor in self.state().items()}, self.optimizer_state()
+        with self._stream.alone():
+            return {key: tensor.clone() for key, tensor in self.state().items()}, self.optimizer_state()
 
     def restore(self, snapshot: tuple[State, State]) -> None:
         """Forgets what was trained since `snapshot`."""
         state, optimizer_state = snapshot
-        self.load(state)
-        self._layers.zero_grad()
-        self._optimizer.load(optimizer_state)
+        with self._stream.alone():
+            self.load(state)
+            self._layers.zero_grad()
+            self._optimizer.load(optimizer_state)
 
     def state(self) -> State:
         """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
-        return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
+        with self._stream.alone():
+            return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def names(self) -> Collection[str]:
         """Returns the names of parameters and buffers, without a look at their numbers."""
@@ -198,5 +218,6 @@ class ServerHalf:
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""
-        self._layers.load_state_dict(state)
-        self._optimizer.begin_round()
+        with self._stream.alone():
+            self._layers.load_state_dict(state)
+            self._optimizer.begin_round()

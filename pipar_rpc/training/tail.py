@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pipar_rpc.base.errors import PeerError, first_line
-from pipar_rpc.base.gpu import finish
+from pipar_rpc.base.gpu import Stream, main_stream, settled
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded, Coding, Crossing
 from pipar_rpc.learning.loss import Criterion
@@ -48,6 +48,7 @@ class Tail:
         coding: codecs at the cut before them, equal to the server half's.
         device: torch device that computes.
         gradients: what becomes of their gradients before the optimiser uses them.
+        stream: stream on which it computes, the device half's; by default the main one of `device`.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Tail:
         coding: Coding,
         device: torch.device,
         gradients: Gradients = PLAIN,
+        stream: Stream | None = None,
     ) -> None:
         self._layers, self._criterion, self._dropout = layers, criterion, dropout
         self._coding, self._device, self._gradients = coding, device, gradients
+        self._stream = stream or main_stream(device)
         self._check = FiniteCheck(layers)  # made anew before each mini-batch
 
     def train(self, part: Part, output: Coded, labels: Tensor, measure: Measure) -> tuple[Coded, Result]:
@@ -80,32 +83,32 @@ class Tail:
             LostError: the loss, a gradient or a running statistic is not finite.
         """
         size = len(labels)
+        output = output.moved(self._stream.to_device)
         with self._measure_coding(measure, Stage.OUTPUT_DECODE, part, size):
             leaf = self._coding.decode_leaf(output, self._device)
         with measure(Stage.DEVICE_TAIL, part, size):
             if part.index == 1:
                 self._check = FiniteCheck(self._layers)
             self._dropout.begin(part)
-            labels = labels.to(self._device)
+            labels = self._stream.to_device(labels)
             with self._gradients.watched():
                 outputs = self._layers(leaf.clone())  # the first layer may work in place: no leaf allows it
             loss = self._criterion.of_part(outputs, labels, part.weight)
             (loss * part.weight).backward()
             self._gradients.after(part)
-            finish(self._device)
-            correct, mean = self._criterion.num_correct(outputs, labels), float(loss.detach())
-        self._check.loss(part, mean)
+            told = settled(self._stream.read(loss.detach(), self._criterion.correct(outputs, labels)))
+        self._check.loss(part, told)
         if part.is_last:
             self._gradients.finish(part)
             self._check.gradients(part)
         with self._measure_coding(measure, Stage.RETURN_ENCODE, part, size):
             gradient = self._encode(part, output, leaf.grad)
-        return gradient, Result(None, mean, correct)
+        return settled(self._stream.when_done(lambda: gradient)), Result(None, *told)
 
     def _encode(self, part: Part, output: Coded, gradient: Tensor | None) -> Coded:
         payload = torch.empty(0, dtype=torch.uint8)
         if gradient is not None:
-            payload = self._coding.encode_gradient(part, output, gradient)
+            payload = self._coding.encode_gradient(part, output, gradient, self._stream.to_host)
         return Coded(payload, output.shape, output.dtype, None, Crossing.SECOND)
 
     def _measure_coding(

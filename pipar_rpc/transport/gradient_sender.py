@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 
 from pipar_rpc.base.errors import Failure, PeerError, first_line
+from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import start_pool
 from pipar_rpc.compression.coding import Coded
@@ -71,11 +72,23 @@ class GradientSender:
     ) -> None:
         self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
         self._contexts, self._answer = contexts, answer
-        self._pacer = start_pool(f"pace-{name}")
+        self._waiter, self._pacer = start_pool(f"wait-{name}"), start_pool(f"pace-{name}")
         self._senders = start_pool(f"send-{name}", MAX_SENDERS)
 
-    def submit(self, batch: Delivered, result: Result) -> None:
-        """Sends what the server half has made of a micro-batch; returns at once."""
+    def submit(self, batch: Delivered, result: Result | Later[Result]) -> None:
+        """Sends what the server half has made of a micro-batch, once it is there; returns at once."""
+        if isinstance(result, Later):
+            self._waiter.submit(self._wait, batch, result)
+        else:
+            self._leave(batch, result)
+
+    def _wait(self, batch: Delivered, result: Later[Result]) -> None:
+        try:
+            self._leave(batch, result.wait())
+        except Exception as error:
+            self._answer(batch.answer, undelivered(error))
+
+    def _leave(self, batch: Delivered, result: Result) -> None:
         payload = result.gradient if result.output is None else result.output.payload
         if payload is None:
             slot = self._downlink.reserve(0)  # the answer takes the latency; it does not hold the link
@@ -119,7 +132,8 @@ class GradientSender:
         Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
         torch's call cannot be interrupted.
         """
-        self._pacer.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._waiter, self._pacer):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._senders.shutdown(wait=False, cancel_futures=True)
 
 

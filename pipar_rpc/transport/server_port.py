@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, PeerError
+from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link
@@ -177,7 +178,7 @@ class Port:
     def _run(self, batch: Delivered) -> None:
         replied = False
 
-        def reply(result: Result) -> None:
+        def reply(result: Result | Later[Result]) -> None:
             nonlocal replied
             self._sender.submit(batch, result)
             replied = True

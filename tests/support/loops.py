@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipar_rpc.base.gpu import Stream
 from pipar_rpc.base.microbatch import split_batch
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
@@ -22,7 +23,7 @@ from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_half import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
-from pipar_rpc.training.exchange import Exchange, LocalExchange
+from pipar_rpc.training.exchange import Exchange, LocalExchange, WaitingExchange
 from pipar_rpc.training.middle_half import MiddleHalf
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training.server_half import ServerHalf
@@ -57,23 +58,29 @@ def train_split(
     wrap: Wrap = lambda exchange: exchange,
     privacy: PrivacySpec = NO_PRIVACY,
     mechanisms: CutPrivacy | None = None,
+    streams: tuple[Stream, Stream] | None = None,
+    where: torch.device = CPU,
 ) -> tuple[State, RoundReport, list[float]]:
     """Algorithms 1 and 2 on the two halves; the state, the last epoch's report and each batch's loss.
 
-    With `tail_units` the labels stay on the device; `wrap` is put around what crosses.
+    With `tail_units` the labels stay on the device; `wrap` is put around what crosses. With `streams`, the
+    device's and the server half's, as on a GPU.
     """
+    of_device, of_server = streams or (None, None)
     learning = learning or LEARNING
     held = device_layers(network, split_point, tail_units)
     between = server_layers(network, split_point, tail_units)
     dropout, kind = DropoutStreams(between, 0, 1), MiddleHalf if tail_units else ServerHalf
     own, other, of_tail = half_gradients(network, split_point, batches.batch_size, privacy, tail_units)
-    server = kind(between, learning, dropout, coding, CPU, Timeline(), gradients=other)
+    server = kind(between, learning, dropout, coding, where, Timeline(), gradients=other, stream=of_server)
     exchange, losses = wrap(LocalExchange(server.process)), []
     if tail_units:
         last = held[split_point:]
-        criterion, streams = Criterion(learning.loss), DropoutStreams(last, 0, 1)
-        tail = Tail(last, criterion, streams, coding.before_tail(), CPU, of_tail)
+        criterion, masks = Criterion(learning.loss, where), DropoutStreams(last, 0, 1)
+        tail = Tail(last, criterion, masks, coding.before_tail(), where, of_tail, of_device)
         exchange = TailExchange("device1", exchange, tail)
+    if of_device:
+        exchange = WaitingExchange(exchange, of_device)
     device = Device(
         name="device1",
         cut=Cut(
@@ -91,7 +98,8 @@ def train_split(
         learning=learning,
         data=LocalData(batches),
         report=lambda iteration, loss: losses.append(loss),
-        device=CPU,
+        device=where,
+        stream=of_device,
     )
     for epoch in range(1, epochs + 1):
         report = device.train(epoch, start=0, stop=len(batches))

@@ -2,7 +2,10 @@
 
 import pytest
 
+from pipar_rpc.base.gpu_clock import StreamClock
 from pipar_rpc.timing.timeline import Busy, Span, Stage, Timeline, pack, sum_by_stage, union_seconds, unpack
+from tests.support.clock import Clock
+from tests.support.streams import FakeStream
 
 
 def test_union_counts_overlaps_once():
@@ -37,3 +40,20 @@ def test_spans_survive_packing_and_move_to_another_clock():
     moved = unpack(pack(DEVICE), 2.5)
     assert [(span.start, span.end) for span in moved] == [(s.start - 2.5, s.end - 2.5) for s in DEVICE]
     assert unpack(pack([]), 1.0) == []
+
+
+def test_spans_of_a_gpu_are_known_when_they_are_handed_over():
+    """Measuring waits for nothing."""
+    clock = Clock()
+    stream, timeline = FakeStream(clock), Timeline()
+    stream._clock = StreamClock(stream._recorded, clock)
+    for iteration in range(2):
+        with timeline.measure(Stage.SERVER_FORWARD, iteration, 1, stream.now):
+            clock.now += 0.25
+    timeline.add(Span(Stage.UPLINK, 0, 1, 1.0, 1.5))
+    assert stream.reached < stream.events
+    assert timeline.drain() == [
+        Span(Stage.SERVER_FORWARD, 0, 1, 100.0, 100.25),
+        Span(Stage.SERVER_FORWARD, 1, 1, 100.25, 100.5),
+        Span(Stage.UPLINK, 0, 1, 1.0, 1.5),
+    ]

@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from pipar_rpc.base.gpu import main_stream, open_stream
+from pipar_rpc.compression.coding import Coding, CodingSpec
+from pipar_rpc.compression.registry import CodecSpec
 from pipar_rpc.learning import LearningSpec, OptimizerSpec
 from pipar_rpc.models import MODELS, ModelSpec, Norm, build_meta, build_model, seed_dropout
 from pipar_rpc.timing.timeline import Stage
+from tests.support.coding import EXACT
 from tests.support.loops import assert_close, make_batches, train_plain, train_split
+from tests.support.streams import FakeStream, needs_gpu
 
 BATCH = 10
 CUTS = [
@@ -49,6 +54,39 @@ def test_split_with_micro_batches_equals_unsplit(norm, split_point, num_micro_ba
     assert (report.samples, report.iterations) == (24, 3)
     sizes = [min(num_micro_batches, size) for size in (10, 10, 4)]
     assert report.stages[Stage.DEVICE_FORWARD].count == sum(sizes)
+
+
+TOP = CodecSpec("topk")
+STREAMS = [(1, 0), (3, 0), (5, 0), (2, 1)]  # P, T
+CODECS = [EXACT, Coding(CodingSpec(CodecSpec("int8"), CodecSpec("int8"))), Coding(CodingSpec(TOP, TOP))]
+
+
+@pytest.mark.parametrize("coding", CODECS, ids=["none", "int8", "topk"])
+@pytest.mark.parametrize(("split_point", "tail_units"), STREAMS)
+def test_with_streams_training_is_that_of_the_cpu_bit_for_bit(split_point, tail_units, coding):
+    """Nobody uses what has not come yet, and nothing is lost or done in another order."""
+    cut = {"split_point": split_point, "num_micro_batches": 4, "tail_units": tail_units, "coding": coding}
+    streams = FakeStream(), FakeStream()
+    found = [train_split(make(Norm.batch), vgg5_batches(), **cut, streams=own) for own in (None, streams)]
+    (plain, report, losses), (state, other, other_losses) = found
+    assert_close(state, plain, tolerance=0)
+    assert other_losses == losses
+    assert (other.correct, other.uplink_bytes) == (report.correct, report.uplink_bytes)
+    assert {stage: busy.count for stage, busy in other.stages.items()} == {
+        stage: busy.count for stage, busy in report.stages.items()
+    }
+
+
+@needs_gpu
+@pytest.mark.parametrize(("split_point", "tail_units"), STREAMS)
+def test_a_gpu_trains_what_the_cpu_trains(split_point, tail_units):
+    device = torch.device("cuda", 0)
+    cut = {"split_point": split_point, "num_micro_batches": 4, "tail_units": tail_units}
+    plain, _, losses = train_split(make(Norm.batch), vgg5_batches(), **cut)
+    streams = main_stream(device), open_stream(device)
+    state, _, found = train_split(make(Norm.batch), vgg5_batches(), **cut, streams=streams, where=device)
+    assert_close(state, plain, tolerance=1e-9)
+    assert found == pytest.approx(losses, abs=1e-9)
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 3, 7, BATCH])

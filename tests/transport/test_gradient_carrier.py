@@ -21,7 +21,7 @@ from pipar_rpc.learning import LearningSpec, LossSpec, OptimizerSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
-from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.exchange import Result, WaitingExchange
 from pipar_rpc.transport import activation_sender
 from pipar_rpc.transport.activation_sender import RpcExchange
 from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of, with_ticket
@@ -30,6 +30,7 @@ from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import Port
 from pipar_rpc.transport.wire import label_of
 from tests.support.loops import assert_close, make_batches, train_split
+from tests.support.streams import FakeStream
 
 HANDLER_THREADS = 4
 
@@ -176,6 +177,31 @@ def test_activations_and_gradients_of_any_sizes_cross_at_the_same_time(connect):
     for index, (size, gradient, result) in enumerate(zip(down, gradients, found, strict=True), start=1):
         assert (result.loss, result.correct) == (index / 2, index)
         assert result.gradient is None if size is None else torch.equal(result.gradient, gradient)
+
+
+def test_what_gpus_are_still_at_crosses_once_it_is_there(connect):
+    """From stream to stream and back, several in flight: no byte crosses before it is there."""
+    count, device, far = 8, FakeStream(), FakeStream()
+    up, down = ([random_bytes(4000, first + n) for n in range(count)] for first in (0, count))
+    came = []
+
+    class OnStream:
+        def process(self, part, activation, labels, reply):
+            came.append(activation.payload)
+            gradient = far.to_host(down[part.index - 1])
+            reply(far.when_done(lambda: Result(gradient, part.index / 2, part.index)))
+
+    exchange, labels = WaitingExchange(connect(OnStream(), count), device), torch.zeros(1, dtype=torch.int64)
+    futures = []
+    for index, payload in enumerate(up, start=1):
+        sent = Coded(device.to_host(payload), (1, 1), torch.float32, len(payload))
+        futures.append(exchange.submit(Part(1, 0, index, count, 1 / count), sent, labels))
+    exchange.finish(lambda *_: pytest.fail("nothing is computed"))
+    found = [future.result(30) for future in futures]
+    assert all(torch.equal(*both) for both in zip(came, up, strict=True))
+    assert all(torch.equal(result.gradient, sent) for result, sent in zip(found, down, strict=True))
+    assert [(result.loss, result.correct) for result in found] == [(n / 2, n) for n in range(1, count + 1)]
+    exchange.close()
 
 
 def test_handlers_do_not_wait_while_the_server_computes(connect):

@@ -9,6 +9,7 @@ import torch
 from torch.distributed import autograd as dist_autograd
 
 from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
@@ -159,6 +160,52 @@ def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monke
     port._sender._senders.shutdown(wait=True)
     assert answer.done()
     assert answer.value().message == "gradient not delivered: broken"
+    port.close()
+
+
+class Event:
+    """An event of a GPU that happens when a test says so."""
+
+    def __init__(self, error=None):
+        self.happened, self.awaited, self._error = threading.Event(), threading.Event(), error
+
+    def synchronize(self):
+        self.awaited.set()
+        assert self.happened.wait(60)
+        if self._error:
+            raise self._error
+
+
+def test_what_a_gpu_is_still_at_leaves_in_order_once_it_is_there(monkeypatch):
+    """The lane goes on to the next micro-batch; the downlink is reserved when there is something to send."""
+    sent = []
+    monkeypatch.setattr(dist_autograd, "backward", lambda context_id, roots: sent.append(roots))
+    events = [Event(), Event()]
+
+    def process(part, activation, labels, reply):
+        reply(Later(events[part.index - 1], lambda: Result(GRADIENT, part.index / 2, part.index)))
+
+    port = make_port(process)
+    answers = [submit(port, number) for number in range(2)]
+    port.settle(5)
+    assert events[0].awaited.wait(10)
+    events[1].happened.set()
+    assert not any(answer.done() for answer in answers)
+    assert port.downlink.num_bytes == 0
+    assert not events[1].awaited.is_set()
+    events[0].happened.set()
+    assert [answer.wait()[1:3] for answer in answers] == [(0.5, 1), (1.0, 2)]
+    assert len(sent) == 2
+    assert port.downlink.num_bytes == 2 * GRADIENT.nbytes
+    port.close()
+
+
+def test_a_gpu_that_fails_is_told_to_whoever_waits():
+    event = Event(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    event.happened.set()
+    port = make_port(lambda *args: args[-1](Later(event, lambda: Result(GRADIENT))))
+    answer = submit(port, 0)
+    assert answer.wait().message.startswith("gradient not delivered: CUDA error: an illegal memory access")
     port.close()
 
 

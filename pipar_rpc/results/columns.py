@@ -212,6 +212,8 @@ _DECLARED = (
     _coding("server_coding_s", "its server half's codecs", tag="time/server_coding_s"),
     *LEARNING,
     *PRIVACY,
+    _name("server_half", "`replicated`, `shared` or `merged`; `none` where devices hold the whole network"),
+    _name("server_order", "order in which the server computes the devices' micro-batches; `none` as before"),
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

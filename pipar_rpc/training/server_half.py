@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -26,7 +27,8 @@ class ServerHalf:
     """Layers P+1..Q and the loss, trained on activations as they arrive.
 
     The loss is averaged over the micro-batch and weighted by its share of the mini-batch, so the N gradients
-    add up to the gradient of the whole mini-batch.
+    add up to the gradient of the whole mini-batch. A mini-batch whose device leaves on the way is undone, for
+    other devices may go on with the same layers.
 
     Args:
         layers: the server half, on the CPU; empty for split point Q.
@@ -67,10 +69,11 @@ class ServerHalf:
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
+        self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
 
     def process(
         self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
-    ) -> None:
+    ) -> Future[None] | None:
         """Runs forward and backward pass and, after the last micro-batch, one optimiser step.
 
         Args:
@@ -87,7 +90,7 @@ class ServerHalf:
         leaf = self._arrived(part, activation)
         with self._timeline.measure(Stage.SERVER_FORWARD, part.iteration, part.index):
             if part.index == 1:
-                self._check = FiniteCheck(self._layers)
+                self._begin()
             self._dropout.begin(part)
             labels = labels.to(self._device)
             with self._gradients.watched():
@@ -102,6 +105,22 @@ class ServerHalf:
         reply(Result(self._leaving(part, activation, leaf), mean, correct))
         if part.is_last:
             self._update(part)
+            self._unfinished.clear()
+        return None
+
+    def _begin(self) -> None:
+        """Begins a mini-batch; one that has not ended was that of a device that is gone."""
+        self._undo()
+        self._check = FiniteCheck(self._layers)
+        self._unfinished.append(self._check)
+
+    def _undo(self) -> None:
+        for check in self._unfinished:
+            check.undo()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._unfinished.clear()
 
     def _arrived(self, part: Part, activation: Coded) -> Tensor:
         """The activation as decoded, a leaf."""
@@ -189,7 +208,11 @@ class ServerHalf:
         self._optimizer.load(optimizer_state)
 
     def state(self) -> State:
-        """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
+        """Returns parameters and buffers, on the CPU; they may share memory with the live ones.
+
+        They are without what an unfinished mini-batch has done.
+        """
+        self._undo()
         return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def names(self) -> Collection[str]:
@@ -198,5 +221,6 @@ class ServerHalf:
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""
+        self._forget()
         self._layers.load_state_dict(state)
         self._optimizer.begin_round()

@@ -22,6 +22,7 @@ class Part:
             mean loss over the whole batch.
         first: number of its first sample within the mini-batch, from 0.
         step: number of the mini-batch since the training began, from 0: the device's updates before it.
+        whole: how much counts in the mini-batch: its samples, where these count alike.
     """
 
     epoch: int
@@ -31,6 +32,7 @@ class Part:
     weight: float
     first: int = 0
     step: int = 0
+    whole: float = 1.0
 
     @property
     def is_last(self) -> bool:
@@ -92,8 +94,7 @@ def split_batch(
     for index, (x, y) in enumerate(parts, start=1):
         counted = count_of(y)
         weight = counted / whole if whole else 0.0
-        micro_batches.append(
-            MicroBatch(Part(epoch, iteration, index, count, weight, first, step), x, y, counted)
-        )
+        part = Part(epoch, iteration, index, count, weight, first, step, whole)
+        micro_batches.append(MicroBatch(part, x, y, counted))
         first += len(y)
     return micro_batches

@@ -14,7 +14,7 @@ from pipar_rpc.checkpoints.file import Checkpoint, CheckpointFolder, read
 from pipar_rpc.checkpoints.replacing import places
 from pipar_rpc.data import digest, read_indices
 from pipar_rpc.plan.plan import Plan
-from pipar_rpc.plan.same_training import CONTENT, DEFAULTS, flat
+from pipar_rpc.plan.same_training import CONTENT, DEFAULTS, flat, of_old
 from pipar_rpc.results.run_files import CHECKPOINTS, CONFIG, runs_in
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _check(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
-    wanted, saved = plan.checkpoints.same, checkpoint.settings
+    wanted, saved = plan.checkpoints.same, of_old(checkpoint.settings)
     if (key := _different(wanted, saved)) is not None:
         raise ConfigError(key, wanted.get(key), f"{saved.get(key)} as in the checkpoint to resume ({path})")
     split_point, old = plan.devices[0].split_point, checkpoint.cuts[0][0]

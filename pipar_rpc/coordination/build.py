@@ -1,7 +1,7 @@
 """Building a device's objects on the device's own rank, from plain data."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -207,6 +207,7 @@ def build_server_half(
     node: Node,
     timeline: Timeline,
     optimizer_state: State | None = None,
+    kind: Callable[..., ServerHalf] | None = None,
 ) -> ServerHalf:
     """Creates the server half of a device, on this machine.
 
@@ -216,13 +217,14 @@ def build_server_half(
         node: this machine.
         timeline: record of the spans of the computation.
         optimizer_state: state of their optimiser by parameters' names; None at the beginning of training.
+        kind: what to make, with the arguments of `ServerHalf`; None for what the place of the labels needs.
     """
-    kind = MiddleHalf if job.labels_stay else ServerHalf
+    kind = kind or (MiddleHalf if job.labels_stay else ServerHalf)
     return _server_half(kind, layers, job, node, timeline, optimizer_state, server_gradients(job, layers))
 
 
 def _server_half(
-    kind: type[ServerHalf],
+    kind: Callable[..., ServerHalf],
     layers: nn.Sequential,
     job: DeviceJob,
     node: Node,

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import nn
 
@@ -32,6 +33,7 @@ from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.strategies import Strategy
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_loop import Device
+from pipar_rpc.training.merged_half import MergedHalf, Merging
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote
@@ -56,7 +58,8 @@ def deployed(
         devices: jobs of the devices.
         node: this machine.
         network: the uncut network with its first weights.
-        strategy: strategy, which says whether the devices share one server half and train at the same time.
+        strategy: strategy, which says whether the devices share one server half, and in which order they
+            are served.
         beginnings: weights of each device's whole network and state of its optimisers; None for the weights
             of `network`.
         iteration: iteration of an epoch at which training begins, from 0.
@@ -66,13 +69,14 @@ def deployed(
         PeerError: a device failed or did not answer in time.
     """
     with ExitStack() as stack:
-        order = stack.enter_context(open_order(strategy.server_order, len(devices)))
+        merging = Merging()
+        order = stack.enter_context(open_order(strategy.server_order, len(devices), merging.compute))
         first: tuple[State, State] = network.state_dict(), {}
         states = beginnings or [first] * len(devices)
         ends: dict[str, End] = dict(stack.enter_context(far_halves(devices, network, states)))
         halves = _server_halves(
             [(device, own) for device, own in zip(devices, states, strict=True) if device.name not in ends],
-            *(node, network, strategy.shared_half),
+            *(node, network, strategy, merging),
         )
         for index, device in enumerate(devices):
             if device.name in halves:
@@ -96,14 +100,16 @@ def _server_halves(
     devices: Sequence[tuple[DeviceJob, tuple[State, State]]],
     node: Node,
     network: nn.Sequential,
-    shared: bool,
+    strategy: Strategy,
+    merging: Merging,
 ) -> dict[str, tuple[ServerHalf, Timeline]]:
-    """Creates the server half of each of these devices here; if they are `shared`, on the same layers."""
+    """Creates the server half of each of these devices here; if they share one, on the same layers."""
     halves: dict[str, tuple[ServerHalf, Timeline]] = {}
+    kind = partial(MergedHalf, merging) if strategy.merged else None
     layers = nn.Sequential()
     for device, (state, optimizer_state) in devices:
         timeline = Timeline()
-        if shared and halves:
+        if strategy.shared_half and halves:
             dropout = DropoutStreams(layers, device.seed, device.rank)
             gradients = server_gradients(device, layers)
             first, _ = next(iter(halves.values()))
@@ -111,7 +117,7 @@ def _server_halves(
         else:
             layers = server_layers(network, device.split_point, device.tail_units)
             layers = fill(copy.deepcopy(layers), state)
-            half = build_server_half(layers, device, node, timeline, optimizer_state)
+            half = build_server_half(layers, device, node, timeline, optimizer_state, kind)
         halves[device.name] = half, timeline
     return halves
 

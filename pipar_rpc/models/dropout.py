@@ -4,6 +4,8 @@ torch's own layers draw from one generator of the whole process, which the serve
 share in the order in which their threads happen to run.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +22,15 @@ class SeededDropout(nn.Module):
 
     Attributes:
         rng: generator of the masks; None for torch's own.
+        merged: generators and numbers of samples of the devices whose samples are in the batch one after the
+            other; empty for a batch of one device.
     """
 
     def __init__(self, p: float, per_channel: bool) -> None:
         super().__init__()
         self.p, self.per_channel = p, per_channel
         self.rng: torch.Generator | None = None
+        self.merged: Sequence[tuple[torch.Generator, int]] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeroes at random while training and scales the rest by 1 / (1 - p)."""
@@ -34,10 +39,23 @@ class SeededDropout(nn.Module):
         if self.p == 1:
             return x * 0
         shape = x.shape[:2] + (1,) * (x.dim() - 2) if self.per_channel else x.shape
-        # drawn on the CPU: the same masks on every kind of device
-        kept = torch.empty(shape, device=x.device if self.rng is None else "cpu", dtype=x.dtype)
-        kept.bernoulli_(1 - self.p, generator=self.rng)
+        kept = torch.cat([self._draw((rows, *shape[1:]), rng, x) for rng, rows in self._rows(shape[0])])
         return x * kept.div_(1 - self.p).to(x.device)
+
+    def _rows(self, count: int) -> list[tuple[torch.Generator | None, int]]:
+        """Whose generator draws how many rows of a mask of `count` rows.
+
+        Where the rows are not those of samples, the first device's draws them all.
+        """
+        samples = sum(size for _, size in self.merged)
+        if not samples or count % samples:
+            return [(self.rng, count)]
+        return [(rng, size * (count // samples)) for rng, size in self.merged]
+
+    def _draw(self, shape: Sequence[int], rng: torch.Generator | None, x: Tensor) -> Tensor:
+        """Draws ones with probability 1 - p, on the CPU: the same masks on every kind of device."""
+        kept = torch.empty(shape, device=x.device if rng is None else "cpu", dtype=x.dtype)
+        return kept.bernoulli_(1 - self.p, generator=rng)
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -75,5 +93,22 @@ class DropoutStreams:
     def begin(self, part: Part) -> None:
         """To be called before the forward pass of a micro-batch."""
         for name, layer in self._layers:
-            stream = ("dropout", name, self._device, part.epoch, part.iteration, part.index)
-            layer.rng = generator(self._seed, *stream)
+            layer.rng = self._generator(name, part)
+
+    def _generator(self, name: str, part: Part) -> torch.Generator:
+        stream = ("dropout", name, self._device, part.epoch, part.iteration, part.index)
+        return generator(self._seed, *stream)
+
+    @staticmethod
+    def begin_merged(of_devices: Sequence[tuple["DropoutStreams", Part, int]]) -> None:
+        """To be called before the forward pass of a batch that micro-batches of several devices make up.
+
+        Each sample gets the mask that it would get in its device's own micro-batch.
+
+        Args:
+            of_devices: streams of the same layers for each device, its micro-batch and its number of samples,
+                in the order in which the samples are in the batch.
+        """
+        for name, layer in of_devices[0][0]._layers:
+            layer.merged = [(own._generator(name, part), size) for own, part, size in of_devices]
+            layer.rng = layer.merged[0][0]

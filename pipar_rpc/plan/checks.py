@@ -1,5 +1,6 @@
 """Checks of a configuration against the network and the ranks; errors are one line."""
 
+from pipar_rpc.base.dotted import TARGET, resolved
 from pipar_rpc.base.errors import ConfigError, UserError, require
 from pipar_rpc.data import OWN
 from pipar_rpc.plan.node_schema import DEVICE, NodeConfig
@@ -71,6 +72,13 @@ def check_fault(config: Config, num_devices: int) -> None:
     unknown = sorted(config.fault.leave.keys() - set(map(str, range(1, num_devices + 1))))
     if unknown:
         raise UserError(f"fault.leave.{unknown[0]}: devices are numbered 1..{num_devices}")
+
+
+def check_own_order(config: Config) -> None:
+    """Raises ConfigError if there is no class of the name that `server.order._target_` has."""
+    target = config.server.order.choice.target
+    if target is not None:
+        resolved(f"server.order.{TARGET}", target)
 
 
 def check_roots(config: Config, num_devices: int, one_machine: bool) -> None:

@@ -230,10 +230,10 @@ def _cut_notices(
     return told
 
 
-def check_shared_half(strategy: str, jobs: Sequence[DeviceJob]) -> None:
-    """Raises ConfigError unless all devices can train one server half."""
+def check_shared_half(sharing: str, jobs: Sequence[DeviceJob]) -> None:
+    """Raises ConfigError unless all devices can train one server half, as the setting `sharing` says."""
     first = jobs[0].split_point
     for job in jobs:
         if job.split_point != first:
-            same = f"{first} as on device 1: strategy={strategy} has one server half for all devices"
+            same = f"{first} as on device 1: {sharing} has one server half for all devices"
             raise ConfigError(f"devices.overrides.{job.rank}.pipeline.split_point", job.split_point, same)

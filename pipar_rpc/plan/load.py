@@ -30,7 +30,7 @@ DEVICE_KEYS: dict[str, tuple[str, ...]] = {  # what may differ between devices; 
 FREE_KEYS = (  # below these, any key may be added
     *("devices.overrides.", "model.args.", "data.args.", "aggregation.rule.args.", "fault.leave."),
     *("optimizer.args.", "schedule.args.", "loss.args.", "metrics.", "participation.args."),
-    "privacy.cut.args.",
+    *("privacy.cut.args.", "server.order.args."),
     *(f"compression.{what}.args." for what in ("activations", "gradients", "models")),
 )
 

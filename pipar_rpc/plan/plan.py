@@ -15,6 +15,7 @@ from pipar_rpc.compression.registry import NONE
 from pipar_rpc.data import DataSpec, some_labels
 from pipar_rpc.plan.checks import (
     check_fault,
+    check_own_order,
     check_roots,
     check_selector,
     check_threads,
@@ -40,6 +41,7 @@ from pipar_rpc.plan.privacy_plan import (
 )
 from pipar_rpc.plan.same_training import deciding_keys
 from pipar_rpc.plan.schema import Config
+from pipar_rpc.plan.server_schema import halves_notices, order_notices
 from pipar_rpc.plan.settings import (
     Checkpointing,
     FaultSettings,
@@ -155,6 +157,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
     check_fault(config, num_devices)
     build_participation(config.participation.spec, config.seed, num_devices)
+    check_own_order(config)
     check_roots(config, num_devices, one_machine)
     device_configs = _device_configs(raw, config, num_devices)
     source, data = open_data(data_spec(config, device_configs), data_root, config.node.download)
@@ -167,7 +170,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         with _named(rank, config):
             devices.append(device_job(device_config, rank, num_devices, data, network, largest_batch))
     if config.resolved_strategy.shared_half:
-        check_shared_half(config.strategy, devices)
+        check_shared_half(config.sharing, devices)
     if one_machine:
         check_threads(config.node, any(job.speed.calibrated for job in devices))
     sizes = part_sizes(source, data, num_devices, one_machine)
@@ -209,9 +212,9 @@ def _notices(
     if config.selector.profile_iterations:  # P and N are told when they are chosen
         overridden = any("pipeline" in override for override in config.devices.overrides.values())
         ignored = "devices.overrides.*.pipeline does not count: the selector chooses P and N"
-        return (ignored,) if overridden else ()
+        return (*((ignored,) if overridden else ()), *order_notices(config.server.order.name))
     pipelined = config.resolved_strategy.pipelined
-    told = [
+    told = halves_notices(*(config.strategy, config.sfl, config.halves, network.batch_statistics)) + [
         notice
         for job, own in zip(devices, asked, strict=True)
         for notice in notices(job, own.pipeline.num_micro_batches, config.strategy, pipelined, network)

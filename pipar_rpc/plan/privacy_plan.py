@@ -88,7 +88,8 @@ def check_updates(config: Config, network: Network) -> None:
     never = f"null with strategy={config.strategy}, which averages nothing"
     require(not config.resolved_strategy.in_turn, key, given, never)
     require(every != 0, key, given, "null with aggregation.every=0, which averages nothing")
-    shared = "null with sfl.server=shared: all devices train one server half, which is no device's update"
+    setting = config.sharing.rpartition(", ")[2]
+    shared = f"null with {setting}: all devices train one server half, which is no device's update"
     require(not config.resolved_strategy.shared_half, key, given, shared)
     known = f"{', '.join(ON_AVERAGE)} with privacy.updates: the others' sensitivity to a device is not known"
     require(rule in ON_AVERAGE, "aggregation.rule.name", rule, known)

@@ -11,7 +11,6 @@ from pipar_rpc.plan.schema import Config
 
 SAME = (
     "strategy",
-    "sfl",
     "model",
     "data",
     "partition",
@@ -27,6 +26,7 @@ SAME = (
 )
 MAY_DIFFER = ("model.weights", "model.strict_weights", "partition.path", "data.max_decoded_mb")
 KIND_OF_OPTIMIZER = ("optimizer.name", "optimizer._target_")  # its settings may change on the way
+HALF, OLD_HALF = "server.half", "sfl.server"  # whichever key says which server halves there are
 CONTENT = "partition.content"  # content of the file of partition=file, which counts instead of its path
 OWN = ("batch_size", "data", "compression", "privacy")  # of these, each device may have its own
 
@@ -46,6 +46,7 @@ def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Seque
         for key, value in flat(dataclasses.asdict(config), SAME).items()
         if not key.startswith("optimizer.") or key in KIND_OF_OPTIMIZER
     }
+    common[HALF] = config.halves.value
     if config.partition.name == "file":
         common[CONTENT] = digest(indices)
     if config.resolved_strategy.shared_half:  # nothing moves between one half and the halves of many
@@ -75,5 +76,18 @@ def flat(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
-DEFAULTS = flat(dataclasses.asdict(Config()), (*SAME, "pipeline"))
+def of_old(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a checkpoint, also of one from when `server.half` had another name.
+
+    Args:
+        settings: what `deciding_keys` returned when it was written.
+    """
+    named = dict(settings)
+    old = named.pop(OLD_HALF, None)
+    if old is not None:
+        named[HALF] = old if named.get("strategy") == "sfl" else DEFAULTS[HALF]
+    return named
+
+
+DEFAULTS = flat(dataclasses.asdict(Config()), (*SAME, "pipeline", "server"))
 """Default values of these keys: they stand in for keys that an old checkpoint does not know."""

@@ -21,6 +21,7 @@ from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
 from pipar_rpc.plan.privacy_schema import PrivacyConfig
+from pipar_rpc.plan.server_schema import Half, ServerConfig, SflConfig, check_order, halves_of
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
@@ -51,20 +52,6 @@ class PipelineConfig:
     def labels_stay(self) -> int:
         """Number of last units that stay on the device with loss and labels; 0 if the labels cross."""
         return self.tail_units if self.labels is LabelsOn.device else 0
-
-
-class SflServer(StrEnum):
-    """The server halves of split federated learning."""
-
-    replicated = "replicated"
-    shared = "shared"
-
-
-@dataclass
-class SflConfig:
-    """Split federated learning with a server half for each device, or with one that all devices train."""
-
-    server: SflServer = SflServer.replicated
 
 
 @dataclass
@@ -131,6 +118,7 @@ class Config:
     resume: str | None = None
     objective: str | None = None
     overwrite: bool = False
+    server: ServerConfig = field(default_factory=ServerConfig)
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
@@ -178,16 +166,41 @@ class Config:
         n = self.num_servers
         require(n >= 1, "num_servers", n, ">= 1, the number of ranks that hold server halves")
         apart = n == 1 or not self.resolved_strategy.shared_half
-        require(apart, "num_servers", n, f"1 where the devices share one server half ({self._sharing})")
+        require(apart, "num_servers", n, f"1 where the devices share one server half ({self.sharing})")
+        check_order(self.strategy, self.halves, self.server.order.name, n)
+        self._check_merged()
         require(self.epochs >= 1, "epochs", self.epochs, ">= 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
         self.until.check(self.enable_val, self.enable_test, self.data.val_size, self.aggregation.every)
         require(self.seed >= 0, "seed", self.seed, ">= 0")
 
+    def _check_merged(self) -> None:
+        """Raises ConfigError for what one server half does not go with."""
+        if not self.resolved_strategy.shared_half:
+            return
+        runs, same = self.selector.profile_iterations, "P is chosen for each device, and one half needs one P"
+        require(runs == 0, "selector.profile_iterations", runs, f"0 with {self.sharing}: {same}")
+        if self.halves is not Half.merged:
+            return
+        labels = "server with server.half=merged, which computes the loss of all devices' samples"
+        on_server = self.pipeline.labels is LabelsOn.server
+        require(on_server, "pipeline.labels", self.pipeline.labels.value, labels)
+        private, key = self.privacy.dpsgd, "privacy.dpsgd.target_epsilon"
+        covered = "null with server.half=merged, in which the gradients of devices are not apart"
+        require(private.target_epsilon is None, key, private.target_epsilon, covered)
+        noise = private.noise_multiplier
+        require(noise is None, "privacy.dpsgd.noise_multiplier", noise, covered)
+
     @property
-    def _sharing(self) -> str:
+    def halves(self) -> Half:
+        """The server halves."""
+        return halves_of(self.strategy, self.server, self.sfl)
+
+    @property
+    def sharing(self) -> str:
         """The setting by which the devices share one server half, for errors."""
-        return f"strategy={self.strategy}" + (", sfl.server=shared" if self.strategy == "sfl" else "")
+        key = f"server.half={self.halves.value}" if self.server.half is self.halves else "sfl.server=shared"
+        return f"strategy={self.strategy}" + ("" if self.strategy == "sl" else f", {key}")
 
     @property
     def metric_specs(self) -> dict[str, MetricSpec]:
@@ -197,6 +210,11 @@ class Config:
     @property
     def resolved_strategy(self) -> Strategy:
         """The strategy with its options."""
-        shared = self.strategy == "sfl" and self.sfl.server is SflServer.shared
-        strategy = replace(STRATEGIES[self.strategy], keeps_labels=self.pipeline.labels is LabelsOn.device)
-        return replace(strategy, shared_half=True) if shared else strategy
+        strategy, half = STRATEGIES[self.strategy], self.halves
+        return replace(
+            strategy,
+            keeps_labels=self.pipeline.labels is LabelsOn.device,
+            shared_half=strategy.shared_half or half is not Half.replicated,
+            merged=half is Half.merged,
+            order=self.server.order.choice,
+        )

@@ -1,7 +1,12 @@
 """The strategies, as data: one device loop and one server loop serve them all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from pipar_rpc.base.dotted import Choice
+
+AUTO = "auto"
+ORDERS = ("separate", "rotation", "priority")  # that a user may choose
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,8 @@ class Strategy:
             otherwise all train at the same time, and their networks are averaged.
         shared_half: whether the server has one half for all devices; otherwise one for each device.
         keeps_labels: whether loss and labels stay on the devices, so that a micro-batch crosses twice.
+        merged: whether the one half computes the micro-batches of all devices together.
+        order: order in which devices are served; "auto" for the one that the server halves need.
     """
 
     whole_network: bool = False
@@ -22,13 +29,17 @@ class Strategy:
     in_turn: bool = False
     shared_half: bool = False
     keeps_labels: bool = False
+    merged: bool = False
+    order: Choice = field(default_factory=lambda: Choice(AUTO))
 
     @property
-    def server_order(self) -> str:
-        """The order in which devices are served: a key of `ORDERS` in `pipar_rpc.transport.server_order`."""
-        if self.in_turn or not self.shared_half:
-            return "separate"
-        return "rotation_in_pairs" if self.keeps_labels else "rotation"
+    def server_order(self) -> Choice:
+        """The order in which devices are served, as `pipar_rpc.transport.server_order` opens it."""
+        if self.order.name != AUTO:
+            return self.order
+        if self.merged:
+            return Choice("together")
+        return Choice("rotation" if self.shared_half and not self.in_turn else "separate")
 
 
 STRATEGIES = {

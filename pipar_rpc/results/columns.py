@@ -219,6 +219,8 @@ _DECLARED = (
         "s",
         "time/checkpoint_wait_s",
     ),
+    _name("server_half", "`replicated`, `shared` or `merged`; `none` where devices hold the whole network"),
+    _name("server_order", "order in which the server computes the devices' micro-batches; `none` as before"),
 )
 
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _DECLARED}  # in the order of results.csv

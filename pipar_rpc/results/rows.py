@@ -28,6 +28,8 @@ def make_row(plan: Plan, job: int, epoch: int, result: EpochResult) -> Row:
         "optimizer": devices[0].learning.optimizer.called,
         "schedule": devices[0].learning.schedule.called,
         "loss": devices[0].learning.loss.called,
+        "server_half": labels.server_half,
+        "server_order": labels.server_order,
         "time_scale": scale,
         "num_devices": len(devices),
         "split_point": _joined([device.split_point for device in devices]),

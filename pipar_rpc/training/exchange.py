@@ -40,10 +40,11 @@ class Result(NamedTuple):
 Reply = Callable[[Result | Later[Result]], None]
 """Takes what goes back; a GPU may still be at it."""
 
-Process = Callable[[Part, Coded, Tensor | None, Reply], None]
+Process = Callable[[Part, Coded, Tensor | None, Reply], Future[None] | None]
 """A server half: `process(part, sent, labels, reply)` replies as soon as it has what goes back.
 
-There are labels only where the server half computes the loss.
+There are labels only where the server half computes the loss. Where a micro-batch is computed together with
+those of other devices, the result is a future that is done when it has been.
 """
 
 Measure = Callable[[Stage, Part, int], AbstractContextManager[None]]

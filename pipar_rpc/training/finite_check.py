@@ -55,15 +55,24 @@ class FiniteCheck:
 
     def undo(self) -> None:
         """Undoes what the mini-batch has done so far: running statistics and gradients."""
+        self.undo_statistics()
+        self._layers.zero_grad()
+
+    def undo_statistics(self) -> None:
+        """Undoes what was done to running statistics since this was made."""
         with torch.no_grad():
             for buffer, before in zip(self._layers.buffers(), self._before, strict=True):
                 buffer.copy_(before)
-        self._layers.zero_grad()
 
     def _refuse(self, part: Part, reason: str) -> NoReturn:
         self.undo()
-        where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
-        raise LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
+        raise not_finite(part, reason)
+
+
+def not_finite(part: Part, reason: str) -> LostError:
+    """The error of a device whose numbers are not finite."""
+    where = f"epoch {part.epoch}, iteration {part.iteration}, micro-batch {part.index}/{part.count}"
+    return LostError(f"{reason} in {where}: a smaller optimizer.lr may help")
 
 
 def _changed(now: Tensor, before: Tensor) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Algorithm 2 in the U-shape: the server half between two parts of the device's; see `tail`."""
 
+from concurrent.futures import Future
 from typing import NamedTuple, Self
 
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from pipar_rpc.models import DropoutStreams
 from pipar_rpc.privacy.gradients import PLAIN, Gradients
 from pipar_rpc.timing.timeline import Stage, Timeline
 from pipar_rpc.training.exchange import Reply, Result
-from pipar_rpc.training.finite_check import FiniteCheck
 from pipar_rpc.training.server_half import ServerHalf
 
 
@@ -40,10 +40,11 @@ class MiddleHalf(ServerHalf):
     ) -> None:
         super()._hold(layers, dropout, coding, optimizer_state, gradients)
         self._tail_coding = coding.before_tail()
-        self._passed: dict[int, _Passed] = {}
-        self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
+        self._passed: dict[int, _Passed] = {}  # one for all who share the half
 
-    def process(self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
+    def process(
+        self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply
+    ) -> Future[None] | None:
         """Runs the forward pass in a part's first crossing and the backward pass in its second one.
 
         One optimiser step follows the last part's second crossing.
@@ -64,6 +65,7 @@ class MiddleHalf(ServerHalf):
                 self._forward(part, activation, reply)
             else:
                 self._backward(part, activation, reply)
+        return None
 
     def _forward(self, part: Part, activation: Coded, reply: Reply) -> None:
         leaf = self._arrived(part, activation)
@@ -92,19 +94,8 @@ class MiddleHalf(ServerHalf):
             self._update(part)
             self._unfinished.clear()
 
-    def _begin(self) -> None:
-        """Begins a mini-batch; one that has not ended was that of a device that is gone."""
-        self._undo()
-        self._check = FiniteCheck(self._layers)
-        self._unfinished.append(self._check)
-
-    def _undo(self) -> None:
-        for check in self._unfinished:
-            check.undo()
-        self._forget()
-
     def _forget(self) -> None:
-        self._unfinished.clear()
+        super()._forget()
         self._passed.clear()
 
     def for_device(
@@ -118,14 +109,3 @@ class MiddleHalf(ServerHalf):
         other = super().for_device(dropout, coding, timeline, gradients)
         other._tail_coding = coding.before_tail()
         return other
-
-    def state(self) -> State:
-        """Returns parameters and buffers, on the CPU, without what an unfinished mini-batch has done."""
-        with self._stream.alone():
-            self._undo()
-            return super().state()
-
-    def load(self, state: State) -> None:
-        """Replaces parameters and buffers; see `ServerHalf.load`."""
-        self._forget()
-        super().load(state)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -26,7 +27,8 @@ class ServerHalf:
     """Layers P+1..Q and the loss, trained on activations as they arrive.
 
     The loss is averaged over the micro-batch and weighted by its share of the mini-batch, so the N gradients
-    add up to the gradient of the whole mini-batch.
+    add up to the gradient of the whole mini-batch. A mini-batch whose device leaves on the way is undone, for
+    other devices may go on with the same layers.
 
     All that it computes goes to a stream of its own. On a GPU it replies with what the GPU is still at, and
     looks at nothing before the end of the mini-batch; what is called between rounds waits for the GPU.
@@ -74,8 +76,11 @@ class ServerHalf:
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
+        self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
 
-    def process(self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply) -> None:
+    def process(
+        self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply
+    ) -> Future[None] | None:
         """Runs forward and backward pass and, after the last micro-batch, one optimiser step.
 
         Args:
@@ -91,12 +96,13 @@ class ServerHalf:
         assert labels is not None
         with self._stream.used():
             self._train(part, activation.moved(self._stream.to_device), labels, reply)
+        return None
 
     def _train(self, part: Part, activation: Coded, labels: Tensor, reply: Reply) -> None:
         leaf = self._arrived(part, activation)
         with self._measure(Stage.SERVER_FORWARD, part):
             if part.index == 1:
-                self._check = FiniteCheck(self._layers)
+                self._begin()
             self._dropout.begin(part)
             labels = self._stream.to_device(labels)
             with self._gradients.watched():
@@ -111,6 +117,21 @@ class ServerHalf:
         reply(self._stream.when_done(lambda: Result(gradient, *settled(told))))
         if part.is_last:
             self._update(part)
+            self._unfinished.clear()
+
+    def _begin(self) -> None:
+        """Begins a mini-batch; one that has not ended was that of a device that is gone."""
+        self._undo()
+        self._check = FiniteCheck(self._layers)
+        self._unfinished.append(self._check)
+
+    def _undo(self) -> None:
+        for check in self._unfinished:
+            check.undo()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._unfinished.clear()
 
     def _arrived(self, part: Part, activation: Coded) -> Tensor:
         """The activation as decoded, a leaf."""
@@ -208,8 +229,12 @@ class ServerHalf:
             self._optimizer.load(optimizer_state)
 
     def state(self) -> State:
-        """Returns parameters and buffers, on the CPU; they may share memory with the live ones."""
+        """Returns parameters and buffers, on the CPU; they may share memory with the live ones.
+
+        They are without what an unfinished mini-batch has done.
+        """
         with self._stream.alone():
+            self._undo()
             return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def names(self) -> Collection[str]:
@@ -218,6 +243,7 @@ class ServerHalf:
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""
+        self._forget()
         with self._stream.alone():
             self._layers.load_state_dict(state)
             self._optimizer.begin_round()

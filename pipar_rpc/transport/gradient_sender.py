@@ -14,7 +14,7 @@ from pipar_rpc.base.errors import Failure, PeerError, first_line
 from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.threads import start_pool
-from pipar_rpc.compression.coding import Coded
+from pipar_rpc.compression.coding import Coded, Crossing
 from pipar_rpc.testbed.link import Link, Slot
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import TrafficLog
@@ -46,6 +46,11 @@ class Delivered(NamedTuple):
     labels: Tensor | None
     ticket: Tensor | None
     answer: Answer
+
+    @property
+    def ends_iteration(self) -> bool:
+        """Whether it is the last one that its device sends in an iteration."""
+        return self.part.is_last and self.activation.crossing is not Crossing.FIRST
 
 
 class GradientSender:

@@ -1,24 +1,33 @@
 """The order in which the server computes the micro-batches of several devices.
 
-A further order is a class with the methods of `ServerOrder` and an entry of `ORDERS`; the strategy names it.
+A further order is a class with the methods of `ServerOrder`: an entry of `ORDERS`, or one of the user's that
+`server.order._target_` names.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from pipar_rpc.base import dotted
+from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.transport.one_thread import Compute, OpenThread, Priority, Rotation, Together
 
-OpenThread = Callable[[str], ThreadPoolExecutor]
+KEY = "server.order"
 
 
 class Lane(Protocol):
     """Runs the numbered calls of one device one after the other; see `InOrder`."""
 
-    def submit(self, number: int, call: Callable[[], None]) -> None:
-        """Queues `call` to run after those with smaller numbers."""
+    def submit(self, number: int, call: Callable[[], None], ends: bool = True) -> None:
+        """Queues `call` to run after those with smaller numbers.
+
+        Args:
+            number: place among the calls of the device, from 0.
+            call: call to run.
+            ends: whether it is the last one of an iteration.
+        """
 
     def begin_round(self, iteration: int, rests: bool) -> None:
         """Says what a round is to bring, before its first call and after the last one of the round before.
@@ -35,6 +44,7 @@ class Lane(Protocol):
         """Waits until the calls that could run have run; raises TimeoutError."""
 
 
+@runtime_checkable
 class ServerOrder(Protocol):
     """Decides which device is served next. Each device puts its calls into a lane of its own.
 
@@ -70,7 +80,7 @@ class InOrder:
         self._waiting: dict[int, Callable[[], None]] = {}
         self._next = 0
 
-    def submit(self, number: int, call: Callable[[], None]) -> None:
+    def submit(self, number: int, call: Callable[[], None], ends: bool = True) -> None:
         """Queues `call` to run after those with smaller numbers; from any thread, never blocks."""
         self._waiting[number] = call
         self._pool.submit(self._run_ready)
@@ -111,102 +121,43 @@ class Separate:
         return self._lanes[index]
 
 
-class Rotation:
-    """Merges the numbered calls of several devices, so many for each iteration, into one fixed order.
-
-    That order is iteration 1 of every device, then iteration 2 of every device, and so on; devices that have
-    done their last iteration of an epoch, sit a round out, or have left, are passed over. So the result does
-    not depend on who is faster. It is for one server half that all devices train.
-
-    Args:
-        num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
-        calls: calls of an iteration; nobody else's come between them.
-    """
-
-    def __init__(self, num_devices: int, open_thread: OpenThread, calls: int = 1) -> None:
-        self._calls = calls
-        self._pool = open_thread("compute-shared")
-        self._waiting: list[dict[int, Callable[[], None]]] = [{} for _ in range(num_devices)]
-        self._done = [0] * num_devices
-        self._left: set[int] = set()
-        self._resting: set[int] = set()
-        self._index = self._iteration = 0  # whose turn is next
-        self._lengths: Sequence[int] = [1] * num_devices
-
-    def begin(self, lengths: Sequence[int], iteration: int) -> None:
-        """Begins as `ServerOrder.begin` says."""
-        self._lengths, self._iteration = lengths, iteration
-
-    def lane(self, index: int) -> Lane:
-        """Returns the lane of device `index`."""
-        return _Lane(self, index)
-
-    def begin_round(self, index: int, iteration: int, rests: bool) -> None:
-        """Begins a round of device `index`, see `Lane.begin_round`; the first device has the first turn."""
-        (self._resting.add if rests else self._resting.discard)(index)
-        self._index, self._iteration = 0, iteration
-
-    def submit(self, index: int, number: int, call: Callable[[], None]) -> None:
-        """Queues call `number` of device `index`."""
-        self._waiting[index][number] = call
-        self._pool.submit(self._run_ready)
-
-    def leave(self, index: int) -> None:
-        """Passes device `index` over from now on."""
-        self._left.add(index)
-        self._pool.submit(self._run_ready)
-
-    def settle(self, timeout_s: float) -> None:
-        """Waits as `InOrder.settle` does, for the calls of all devices."""
-        self._pool.submit(lambda: None).result(timeout_s)
-
-    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
-        while len(self._left | self._resting) < len(self._lengths):
-            index = self._index
-            if index not in self._left | self._resting and self._iteration < self._lengths[index]:
-                call = self._waiting[index].pop(self._done[index], None)
-                if call is None:
-                    return
-                self._done[index] += 1
-                call()
-                if self._done[index] % self._calls:
-                    continue
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        self._index = (self._index + 1) % len(self._lengths)
-        if self._index == 0:
-            longest = max(n for index, n in enumerate(self._lengths) if index not in self._left)
-            self._iteration = self._iteration + 1 if self._iteration + 1 < longest else 0
-
-
-class _Lane:
-    def __init__(self, rotation: Rotation, index: int) -> None:
-        self._rotation, self._index = rotation, index
-
-    def submit(self, number: int, call: Callable[[], None]) -> None:
-        self._rotation.submit(self._index, number, call)
-
-    def begin_round(self, iteration: int, rests: bool) -> None:
-        self._rotation.begin_round(self._index, iteration, rests)
-
-    def leave(self) -> None:
-        self._rotation.leave(self._index)
-
-    def settle(self, timeout_s: float) -> None:
-        self._rotation.settle(timeout_s)
-
-
-ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {
+ORDERS: dict[str, Callable[..., ServerOrder]] = {
     "separate": Separate,
     "rotation": Rotation,
-    "rotation_in_pairs": partial(Rotation, calls=2),
+    "priority": Priority,
+    "together": Together,
 }
 
 
+def _nothing(last: bool) -> None:
+    pass
+
+
 @contextmanager
-def open_order(name: str, num_devices: int) -> Iterator[ServerOrder]:
-    """Opens the order of that name in `ORDERS`; its threads are closed at the end."""
+def open_order(
+    order: str | dotted.Choice, num_devices: int, compute: Compute = _nothing
+) -> Iterator[ServerOrder]:
+    """Opens an order; its threads are closed at the end.
+
+    Args:
+        order: name in `ORDERS`, or choice of one of these or of a class of the user's. It gets
+            `num_devices`, `open_thread` (a function that opens a pool of one thread, by its name) and
+            `compute` if it has parameters for them.
+        num_devices: K.
+        compute: computation of what the devices have handed in, see `Together`.
+
+    Raises:
+        UserError: no such class, it failed, or it is no order.
+    """
+    choice = dotted.Choice(order) if isinstance(order, str) else order
     with ExitStack() as stack:
-        yield ORDERS[name](num_devices, lambda thread: stack.enter_context(open_pool(thread)))
+
+        def open_thread(name: str) -> ThreadPoolExecutor:
+            return stack.enter_context(open_pool(name))
+
+        offered = {"num_devices": num_devices, "open_thread": open_thread, "compute": compute}
+        made = dotted.make(KEY, choice, ORDERS, offered)
+        if not isinstance(made, ServerOrder):
+            what = f"a class with the methods begin and lane, not {type(made).__name__}"
+            raise ConfigError(f"{KEY}.{dotted.TARGET}", choice.called, what)
+        yield made

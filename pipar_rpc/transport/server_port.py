@@ -6,6 +6,7 @@ See activation_sender.py for the whole picture.
 import logging
 import math
 import time
+from concurrent.futures import Future
 from contextlib import ExitStack
 
 from torch.distributed import rpc
@@ -108,7 +109,7 @@ class Port:
         self._unanswered.add(batch.answer)
         self._to_compute.add(batch.answer)
         self._contexts.note(batch.context_id, batch.part)
-        self._order.submit(batch.number, lambda: self._run(batch))
+        self._order.submit(batch.number, lambda: self._run(batch), batch.ends_iteration)
         if self._failure is not None:
             self._answer(batch.answer, self._failure)
 
@@ -176,20 +177,33 @@ class Port:
         answer.set_result(value)
 
     def _run(self, batch: Delivered) -> None:
-        replied = False
+        replies: list[Result | Later[Result]] = []
 
         def reply(result: Result | Later[Result]) -> None:
-            nonlocal replied
             self._sender.submit(batch, result)
-            replied = True
+            replies.append(result)
 
+        def end(done: Future[None]) -> None:
+            self._end(batch, done.exception(), bool(replies))
+
+        error: Exception | None = None
+        later: Future[None] | None = None
         if self._failure is None:
             self._computing_since = time.monotonic()
             try:
-                self._process(batch.part, batch.activation, batch.labels, reply)
-            except Exception as error:  # the half is broken: what follows is refused for this first reason
-                self._failure = self._failure or Failure.of(error)
+                later = self._process(batch.part, batch.activation, batch.labels, reply)
+            except Exception as failed:
+                error = failed
             self._computing_since = math.inf
+        if later is not None:  # computed together with what other devices send
+            later.add_done_callback(end)
+        else:
+            self._end(batch, error, bool(replies))
+
+    def _end(self, batch: Delivered, error: BaseException | None, replied: bool) -> None:
+        """Ends a micro-batch that has been computed, or has failed."""
+        if error is not None:  # the half is broken: what follows is refused for this first reason
+            self._failure = self._failure or Failure.of(error)
         self.heard()  # the silence begins now that it is the device's turn
         self._to_compute.discard(batch.answer)
         if not replied:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded, Crossing
 
-Place: TypeAlias = tuple[int, int, int, int, float, int, int]  # the fields of a Part
+Place: TypeAlias = tuple[int, int, int, int, float, int, int, float]  # the fields of a Part
 Form: TypeAlias = tuple[tuple[int, ...], str, int | None, str]  # those of a Coded, without its payload
 Values: TypeAlias = tuple[tuple[int, ...], str, bytes] | Tensor | None
 Label: TypeAlias = tuple[Place, Form, Values]
@@ -23,7 +23,9 @@ _PREFIX = "torch."
 
 def label_of(part: Part, sent: Coded, labels: Tensor | None) -> Label:
     """What comes with the payload of a micro-batch: its place, its form and its labels."""
-    place = part.epoch, part.iteration, part.index, part.count, part.weight, part.first, part.step
+    whole = 1.0 if labels is None else part.whole  # it may tell of labels, which stay on the device then
+    share = part.weight, part.first, part.step, whole
+    place = part.epoch, part.iteration, part.index, part.count, *share
     form = tuple(sent.shape), _name(sent.dtype), sent.gradient_bytes, sent.crossing.value
     return place, form, _packed(labels)
 

@@ -20,10 +20,10 @@ HEADER = (
     "compression,iteration_uplink_bytes,iteration_downlink_bytes,compression_ratio,device_coding_s,"
     "server_coding_s,optimizer,schedule,loss,learning_rate,val_loss,test_loss,coded_test_accuracy,devices_trained,val_metrics,"
     "test_metrics,clipped_share,epsilon_dpsgd,epsilon_activations,epsilon_updates,updates_clipped,privacy,"
-    "checkpoint_wait_s"
+    "checkpoint_wait_s,server_half,server_order"
 )
 NAMES = ("strategy", "model", "data", "partition", "network", "testbed", "devices_lost", "compression")
-NAMES += ("optimizer", "schedule", "loss", "privacy")
+NAMES += ("optimizer", "schedule", "loss", "privacy", "server_half", "server_order")
 TAGS = {
     *("time/epoch_s", "time/iteration_s", "time/iteration_bound_s", "time/iteration_predicted_s"),
     *("time/efficiency", "time/overlap", "pipeline/split_point", "pipeline/num_micro_batches"),
@@ -53,7 +53,7 @@ TAGS_OF_DEVICES = {
 SETTINGS = {
     *("strategy", "model", "data", "partition", "network", "testbed", "num_devices", "split_point"),
     *("num_micro_batches", "batch_size", "seed", "compression", "optimizer", "schedule", "loss"),
-    "privacy",
+    *("privacy", "server_half", "server_order"),
 }
 OVER_EPOCHS = (
     *("epoch_time_s", "server_idle_s", "device_idle_s", "uplink_mbps", "downlink_mbps"),

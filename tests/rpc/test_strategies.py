@@ -11,14 +11,15 @@ from pipar_rpc.selector.prediction import Predictor
 from tests.support import references
 from tests.support.frozen import make
 from tests.support.loops import assert_close
+from tests.support.merged import split_federated_merged
 from tests.support.overrides import SMALL, sweep_of
 from tests.support.own_network import WIDTH
 from tests.support.references import EPOCHS, SAMPLES, SPLIT
-from tests.support.results import job_dirs, rows_of
+from tests.support.results import assert_same, job_dirs, rows_of
 
 PLAIN = [(strategy, server) for strategy in ("fl", "sl", "sfl") for server in ("replicated", "shared")]
 JOBS = (
-    {  # name, strategy, sfl.server, P, N; only PiPar has more than one micro-batch, whatever is asked for
+    {  # name, strategy, server halves, P, N; only PiPar has more than one micro-batch, whatever is asked for
         f"vgg5_{strategy}_{server}": ("vgg5", strategy, server, SPLIT, 1) for strategy, server in PLAIN
     }
     | {
@@ -39,16 +40,24 @@ JOBS = (
         f"labels_{strategy}_{server}": ("vgg5", strategy, server, SPLIT, 1)
         for strategy, server in (("sl", "replicated"), ("sfl", "shared"), ("pipar", "replicated"))
     }
+    | {
+        "pipar_shared": ("vgg5", "pipar", "shared", SPLIT, 8),
+        "sfl_merged": ("vgg5", "sfl", "merged", SPLIT, 1),
+        "pipar_merged": ("vgg5", "pipar", "merged", SPLIT, 8),
+        "pipar_merged_resumed": ("vgg5", "pipar", "merged", SPLIT, 8),
+    }
 )
+SWEEP = "outputs/strategies/the_multirun"
 TAIL = 2  # units of a device that keeps its labels
 KEPT = ("pipeline.labels=device", f"pipeline.tail_units={TAIL}")
 
 
 def options(name, strategy, server, point, count):
     network = ("model=custom", f"model._target_=tests.support.own_network.{name}")
+    key = "server.half" if strategy == "pipar" or server == "merged" else "sfl.server"
     return (
         *(("model=vgg5", "model.norm=group") if name == "vgg5" else network),
-        *(f"strategy={strategy}", f"sfl.server={server}", f"pipeline.split_point={point}"),
+        *(f"strategy={strategy}", f"{key}={server}", f"pipeline.split_point={point}"),
         f"pipeline.num_micro_batches={8 if name == 'vgg5' else count}",
     )
 
@@ -61,8 +70,15 @@ def sweep(module_processes):
     jobs[f"{[*JOBS].index('selected'):02}"] += (
         *("selector.profile_iterations=1", "selector.split_points=[1]", "timeline.epochs=1"),
     )
+    last = [*JOBS].index("pipar_merged_resumed")
+    name = f"{last - 1}_pipar_vgg5_synthetic_none_P{SPLIT}_N8"
+    jobs[f"{last:02}"] += (f"resume={SWEEP}/{name}/checkpoints/round_000001.pt",)
     overrides = [option for option in SMALL if not option.startswith("epochs")]
-    overrides += [f"epochs={EPOCHS}", f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}"]
+    overrides += [
+        f"hydra.sweep.dir={SWEEP}",
+        f"epochs={EPOCHS}",
+        f"devices.overrides.2.batch_size={references.BATCH_SIZES[1]}",
+    ]
     arguments = [*sweep_of(module_processes.directory, jobs), *overrides]
     done = module_processes.training(3, *arguments, module="tests.support.float64_without_pictures")
     assert done.code == 0, done.err
@@ -82,11 +98,21 @@ def test_each_strategy_equals_its_plain_loop(sweep, job):
     match strategy, server:
         case "sl", _:
             reference = references.split(built, point, tail=tail)
-        case "sfl", "shared":
+        case "sfl" | "pipar", "shared":
             reference = references.split_federated_with_one_server_half(built, point, tail=tail)
+        case _, "merged":
+            reference = split_federated_merged(built, point)
         case _:
             reference = references.federated(make=built, num_micro_batches=count)
     assert_close(torch.load(jobs[job] / "model.pt"), reference, 1e-9)
+
+
+def test_a_merged_half_goes_on_bit_for_bit(sweep):
+    """From the end of the first of two epochs."""
+    done, jobs = sweep
+    assert "resumed from the end of round 1 (next: epoch 2)" in done.out
+    assert_same(jobs["pipar_merged_resumed"], jobs["pipar_merged"])
+    assert {row["server_half"] for row in rows_of(jobs["pipar_merged"])} == {"merged"}
 
 
 def test_rows_say_what_was_done(sweep):

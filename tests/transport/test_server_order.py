@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipar_rpc.base.dotted import Choice
+from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.threads import open_pool
+from pipar_rpc.plan.strategies import ORDERS as CHOICES
 from pipar_rpc.plan.strategies import STRATEGIES, Strategy
 from pipar_rpc.transport import server_order
 from pipar_rpc.transport.server_order import ORDERS, InOrder, open_order
@@ -30,8 +33,8 @@ def order(request, monkeypatch):
         yield opened
 
 
-def submit(order, ran, index, number):
-    order.lane(index).submit(number, lambda: ran.append((index, number)))
+def submit(order, ran, index, number, ends=True):
+    order.lane(index).submit(number, lambda: ran.append((index, number)), ends)
 
 
 def settle(order):
@@ -39,10 +42,11 @@ def settle(order):
         order.lane(index).settle(5)
 
 
-def test_every_strategy_names_an_order():
+def test_every_strategy_names_an_order_and_users_may_choose_the_others():
     shared = Strategy(shared_half=True)
-    kinds = [*STRATEGIES.values(), shared, replace(shared, keeps_labels=True)]
-    assert {strategy.server_order for strategy in kinds} == ORDERS.keys()
+    kinds = [*STRATEGIES.values(), shared, replace(shared, keeps_labels=True), replace(shared, merged=True)]
+    assert {strategy.server_order.name for strategy in kinds} | {*CHOICES} == ORDERS.keys()
+    assert replace(shared, order=Choice("own")).server_order == Choice("own")
 
 
 def test_each_device_is_served_in_the_order_of_its_numbers(order):
@@ -66,13 +70,13 @@ def test_a_device_that_has_left_holds_nobody_up(order):
     assert len(ran) == 2 * (LENGTHS[0] + LENGTHS[2])
 
 
-def test_a_device_whose_micro_batches_cross_twice_is_served_both_times_before_the_next():
+def test_in_a_rotation_all_calls_of_an_iteration_come_in_a_row():
     """Device 2 leaves between the two: its turn is over."""
     ran = []
-    with open_order("rotation_in_pairs", 3) as order:
+    with open_order("rotation", 3) as order:
         order.begin((2, 2, 2), 0)
         for index, number in [(2, 0), (1, 0), (0, 1), (0, 0), (2, 1), (0, 2), (0, 3), (2, 2), (2, 3)]:
-            submit(order, ran, index, number)
+            submit(order, ran, index, number, ends=number % 2 == 1)
         order.lane(0).settle(5)
         assert ran == [(0, 0), (0, 1), (1, 0)]
         order.lane(1).leave()
@@ -183,3 +187,20 @@ def test_a_rotation_passes_over_devices_that_sit_a_round_out(devices, rests, ite
             for index in training:
                 done[index] += iterations
     assert ran == expected
+
+
+def test_an_order_of_the_user_s_is_made_by_its_name(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    ran = []
+    with open_order(Choice(target="own_server_order.FirstCome"), 2) as order:
+        order.begin((1, 1), 0)
+        submit(order, ran, 1, 0)
+        order.lane(1).settle(5)
+    assert ran == [(1, 0)]
+    with (
+        pytest.raises(
+            UserError, match=r"server.order._target_=builtins.list: must be a class with the methods"
+        ),
+        open_order(Choice(target="builtins.list"), 2),
+    ):
+        pass

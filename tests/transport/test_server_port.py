@@ -3,12 +3,13 @@
 import re
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 import torch
 from torch.distributed import autograd as dist_autograd
 
-from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.errors import LostError, PeerError
 from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.base.stopping import Stop
@@ -238,4 +239,30 @@ def test_what_torch_keeps_of_a_device_that_is_gone_is_released(monkeypatch):
     submit(port, 1, context_id=new_context())  # it was on its way
     port.become_idle(5)
     assert contexts() == before
+    port.close()
+
+
+def test_a_micro_batch_that_waits_for_those_of_others_is_answered_when_it_has_been_computed(monkeypatch):
+    """The device waits for the server meanwhile; the second one is refused."""
+    monkeypatch.setattr("torch.distributed.autograd.backward", lambda context_id, roots: None)
+    handed = []
+
+    def process(part, activation, labels, reply):
+        handed.append((reply, Future()))
+        return handed[-1][1]
+
+    port = make_port(process)
+    answers = [submit(port, number) for number in range(2)]
+    port.settle(5)
+    assert port.silent_s == 0
+    assert not any(answer.done() for answer in answers)
+    (reply, computed), (_, refused) = handed
+    reply(Result(GRADIENT, 0.5, 0))
+    computed.set_result(None)
+    assert answers[0].wait().loss == 0.5
+    refused.set_exception(LostError("not finite"))
+    assert answers[1].wait().message == "not finite"
+    with pytest.raises(LostError, match="server half of device1: not finite"):
+        port.check()
+    assert port.silent_s > 0
     port.close()

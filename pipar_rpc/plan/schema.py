@@ -21,6 +21,7 @@ from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
 from pipar_rpc.plan.privacy_schema import PrivacyConfig
+from pipar_rpc.plan.simulation_schema import SimulationConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
@@ -133,6 +134,7 @@ class Config:
     overwrite: bool = False
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None

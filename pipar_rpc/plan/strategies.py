@@ -15,6 +15,7 @@ class Strategy:
             otherwise all train at the same time, and their networks are averaged.
         shared_half: whether the server has one half for all devices; otherwise one for each device.
         keeps_labels: whether loss and labels stay on the devices, so that a micro-batch crosses twice.
+        merged: whether the one half computes the micro-batches of all devices together.
     """
 
     whole_network: bool = False
@@ -22,6 +23,7 @@ class Strategy:
     in_turn: bool = False
     shared_half: bool = False
     keeps_labels: bool = False
+    merged: bool = False
 
     @property
     def server_order(self) -> str:

@@ -22,6 +22,7 @@ from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
 from pipar_rpc.plan.privacy_schema import PrivacyConfig
 from pipar_rpc.plan.server_schema import Half, ServerConfig, SflConfig, check_order, halves_of
+from pipar_rpc.plan.simulation_schema import SimulationConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
 
@@ -121,6 +122,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     sfl: SflConfig = field(default_factory=SflConfig)
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None

@@ -15,6 +15,8 @@ CHECKPOINTS, SELECTION, FACTS = "checkpoints", "selection.csv", "facts.yaml"
 TABLES, PICTURES = (SELECTION, FACTS, "trace.json"), ("partition.png", "iteration.png", "confusion.png")
 LEAKAGE, LEAKAGE_TIMES = "leakage.csv", "leakage_times.json"
 LEAKAGE_PICTURES = LEAKAGE_PICTURE, RECONSTRUCTIONS = "leakage.png", "reconstructions.png"
+# Of python -m pipar_rpc.simulate, which trains nothing: folders with these alone are no runs.
+SIMULATION, SIMULATION_PICTURE, SIMULATION_SCALE = "simulation.csv", "simulation.png", "simulation_scale.png"
 # What a run, and a command about it, writes; that by which it is known comes last.
 PARTS = (
     *(".hydra", "tensorboard", "pipar_rpc.log", *TABLES, *PICTURES, CHECKPOINTS),

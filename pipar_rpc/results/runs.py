@@ -23,7 +23,7 @@ UNPROTECTED = "none"  # also the runs of versions without privacy mechanisms
 NETWORKS = ("4g", "4g_plus", "wifi", "none")
 NO_METHOD = (  # keys in which runs of one method may differ; P and N are in the label
     *("seed", "epochs", "until", "pipeline", "timeline", "enable_val", "enable_test", "enable_device_val"),
-    *("node", "resume", "overwrite", "checkpoint", "experiment_name", "objective"),
+    *("node", "resume", "overwrite", "checkpoint", "experiment_name", "objective", "simulation"),
 )
 
 

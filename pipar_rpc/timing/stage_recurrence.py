@@ -130,10 +130,20 @@ class _Line:
         """Adds a stage; returns when it ends."""
         shape = np.broadcast_shapes(np.shape(ready), np.shape(seconds), self._shape)
         lasting = np.broadcast_to(seconds, shape)
-        total = np.cumsum(lasting, axis=-1)
-        ends = total + np.maximum.accumulate(ready - (total - lasting), axis=-1)
+        ends = ends_in_order(ready, lasting)
         self.stages[stage] = ends, lasting
         return ends
+
+
+def ends_in_order(ready: Seconds, seconds: Array) -> Array:
+    """When a resource that serves its queue in order ends each job.
+
+    Args:
+        ready: when each job arrives, shape [..., N].
+        seconds: how long each takes, shape [..., N]; or how much there is to do, if `ready` is measured so.
+    """
+    total = np.cumsum(seconds, axis=-1)
+    return np.asarray(total + np.maximum.accumulate(ready - (total - seconds), axis=-1))
 
 
 def schedule(times: StageTimes, num_micro_batches: int) -> Iterator[Span]:

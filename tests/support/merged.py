@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipar_rpc.aggregation.fedavg import weighted_average
+from pipar_rpc.base.gpu import Later, settled
 from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.random_streams import generator
 from pipar_rpc.base.states import State
@@ -68,8 +69,11 @@ class LaneExchange:
             if (error := done.exception()) and not result.done():
                 result.set_exception(error)
 
+        def reply(found: Result | Later[Result]) -> None:
+            result.set_result(settled(found))
+
         def call() -> None:
-            if done := self._process(part, activation, labels, result.set_result):
+            if done := self._process(part, activation, labels, reply):
                 done.add_done_callback(end)
 
         self._lane.submit(next(self._numbers), call, part.is_last)

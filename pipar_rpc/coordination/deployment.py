@@ -37,6 +37,7 @@ from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote
 from pipar_rpc.transport.server_order import Lane, open_order
 from pipar_rpc.transport.server_port import Port
+from pipar_rpc.transport.workers import Place
 
 End = tuple[Port | FarPort, ServerHalf | FarHalf, Timeline]  # of a device, as rank 0 uses it
 
@@ -131,7 +132,8 @@ def _place(
     state = {name: beginning[0][name].clone() for name in layers.state_dict()}
     optimizer_state = of_parameters(beginning[1], dict(layers.named_parameters()))
     reference = end[0].reference()
-    remote = create_remote(device.name, build_device, device, state, optimizer_state, reference)
+    place = Place.on_rank(device.name, device.placed.rank, device.placed.at_once)
+    remote = create_remote(place, build_device, device, state, optimizer_state, reference)
     deadlines = Deadlines(device.deadlines, device.emulated_s)
     return DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
 

@@ -22,6 +22,9 @@ from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote, name_of
+from pipar_rpc.transport.workers import Place
+
+CALLS_AT_ONCE = 16  # to the halves of one server rank
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,7 +117,8 @@ def far_halves(
             layers = server_layers(network, device.split_point, device.tail_units)
             own = {name: state[name].clone() for name in layers.state_dict()}
             kept = of_parameters(optimizer_state, dict(layers.named_parameters()))
-            remote = create_remote(device.server, hold_half, device, own, kept)
+            place = Place(device.server, device.server, CALLS_AT_ONCE)
+            remote = create_remote(place, hold_half, device, own, kept)
             limits = deadlines.setdefault(device.server, Deadlines(device.deadlines))
             ends[device.name] = FarEnd(remote, limits), device, list(own)
         yield {name: _use(*end) for name, end in ends.items()}

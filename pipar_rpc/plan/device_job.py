@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from pipar_rpc.base.ranks import SERVER, worker_name
+from pipar_rpc.base.ranks import SERVER, device_name
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.compression.registry import NONE, CodecSpec
 from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.learning import LearningSpec
 from pipar_rpc.models import ModelSpec
 from pipar_rpc.plan.deadlines import DeadlineSpec
+from pipar_rpc.plan.placement import ALONE, Placement
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec
@@ -42,6 +43,7 @@ class DeviceJob:
         labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
         server: RPC name of the server rank that holds its server half.
         trained: numbers in the trained parameters of each cut unit.
+        placed: the process that holds it.
     """
 
     rank: int
@@ -67,11 +69,12 @@ class DeviceJob:
     labels_stay: int = 0
     trained: tuple[int, ...] = ()
     server: str = SERVER
+    placed: Placement = ALONE
 
     @property
     def name(self) -> str:
-        """RPC name of the device's worker."""
-        return worker_name(self.rank)
+        """Name of the device."""
+        return device_name(self.rank)
 
     @property
     def told_classes(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
+from pipar_rpc.plan.placement import placements
 from pipar_rpc.plan.privacy_plan import (
     check_dpsgd,
     check_updates,
@@ -160,11 +161,14 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
     check_updates(config, network)
-    devices = []
+    devices, workers = [], world_size - config.num_servers
     largest_batch = max(device.batch_size for device in device_configs)
-    for rank, device_config in enumerate(device_configs, start=1):
+    each, in_round = config.placement.devices_per_rank, config.participation.spec.most(num_devices)
+    places = placements(num_devices, config.num_servers, workers, each, in_round)
+    for rank, (device_config, place) in enumerate(zip(device_configs, places, strict=True), start=1):
         with _named(rank, config):
-            devices.append(device_job(device_config, rank, num_devices, data, network, largest_batch))
+            job = device_job(device_config, rank, num_devices, data, network, largest_batch)
+        devices.append(replace(job, placed=place))
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
     if one_machine:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipar_rpc.base.memory import peak_rss_mb
 from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.base.shared_pools import open_share
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSummary
@@ -30,6 +30,8 @@ from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
 from pipar_rpc.training.exchange import Exchange
 from pipar_rpc.training.instrumented import Instrumented, Instruments
 from pipar_rpc.training.round_report import RoundReport
+
+LOADERS = 4  # threads that prepare mini-batches, for all devices of a process
 
 
 @dataclass
@@ -117,7 +119,7 @@ class DeviceHalf(Instrumented):
         self._machine: MachineSpeed | None = None
         self._stop = stop or Stop()
         self._stack = ExitStack()
-        self._loader = self._stack.enter_context(open_pool("loader"))
+        self._loader = self._stack.enter_context(open_share("loader", LOADERS))
         self._models = model_codec or ExactModel()
         self._hold(cut, optimizer_state or {})
         self._given = self._base()

@@ -40,8 +40,9 @@ _loading = threading.Lock()  # a source may read all of a data set, of which a d
 
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
-    """Loads these layers from the state of a whole network; returns them."""
-    layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+    """Loads these layers from the state of a whole network, if it is not empty; returns them."""
+    if state:
+        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
     return layers
 
 
@@ -57,7 +58,7 @@ def build_device(
         node: machine of the device, which may hold others too; they are built one after the other.
         stop: request to end what the device does, the loading of its data included.
         job: job of the device.
-        state: parameters and buffers of the device half.
+        state: parameters and buffers of the device half; empty if it rests at first.
         optimizer_state: state of its optimiser by parameters' names; empty at the beginning of training.
         port: reference to the device's port on the server.
     """
@@ -76,7 +77,7 @@ def build_device(
         fill(layers, state)
         return _cut(layers, job, node, stop, _open_exchange(job, node, stop, port, instruments, numbers))
 
-    return Device(
+    device = Device(
         name=job.name,
         cut=make_cut(job, state),
         learning=job.learning,
@@ -91,11 +92,15 @@ def build_device(
         device=node.device,
         instruments=instruments,
         make_cut=make_cut,
+        job=job,
         model_codec=build_model_codec(job.model_codec, "compression.models"),
         optimizer_state=optimizer_state,
         on_deadline=partial(expect, job.name),
         stop=stop,
     )
+    if job.rests:
+        device.rest()
+    return device
 
 
 def _cut(layers: nn.Sequential, job: DeviceJob, node: Node, stop: Stop, exchange: Exchange) -> Cut:

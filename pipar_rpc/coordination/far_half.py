@@ -84,6 +84,10 @@ class FarHalf:
         """Returns how many gradients of single samples were clipped since the last call."""
         return self._port.clipped()
 
+    def rest(self) -> None:
+        """Gives the layers up until `recut`; returns at once."""
+        self._end.tell(HeldHalf.of_half, name_of(ServerHalf.rest))
+
     def recut(self, job: DeviceJob, state: State, optimizer_state: State) -> None:
         """Gives the half other layers, which hold `state`; see `HeldHalf.recut`."""
         self._end.ask(HeldHalf.recut, job, state, optimizer_state)
@@ -115,12 +119,14 @@ def far_halves(
             if device.server == SERVER:
                 continue
             layers = server_layers(network, device.split_point, device.tail_units)
-            own = {name: state[name].clone() for name in layers.state_dict()}
+            own: State = {}
+            if not device.rests:
+                own = {name: state[name].clone() for name in layers.state_dict()}
             kept = of_parameters(optimizer_state, dict(layers.named_parameters()))
             place = Place(device.server, device.server, CALLS_AT_ONCE)
             remote = create_remote(place, hold_half, device, own, kept)
             limits = deadlines.setdefault(device.server, Deadlines(device.deadlines))
-            ends[device.name] = FarEnd(remote, limits), device, list(own)
+            ends[device.name] = FarEnd(remote, limits), device, list(layers.state_dict())
         yield {name: _use(*end) for name, end in ends.items()}
     finally:
         warn_of(close_all({end.remote: end.deadlines for end, *_ in ends.values()}))

@@ -44,6 +44,7 @@ class DeviceJob:
         server: RPC name of the server rank that holds its server half.
         trained: numbers in the trained parameters of each cut unit.
         placed: the process that holds it.
+        rests: whether its network is kept only in the rounds that it trains.
     """
 
     rank: int
@@ -70,6 +71,7 @@ class DeviceJob:
     trained: tuple[int, ...] = ()
     server: str = SERVER
     placed: Placement = ALONE
+    rests: bool = False
 
     @property
     def name(self) -> str:

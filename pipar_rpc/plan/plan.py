@@ -163,12 +163,13 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     check_updates(config, network)
     devices, workers = [], world_size - config.num_servers
     largest_batch = max(device.batch_size for device in device_configs)
-    each, in_round = config.placement.devices_per_rank, config.participation.spec.most(num_devices)
+    each, rests = config.placement.devices_per_rank, _rest(config)
+    in_round = config.participation.spec.most(num_devices) if rests else num_devices
     places = placements(num_devices, config.num_servers, workers, each, in_round)
     for rank, (device_config, place) in enumerate(zip(device_configs, places, strict=True), start=1):
         with _named(rank, config):
             job = device_job(device_config, rank, num_devices, data, network, largest_batch)
-        devices.append(replace(job, placed=place))
+        devices.append(replace(job, placed=place, rests=rests))
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
     if one_machine:
@@ -190,6 +191,12 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         selector=selector_of(config),
         faults=faults_of(config),
     )
+
+
+def _rest(config: Config) -> bool:
+    """Whether devices put their networks away while others train: not where halves are shared or cut anew."""
+    stays = config.resolved_strategy.shared_half or config.selector.profile_iterations > 0
+    return not (config.participation.spec.everyone or stays)
 
 
 def _check_sizes(config: Config, devices: Sequence[DeviceJob], sizes: Sequence[int]) -> None:
@@ -222,11 +229,12 @@ def _notices(
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
-    """Returns the configuration of each device."""
+    """Returns the configuration of each device: `config` itself if nothing is overridden."""
     configs = []
     for rank in range(1, num_devices + 1):
         with _named(rank, config):
-            configs.append(for_device(raw, rank))
+            differs = config.devices.overrides.get(str(rank)) is not None
+            configs.append(for_device(raw, rank) if differs else config)
     return configs
 
 

@@ -90,6 +90,7 @@ class DeviceHalf(Instrumented):
         device: torch device that computes.
         instruments: measuring instruments; the exchange uses the same ones, and models go up their uplink.
         make_cut: function called by `recut`; makes a cut from the new job and the state of its layers.
+        job: job of the device, for `make_cut`.
         model_codec: codec of models that travel; by default they travel as they are.
         optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
         on_deadline: function called with the seconds of silence after which the server counts as lost.
@@ -106,6 +107,7 @@ class DeviceHalf(Instrumented):
         device: torch.device,
         instruments: Instruments | None = None,
         make_cut: Callable[[DeviceJob, State], Cut] | None = None,
+        job: DeviceJob | None = None,
         model_codec: ModelCodec | None = None,
         optimizer_state: State | None = None,
         on_deadline: Callable[[float], None] = lambda seconds: None,
@@ -115,7 +117,7 @@ class DeviceHalf(Instrumented):
         self._name, self._learning, self._data = name, learning, data
         self._criterion = Criterion(learning.loss)
         self._report, self._device = report, device
-        self._make_cut, self._on_deadline = make_cut, on_deadline
+        self._make_cut, self._job, self._on_deadline = make_cut, job, on_deadline
         self._machine: MachineSpeed | None = None
         self._stop = stop or Stop()
         self._stack = ExitStack()

@@ -3,9 +3,10 @@
     python -m launch.memory
 
 Trains VGG5 on a few synthetic images (batches of 100, N = 10, P = 1) with K = 1 to 64 devices on up to four
-ranks. Memory is the unique set size: what would be free if this process alone ended. A device reads its own when network and
-data are about to be placed on it, and after each round; rank 0 five times a second, of which those with the
-most threads count. It is compared with that of a process that has done `import torch` alone, beside this one.
+ranks. Memory is the unique set size: what would be free if this process alone ended. A rank of devices reads
+its own when network and data are about to be placed on it, and after each round; rank 0 five times a second,
+of which those with the most threads count. It is compared with that of a process that has done `import torch`
+alone, beside this one.
 """
 
 import csv

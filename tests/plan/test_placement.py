@@ -1,8 +1,12 @@
 """Where devices are: more of them than ranks, evenly or as the user says."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from pipar_rpc.base.ranks import WORKER, World, workers_of
+from pipar_rpc.plan.node import Node
 from pipar_rpc.plan.placement import Placement
 from tests.support.configuration import message, plan
 
@@ -33,6 +37,15 @@ def test_a_device_knows_how_many_share_its_process_and_how_many_may_train_at_a_t
     assert [place.at_once for place in found] == [3, 3, 3, 2, 2]
     chosen = plan("num_devices=5", "participation.per_round=2", world_size=2).devices
     assert chosen[4].placed == Placement(rank=1, devices=5, first=False, at_once=2)
+
+
+def test_each_device_of_a_rank_may_have_a_data_root_of_its_own():
+    cpu = torch.device("cpu")
+    node = Node(Path("/data/1"), "/data/{device}", False, cpu)
+    assert node.of_device(3).data_root == Path("/data/3")
+    assert node.of_device(3).of_device(1) == node
+    shared = Node(Path("/data"), "/data", False, cpu)
+    assert shared.of_device(3) == shared
 
 
 def test_names_of_devices_and_of_ranks():

@@ -53,9 +53,7 @@ def reference(root: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def sweep(module_processes: Processes):
-    """Two devices with folders of their own; then a third one, on the rank of the second, whose folder is really
-    the first one's.
-    """
+    """Two devices with folders of their own; then a third one, which shares a rank and, really, a folder."""
     root = module_processes.directory / "images"
     write_all(root)
     options = [*overrides(root), "--multirun", "num_devices=2,3"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pipar_rpc.base.threads import start_pool
 
-Call = Callable[[], None]
+Call = Callable[[], object]
 
 LONGEST_WAIT_S = 3600.0
 

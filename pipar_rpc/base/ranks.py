@@ -83,7 +83,8 @@ class World:
     def from_environment(cls) -> "World":
         """Reads the variables that torchrun sets."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ[name]) for name in names))
+        rank, size, local_rank, local_size = (int(os.environ[name]) for name in names)
+        return cls(rank, size, local_rank, local_size)
 
     @property
     def name(self) -> str:

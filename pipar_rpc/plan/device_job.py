@@ -9,10 +9,29 @@ from pipar_rpc.data import DataSpec, Transform
 from pipar_rpc.learning import LearningSpec
 from pipar_rpc.models import ModelSpec
 from pipar_rpc.plan.deadlines import DeadlineSpec
-from pipar_rpc.plan.placement import ALONE, Placement
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The process that holds a device.
+
+    Attributes:
+        rank: its rank among torchrun's.
+        devices: number of devices that it holds.
+        first: whether the device is the first of them.
+        at_once: number of them that may train at the same time.
+    """
+
+    rank: int = 1
+    devices: int = 1
+    first: bool = True
+    at_once: int = 1
+
+
+ALONE = Placement()
 
 
 @dataclass(frozen=True)

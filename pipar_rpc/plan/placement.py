@@ -1,46 +1,15 @@
-"""Where devices are: the key `placement`, and the ranks that follow from it."""
+"""Which process holds which device, and whether devices keep their networks while others train."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from pipar_rpc.base.errors import ConfigError, require
+from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.base.ranks import workers_of
-
-EACH = "placement.devices_per_rank"
-
-
-@dataclass
-class PlacementConfig:
-    """How many devices each rank behind the servers holds."""
-
-    devices_per_rank: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        each = self.devices_per_rank
-        counts = each is None or (sum(each) > 0 and min(each) >= 0)
-        require(counts, EACH, each, "numbers of devices, not all 0, or null for evenly many")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The process that holds a device.
-
-    Attributes:
-        rank: its rank among torchrun's.
-        devices: number of devices that it holds.
-        first: whether the device is the first of them.
-        at_once: number of them that may train at the same time.
-    """
-
-    rank: int = 1
-    devices: int = 1
-    first: bool = True
-    at_once: int = 1
-
-
-ALONE = Placement()
+from pipar_rpc.plan.device_job import DeviceJob, Placement
+from pipar_rpc.plan.placement_schema import EACH
+from pipar_rpc.plan.schema import Config
 
 
 def number_of_devices(config: Any, num_workers: int) -> int:
@@ -50,7 +19,7 @@ def number_of_devices(config: Any, num_workers: int) -> int:
         config: configuration, checked or as it was composed.
         num_workers: number of ranks that are no servers.
     """
-    return config.num_devices or sum(config.placement.devices_per_rank or [num_workers])
+    return int(config.num_devices or sum(config.placement.devices_per_rank or [num_workers]))
 
 
 def check_placement(each: Sequence[int] | None, num_devices: int, num_workers: int, started: str) -> None:
@@ -68,23 +37,26 @@ def check_placement(each: Sequence[int] | None, num_devices: int, num_workers: i
         raise ConfigError(EACH, list(each), f"numbers that add up to num_devices={num_devices}")
 
 
-def placements(
-    num_devices: int, num_servers: int, num_workers: int, each: Sequence[int] | None, in_round: int
-) -> list[Placement]:
-    """The place of each device.
+def placed(jobs: Sequence[DeviceJob], config: Config, num_workers: int) -> list[DeviceJob]:
+    """Returns the same jobs with the processes that hold the devices.
 
     Args:
-        num_devices: K.
-        num_servers: number of server ranks.
-        num_workers: number of the other ranks.
-        each: number of devices on each of these; None for evenly many.
-        in_round: largest number of devices that train a round.
+        jobs: jobs of the devices.
+        config: configuration of the job.
+        num_workers: number of ranks that are no servers.
     """
-    workers = workers_of(num_devices, num_workers, each)
-    held, before = Counter(workers), set[int]()
-    placed = []
-    for worker in workers:
-        count = held[worker]
-        placed.append(Placement(num_servers + worker, count, worker not in before, min(count, in_round)))
+    workers = workers_of(len(jobs), num_workers, config.placement.devices_per_rank)
+    rests, held, before, found = _rest(config), Counter(workers), set[int](), []
+    most = config.participation.spec.most(len(jobs)) if rests else len(jobs)
+    for job, worker in zip(jobs, workers, strict=True):
+        rank, count = config.num_servers + worker, held[worker]
+        place = Placement(rank, count, worker not in before, min(count, most))
+        found.append(replace(job, placed=place, rests=rests))
         before.add(worker)
-    return placed
+    return found
+
+
+def _rest(config: Config) -> bool:
+    """Whether devices put their networks away while others train: not where halves are shared or cut anew."""
+    stays = config.resolved_strategy.shared_half or config.selector.profile_iterations > 0
+    return not (config.participation.spec.everyone or stays)

@@ -31,7 +31,7 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
-from pipar_rpc.plan.placement import placements
+from pipar_rpc.plan.placement import placed
 from pipar_rpc.plan.privacy_plan import (
     check_dpsgd,
     check_updates,
@@ -161,15 +161,12 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     network = check_model(config, data, num_devices)
     check_selector(config, len(network.units))
     check_updates(config, network)
-    devices, workers = [], world_size - config.num_servers
+    devices = []
     largest_batch = max(device.batch_size for device in device_configs)
-    each, rests = config.placement.devices_per_rank, _rest(config)
-    in_round = config.participation.spec.most(num_devices) if rests else num_devices
-    places = placements(num_devices, config.num_servers, workers, each, in_round)
-    for rank, (device_config, place) in enumerate(zip(device_configs, places, strict=True), start=1):
+    for rank, device_config in enumerate(device_configs, start=1):
         with _named(rank, config):
-            job = device_job(device_config, rank, num_devices, data, network, largest_batch)
-        devices.append(replace(job, placed=place, rests=rests))
+            devices.append(device_job(device_config, rank, num_devices, data, network, largest_batch))
+    devices = placed(devices, config, world_size - config.num_servers)
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
     if one_machine:
@@ -191,12 +188,6 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
         selector=selector_of(config),
         faults=faults_of(config),
     )
-
-
-def _rest(config: Config) -> bool:
-    """Whether devices put their networks away while others train: not where halves are shared or cut anew."""
-    stays = config.resolved_strategy.shared_half or config.selector.profile_iterations > 0
-    return not (config.participation.spec.everyone or stays)
 
 
 def _check_sizes(config: Config, devices: Sequence[DeviceJob], sizes: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, Schedule
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
-from pipar_rpc.plan.placement import PlacementConfig
+from pipar_rpc.plan.placement_schema import PlacementConfig
 from pipar_rpc.plan.privacy_schema import PrivacyConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig

@@ -32,7 +32,7 @@ from tests.support.handles import LocalRemote
 from tests.support.loops import CPU
 
 NODE = Node(Path("nowhere"), "nowhere", False, CPU)
-K, PER_ROUND, EPOCHS = 5, 2, 3
+K, PER_ROUND, EPOCHS = 5, 2, 2
 JOB = (
     *("data=synthetic", "data.image_size=8", "data.train_size=200", "data.train_size_per_device=20"),
     *("data.val_size=10", "data.test_size=20", "batch_size=10", f"num_devices={K}", "aggregation.every=1"),
@@ -63,7 +63,7 @@ def place(job, network):
     device = build_device(NODE, Stop(), job, whole, {}, half.process)
     deadlines = Deadlines(DeadlineSpec(10.0, 10.0, 10.0))
     handle = DeviceHandle(job.name, LocalRemote(device), port(), half, Timeline(), deadlines, True)
-    handle.class_counts = device.data_summary().counts
+    handle.class_counts = device.data_summary().class_counts
     handle.iterations = -(-handle.num_samples // job.batch_size)
     if job.rests:
         half.rest()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipar_rpc.base.ranks import WORKER, World, workers_of
+from pipar_rpc.plan.device_job import Placement
 from pipar_rpc.plan.node import Node
-from pipar_rpc.plan.placement import Placement
 from tests.support.configuration import message, plan
 
 

@@ -53,6 +53,8 @@ class ModelTransfer:
     ) -> tuple[State, dict[DeviceHandle, Future[None]]]:
         """Loads the global network into all server halves, and into device halves over their downlinks.
 
+        Halves of devices that rest are left out, unless they are sent the network: they wake with it.
+
         Sends each device half when its emulated transfer has ended; the links run at the same time.
 
         Args:
@@ -68,12 +70,14 @@ class ModelTransfer:
         held = network | self._decode(self._encode(crossing, before), before)
         payloads: dict[tuple[int, bool], State] = {}  # devices with the same split point get the same
         transfers: dict[DeviceHandle, State] = {}
-        _load_halves(
-            {handle: {name: held[name] for name in held.keys() - set(own)} for handle, own in names.items()}
-        )
+        halves: dict[DeviceHandle, State] = {}
         for handle, its in names.items():
             own, knows = tuple(its), handle.holds is before
-            if receivers is not None and handle not in receivers:
+            receives = receivers is None or handle in receivers
+            woken = receives and handle.wakes_with(held)
+            if not (woken or handle.rests):
+                halves[handle] = {name: held[name] for name in held.keys() - set(own)}
+            if not receives:
                 continue
             key = len(own), knows
             if key not in payloads:
@@ -81,6 +85,7 @@ class ModelTransfer:
                 payloads[key] = self._encode({name: source[name] for name in own}, base)
             handle.saved_bytes += num_bytes({name: held[name] for name in own}) - num_bytes(payloads[key])
             transfers[handle] = payloads[key]
+        _load_halves(halves)
         return held, _send(transfers, held)
 
     def hand_out(
@@ -92,6 +97,8 @@ class ModelTransfer:
             names: names of the tensors of each device's half.
             network: the network as everyone else holds it.
         """
+        for handle in names:
+            handle.wakes_with(network)
         halves = {handle: {name: network[name] for name in own} for handle, own in names.items()}
         payloads = {handle: self._encode(half, None) for handle, half in halves.items()}
         for handle, half in halves.items():

@@ -60,6 +60,7 @@ class ServerHalf:
         self._learning, self._device, self._timeline = learning, device, timeline
         self._stream = stream or open_stream(device)
         self._criterion = Criterion(learning.loss, device)
+        self._kept: State = {}  # the optimiser's state of a half that rests
         with self._stream.alone():
             self._hold(layers, dropout, coding, optimizer_state or {}, gradients)
 
@@ -77,6 +78,7 @@ class ServerHalf:
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
         self._unfinished: list[FiniteCheck] = []  # one list for all who share the half
+        self._names = tuple(layers.state_dict())
 
     def process(
         self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply
@@ -185,6 +187,14 @@ class ServerHalf:
         """
         with self._stream.alone():
             self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state, gradients)
+        self._kept = {}
+
+    def rest(self) -> None:
+        """Gives the layers up, but for the optimiser's state, until `recut` brings some; between rounds."""
+        self._kept, names = self.optimizer_state(), self._names
+        with self._stream.alone():
+            self._hold(nn.Sequential(), self._dropout, self._coding, {}, PLAIN)
+        self._names = names
 
     def clipped(self) -> Clipped:
         """Returns how many gradients of single samples were clipped here since the last call."""
@@ -193,7 +203,7 @@ class ServerHalf:
     def optimizer_state(self) -> State:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
         with self._stream.alone():
-            return self._optimizer.state()
+            return self._kept | self._optimizer.state()
 
     def for_device(
         self,
@@ -238,8 +248,8 @@ class ServerHalf:
             return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def names(self) -> Collection[str]:
-        """Returns the names of parameters and buffers, without a look at their numbers."""
-        return self._layers.state_dict().keys()
+        """Returns the names of parameters and buffers, also of a half that rests."""
+        return self._names
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""

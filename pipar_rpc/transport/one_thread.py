@@ -1,9 +1,9 @@
 """Orders that serve all devices on one thread, which has one micro-batch computed at a time."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
-OpenThread = Callable[[str], ThreadPoolExecutor]
+OpenThread = Callable[[str], Executor]
 Compute = Callable[[bool], None]
 """`compute(last)` computes what devices have handed in; `last`: nothing follows in the iteration."""
 
@@ -13,7 +13,7 @@ class OneThread:
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
     """
 
     def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
@@ -52,7 +52,7 @@ class OneThread:
         """Waits as `InOrder.settle` does, for the calls of all devices."""
         self._pool.submit(lambda: None).result(timeout_s)
 
-    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
+    def _run_ready(self) -> None:  # one at a time, so nothing here needs a lock
         while (index := self._next()) is not None:
             call, ends = self._waiting[index].pop(self._done[index])
             self._done[index] += 1
@@ -108,7 +108,7 @@ class Rotation(OneThread):
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
     """
 
     def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
@@ -155,7 +155,7 @@ class Together(Rotation):
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
         compute: computation of what has been handed in.
     """
 
@@ -199,7 +199,7 @@ class Priority(OneThread):
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
     """
 
     def __init__(self, num_devices: int, open_thread: OpenThread) -> None:

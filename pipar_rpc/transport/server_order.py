@@ -5,16 +5,17 @@ A further order is a class with the methods of `ServerOrder`: an entry of `ORDER
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from typing import Protocol, runtime_checkable
 
 from pipar_rpc.base import dotted
 from pipar_rpc.base.errors import ConfigError
-from pipar_rpc.base.threads import open_pool
+from pipar_rpc.base.shared_pools import open_share
 from pipar_rpc.transport.one_thread import Compute, OpenThread, Priority, Rotation, Together
 
 KEY = "server.order"
+COMPUTE_THREADS = 16  # of this process: with more devices than that, they take turns
 
 
 class Lane(Protocol):
@@ -48,8 +49,8 @@ class Lane(Protocol):
 class ServerOrder(Protocol):
     """Decides which device is served next. Each device puts its calls into a lane of its own.
 
-    A lane runs the calls of its device in the order of their numbers, one at a time, on a thread of the
-    order's; a device that has left holds nobody up.
+    A lane runs the calls of its device in the order of their numbers, one at a time; a device that has left
+    holds nobody up.
     """
 
     def begin(self, lengths: Sequence[int], iteration: int) -> None:
@@ -66,16 +67,16 @@ class ServerOrder(Protocol):
 
 
 class InOrder:
-    """Runs numbered calls on a one-thread pool in the order of their numbers 0, 1, 2, ...
+    """Runs numbered calls one after the other in the order of their numbers 0, 1, 2, ...
 
     RPC handlers run on a pool of threads, so calls arrive in any order, even those of one sender. Numbering
     them where they are sent and running them through this class restores the order.
 
     Args:
-        pool: a pool of one thread; its only user should be this object.
+        pool: a pool that runs one call at a time; its only user should be this object.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._waiting: dict[int, Callable[[], None]] = {}
         self._next = 0
@@ -95,18 +96,18 @@ class InOrder:
         """Waits until the calls that could run have run; raises TimeoutError."""
         self._pool.submit(lambda: None).result(timeout_s)
 
-    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
+    def _run_ready(self) -> None:  # one at a time, so nothing here needs a lock
         while (call := self._waiting.pop(self._next, None)) is not None:
             self._next += 1
             call()
 
 
 class Separate:
-    """Serves each device on a thread of its own, whatever the others do: for a server half for each device.
+    """Serves each device by itself, whatever the others do: for a server half for each device.
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
     """
 
     def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
@@ -137,12 +138,12 @@ def _nothing(last: bool) -> None:
 def open_order(
     order: str | dotted.Choice, num_devices: int, compute: Compute = _nothing
 ) -> Iterator[ServerOrder]:
-    """Opens an order; its threads are closed at the end.
+    """Opens an order; its devices share the threads of this process.
 
     Args:
         order: name in `ORDERS`, or choice of one of these or of a class of the user's. It gets
-            `num_devices`, `open_thread` (a function that opens a pool of one thread, by its name) and
-            `compute` if it has parameters for them.
+            `num_devices`, `open_thread` (a function that opens a pool that runs one call at a time, by a
+            name) and `compute` if it has parameters for them.
         num_devices: K.
         compute: computation of what the devices have handed in, see `Together`.
 
@@ -152,8 +153,8 @@ def open_order(
     choice = dotted.Choice(order) if isinstance(order, str) else order
     with ExitStack() as stack:
 
-        def open_thread(name: str) -> ThreadPoolExecutor:
-            return stack.enter_context(open_pool(name))
+        def open_thread(name: str) -> Executor:
+            return stack.enter_context(open_share("compute", COMPUTE_THREADS))
 
         offered = {"num_devices": num_devices, "open_thread": open_thread, "compute": compute}
         made = dotted.make(KEY, choice, ORDERS, offered)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launch.headline_cases import ITERATIONS, Case, Reckoner, Runs
+from launch.headline_cases import Reckoner, Runs
 from launch.headline_figures import bars
 from launch.headline_tables import (
     NOT_VALID,
@@ -30,6 +30,7 @@ from launch.headline_tables import (
     verdict,
     write_csv,
 )
+from launch.headline_values import ITERATIONS, Case
 from launch.script import run_script
 from pipar_rpc.base.errors import ConfigError
 from pipar_rpc.models import build_meta, summarise

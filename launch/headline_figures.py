@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from launch.headline_cases import Case
 from launch.headline_tables import origin
+from launch.headline_values import Case
 from pipar_rpc.results.runs import shown
 
 COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#CC79A7")  # Okabe and Ito

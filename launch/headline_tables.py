@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.headline_cases import COMPARED, LARGEST_DEVIATION, Case, Check, Figures
+from launch.headline_values import COMPARED, LARGEST_DEVIATION, Case, Check, Figures
 from pipar_rpc.results.published import PublishedChoice
 from pipar_rpc.results.runs import shown
 

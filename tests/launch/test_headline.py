@@ -6,9 +6,10 @@ import math
 import pytest
 import yaml
 
-from launch.headline_cases import Figures, Link, Place, Reckoner, Runs
+from launch.headline_cases import Reckoner, Runs
 from launch.headline_figures import bars
 from launch.headline_tables import largest_lines, origin, speed_table, verdict
+from launch.headline_values import Figures, Link, Place
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.models import ModelSpec, Norm, build_meta, summarise
 from pipar_rpc.results.published import read_published

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipar_rpc.base.cores import on_cores
 
-PIECE = 1 << 14  # numbers of a step: 128 KB in double precision
+PIECE = 1 << 15  # numbers of a step: 256 KB in double precision
 SPAN = 1 << 18  # numbers that one core is given at a time
 
 Make = Callable[[slice], Tensor]

@@ -103,6 +103,7 @@ def main() -> int:
     )
     parser.add_argument("--devices", type=int, nargs="+", default=[4], help="K (default 4)")
     parser.add_argument("--ranks", type=int, help="ranks that hold the devices (default: one for each)")
+    parser.add_argument("--accept-disturbed", action="store_true", help="though other work may run here")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of both, after --")
     args = parser.parse_args()
     if args.ranks is not None and args.ranks < 1:
@@ -110,6 +111,7 @@ def main() -> int:
     folder = Path("outputs", "simulation_check", time.strftime("%Y-%m-%d_%H-%M-%S")).absolute()
     folder.mkdir(parents=True)
     options = [f"--slowdown={SLOWDOWN}", "--image-size=32", "--runs=9", f"--output={folder / 'device.yaml'}"]
+    options += ["--accept-disturbed"] * args.accept_disturbed
     python(sys.executable, "-m", "pipar_rpc.profiler", "vgg5", *options)
     found = []
     for count in args.devices:

@@ -79,11 +79,12 @@ def measured(folder: Path, ranks: int, overrides: list[str]) -> float:
     return run.curve("iteration_time_s")[-1]
 
 
-def simulated(overrides: list[str]) -> float:
-    """Simulates a job; returns the seconds of an iteration."""
+def simulated(overrides: list[str]) -> tuple[float, float]:
+    """Simulates a job; returns its time scale and the seconds of an iteration."""
     raw, _ = hydra_compose.compose(overrides)
     node = prepare(node_of(raw), None, 0)
-    return simulate(make_simulation_plan(raw, node.data_root), node).row.iteration_time_s
+    plan = make_simulation_plan(raw, node.data_root)
+    return plan.settings.time_scale, simulate(plan, node).row.iteration_time_s
 
 
 def check(folder: Path, count: int, method: str, ranks: int | None, more: list[str]) -> Check:
@@ -94,7 +95,8 @@ def check(folder: Path, count: int, method: str, ranks: int | None, more: list[s
     overrides += [f"testbed.profile={folder / 'device.yaml'}", *more]
     name = f"{count}_{method.replace(' ', '_').replace('=', '')}"
     seconds = measured(folder / name, min(count, ranks or count), overrides)
-    return Check(count, method, scale, seconds, simulated(overrides))
+    scale, computed = simulated(overrides)
+    return Check(count, method, scale, seconds, computed)
 
 
 def main() -> int:
@@ -103,6 +105,7 @@ def main() -> int:
     )
     parser.add_argument("--devices", type=int, nargs="+", default=[4], help="K (default 4)")
     parser.add_argument("--ranks", type=int, help="ranks that hold the devices (default: one for each)")
+    parser.add_argument("--accept-disturbed", action="store_true", help="though other work may run here")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of both, after --")
     args = parser.parse_args()
     if args.ranks is not None and args.ranks < 1:
@@ -110,6 +113,7 @@ def main() -> int:
     folder = Path("outputs", "simulation_check", time.strftime("%Y-%m-%d_%H-%M-%S")).absolute()
     folder.mkdir(parents=True)
     options = [f"--slowdown={SLOWDOWN}", "--image-size=32", "--runs=9", f"--output={folder / 'device.yaml'}"]
+    options += ["--accept-disturbed"] * args.accept_disturbed
     python(sys.executable, "-m", "pipar_rpc.profiler", "vgg5", *options)
     found = []
     for count in args.devices:

@@ -36,11 +36,11 @@ def job_figure(
     _devices(devices, row, sorted(own_s))
     needed.barh([*busy_s], [*busy_s.values()], color=COLOURS[: len(busy_s)])
     needed.axvline(row.epoch_time_s, color="grey", linestyle=":")
-    needed.set_xlabel("seconds of an epoch (dotted: its time)")
-    needed.set_title("what it is needed for")
+    needed.set_xlabel("s in an epoch (dotted: the epoch)")
+    needed.set_title("how long each is needed")
     _search(search, cuts)
     bound = row.server_bound_devices
-    limit = "" if bound is None else f", the server bounds it from {bound:.0f} devices on"
+    limit = "" if bound is None else f"; the server bounds an epoch from {bound:.0f} devices on"
     figure.suptitle(f"{row.method}: {row.model}, {row.network}, K = {row.num_devices}{limit}", fontsize=11)
     return figure
 

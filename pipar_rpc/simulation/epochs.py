@@ -136,7 +136,7 @@ class Epochs:
             came_s = self._models.downloaded(chosen, self._elapsed_s, 0.0)
             seconds = float((waited_s + came_s)[trained.iterations > 0].sum())
         else:
-            seconds = float(waited_s.max(initial=0.0))
+            seconds = max(float(waited_s.max(initial=0.0)), trained.served_s)
         if world.aggregates and not world.strategy.in_turn:
             average_s = self._models.average_s(chosen[~lost])
             seconds += average_s

@@ -53,7 +53,7 @@ def merge(part: Part, kinds: Sequence[Kind]) -> Trained:
         update_s = max(shape.server_update_s for shape in iteration.shapes)
         free, busy_s = free + update_s, busy_s + update_s
         found.add(number, takes_part, iteration.ends(found.now, answered))
-    return Trained(found.middle, found.now, busy_s, busy_s)
+    return Trained(found.middle, found.now, busy_s, busy_s, free)
 
 
 def rotate(part: Part) -> Trained:
@@ -76,7 +76,7 @@ def rotate(part: Part) -> Trained:
         served = ends_in_order(ready.ravel(), jobs.ravel()).reshape(jobs.shape)
         free, work_s = float(served[-1, -1]), work_s + float(jobs.sum())
         found.add(number, takes_part, iteration.ends(found.now, served[:, :-1]))
-    return Trained(found.middle, found.now, work_s, work_s)
+    return Trained(found.middle, found.now, work_s, work_s, free)
 
 
 def one_by_one(part: Part) -> Trained:
@@ -89,7 +89,7 @@ def one_by_one(part: Part) -> Trained:
         iteration, takes_part = part.iteration(number)
         found.add(number, takes_part, iteration.alone_ends(found.now))
         work_s += float((weight * takes_part) @ server_seconds(iteration))
-    return Trained(found.middle, found.now, work_s, work_s)
+    return Trained(found.middle, found.now, work_s, work_s, 0.0)
 
 
 def server_seconds(iteration: Iteration) -> Array:

@@ -95,4 +95,4 @@ def _epoch_s(plan: SimulationPlan, world: World, sample: Fleet) -> float:
     if world.strategy.in_turn:
         return float(sample.weight @ (trained.seconds + rounds * (up_s + down_s)))
     moving_s = float((up_s + down_s).max()) + models.average_s(everyone) * world.aggregates
-    return float(trained.seconds.max()) + rounds * moving_s
+    return max(float(trained.seconds.max()), trained.served_s) + rounds * moving_s

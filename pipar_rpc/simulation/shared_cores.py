@@ -28,12 +28,14 @@ class Trained(NamedTuple):
         ends: when the last of them had, shape [C].
         busy_s: seconds in which the server computed.
         work_s: seconds of one core that it needed.
+        served_s: when the server had done everything, updates included.
     """
 
     middle: Array
     ends: Array
     busy_s: float
     work_s: float
+    served_s: float
 
 
 class Cores:
@@ -42,12 +44,17 @@ class Cores:
     Args:
         cores: number of halves that are computed as fast as one alone.
         weights: number of devices that each class stands for.
+
+    Attributes:
+        now: time of the last call.
+        busy_s: seconds in which anything was computed.
+        work_s: seconds of one core that it needed.
     """
 
     def __init__(self, cores: float, weights: Sequence[float]) -> None:
         self._cores, self._weights = cores, weights
         self._ends: list[tuple[float, int]] = []  # virtual time, class
-        self._now = self._virtual = self._load = 0.0
+        self.now = self._virtual = self._load = 0.0
         self._stretch = 1.0
         self.busy_s = self.work_s = 0.0
 
@@ -56,16 +63,16 @@ class Cores:
         """When the next micro-batch ends if none begins before; infinite if there is none."""
         if not self._ends:
             return math.inf
-        return self._now + (self._ends[0][0] - self._virtual) * self._stretch
+        return self.now + (self._ends[0][0] - self._virtual) * self._stretch
 
     def begin(self, time: float, index: int, seconds: float) -> None:
         """Begins a micro-batch of class `index` that takes so many seconds of a core."""
         if self._ends:
-            self.busy_s += time - self._now
-            self._virtual += (time - self._now) / self._stretch
+            self.busy_s += time - self.now
+            self._virtual += (time - self.now) / self._stretch
         else:
             self._virtual = self._load = 0.0  # so that rounding does not add up
-        self._now = time
+        self.now = time
         weight = self._weights[index]
         self.work_s += weight * seconds
         self._load += weight
@@ -74,8 +81,8 @@ class Cores:
 
     def end(self, time: float) -> int:
         """Ends the next one, at `next_end`; returns its class."""
-        self.busy_s += time - self._now
-        self._now = time
+        self.busy_s += time - self.now
+        self.now = time
         self._virtual, index = heappop(self._ends)
         self._load -= self._weights[index]
         self._stretch = max(1.0, self._load / self._cores)
@@ -110,4 +117,4 @@ def serve(part: Part, cores: float) -> Trained:
         else:
             heappush(coming, (ready, index))
     middle, ends = (np.array([getattr(half, name) for half in halves]) for name in ("middle", "ends"))
-    return Trained(middle, ends, server.busy_s, server.work_s)
+    return Trained(middle, ends, server.busy_s, server.work_s, server.now)

@@ -55,6 +55,8 @@ class Training:
         uplink_s, downlink_s: seconds that its micro-batches held the links.
         busy_s: seconds in which a server process computed; mean over the server processes.
         work_s: seconds of one core that all server processes needed.
+        served_s: when the server had done everything, updates included; 0 if it had nothing to do, or if
+            devices train in turn.
         simulated: largest number of iterations of a device that were simulated; others follow from them.
     """
 
@@ -65,6 +67,7 @@ class Training:
     downlink_s: Array
     busy_s: float
     work_s: float
+    served_s: float
     simulated: int
 
 
@@ -84,7 +87,7 @@ def train(world: World, fleet: Fleet, iterations: IntArray, last: IntArray, bega
     whole, ended = (np.stack([own.device_s(), *own.link_s()]) for own in (part.whole, part.last))
     device_s, uplink_s, downlink_s = whole * part.limits + (ended - whole) * (part.limits > 0)
     seconds, most = device_s.copy(), _most_iterations(world, part)  # those that train alone only compute
-    busy_s = work_s = 0.0
+    busy_s = work_s = served_s = 0.0
     for own in _served_together(world, classes):
         some = make_part(classes.take(own), world.kinds, world.lines, began_s, most)
         trained, wanted, limits = _serve(world, some), classes.iterations[own], some.limits
@@ -93,9 +96,11 @@ def train(world: World, fleet: Fleet, iterations: IntArray, last: IntArray, bega
         weight = some.classes.fleet.weight
         longer = float(weight @ wanted) / float(weight @ limits)
         busy_s, work_s = busy_s + trained.busy_s * longer, work_s + trained.work_s * longer
+        after_s = trained.served_s - float(trained.ends.max())
+        served_s = max(served_s, float(seconds[own].max()) + after_s if trained.served_s else 0.0)
     of, simulated = classes.of, min(most, longest)
     each = seconds[of], iterations, device_s[of], uplink_s[of], downlink_s[of]
-    return Training(*each, busy_s / world.num_servers, work_s, simulated)
+    return Training(*each, busy_s / world.num_servers, work_s, served_s, simulated)
 
 
 def _in_rotation(strategy: Strategy) -> bool:

@@ -14,7 +14,7 @@ from tests.support.simulated import NODE, made_up, simulation_plan, world_and_fl
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    return made_up(tmp_path_factory.mktemp("facts"))
+    return made_up(tmp_path_factory.mktemp("facts"), server_updates=False)
 
 
 def epochs_of(*options, average_s=0.0):
@@ -55,6 +55,15 @@ def test_rounds_move_models_more_often(facts):
     assert once.seconds == pytest.approx(never.seconds + moving, rel=1e-9)
     assert thrice.seconds == pytest.approx(never.seconds + 3 * moving, rel=1e-3)  # updates end in between
     assert never.iterations.tolist() == thrice.iterations.tolist() == [3, 3, 3]
+
+
+def test_a_round_ends_when_the_server_has_updated_too(tmp_path):
+    """Thousands of halves update at the same time when the last device has its last gradient."""
+    options = ("num_devices=5000", "aggregation.every=0", "data.train_size_per_device=10")
+    world, (epoch,) = epochs_of(*options, made_up(tmp_path))
+    update_s = world.kinds[0].shape(10).server_update_s
+    assert epoch.seconds == pytest.approx(epoch.busy_s, rel=0.01)
+    assert epoch.seconds > epoch.training_s.max() + 0.9 * 5000 * update_s / world.cores - 1.0
 
 
 def test_devices_in_turn_take_their_times_together(facts):

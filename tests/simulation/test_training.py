@@ -75,10 +75,13 @@ def test_one_device_takes_what_the_stage_recurrence_says(facts):
 def test_shared_cores_equal_a_plain_loop(facts, cores):
     _, world, fleet = world_and_fleet("num_devices=9", *DIFFERENT, facts)
     trained = whole_epoch(replace(world, cores=cores), fleet)
-    expected, busy = share_cores(as_lists(world, fleet), cores)
+    expected, busy, done = share_cores(as_lists(world, fleet), cores)
     assert len(set(expected)) == 9
     assert trained.seconds.tolist() == pytest.approx(expected, rel=1e-9)
-    assert trained.busy_s == pytest.approx(busy, rel=1e-9)
+    assert (trained.busy_s, trained.served_s) == (
+        pytest.approx(busy, rel=1e-9),
+        pytest.approx(done, rel=1e-9),
+    )
 
 
 def test_several_server_processes_are_several_loops(facts):
@@ -86,8 +89,10 @@ def test_several_server_processes_are_several_loops(facts):
     lists, trained = as_lists(world, fleet), whole_epoch(world, fleet)
     of = [k * 3 // 7 for k in range(7)]  # as `holder_of`
     expected = [share_cores([own for k, own in enumerate(lists) if of[k] == s], CORES) for s in range(3)]
-    assert trained.seconds.tolist() == pytest.approx([end for ends, _ in expected for end in ends], rel=1e-9)
-    assert trained.busy_s == pytest.approx(sum(busy for _, busy in expected) / 3, rel=1e-9)
+    assert trained.seconds.tolist() == pytest.approx(
+        [end for ends, _, _ in expected for end in ends], rel=1e-9
+    )
+    assert trained.busy_s == pytest.approx(sum(busy for _, busy, _ in expected) / 3, rel=1e-9)
 
 
 def test_one_half_in_rotation_equals_a_plain_loop(facts):

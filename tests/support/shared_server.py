@@ -58,11 +58,11 @@ def end_of(stages: Stages, start: float, answered: Sequence[float]) -> float:
     return now + stages["update"][0]
 
 
-def share_cores(devices: Sequence[Sequence[Stages]], cores: float) -> tuple[list[float], float]:
+def share_cores(devices: Sequence[Sequence[Stages]], cores: float) -> tuple[list[float], float, float]:
     """Every micro-batch that is being computed gets the same share of the cores, and one core at most.
 
     Returns:
-        When each device has done its iterations, and the seconds in which the server computed.
+        When each device has done its iterations, seconds in which the server computed, and when it was done.
     """
     all_of_them, now, busy = [_Device(own) for own in devices], 0.0, 0.0
     for device in all_of_them:
@@ -77,7 +77,7 @@ def share_cores(devices: Sequence[Sequence[Stages]], cores: float) -> tuple[list
             if device.left is None and not device.ended
         ]
         if not events:
-            return [device.start for device in all_of_them], busy
+            return [device.start for device in all_of_them], busy, now
         then = min(events)
         busy += (then - now) * bool(computing)
         for device in computing:

@@ -1,7 +1,7 @@
 """Epochs of a simulation, round by round: who trains, who drops out, and what models take on their way."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pipar_rpc.aggregation.participation import Participation, build_participation
 from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.random_streams import sequence
-from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.plan.simulation_plan import SimulationPlan
 from pipar_rpc.simulation.fleet import Fleet, iterations_of, last_sizes
 from pipar_rpc.simulation.lines import IntArray
@@ -82,7 +81,6 @@ class _Membership:
     present: NDArray[np.bool_]
     gone: NDArray[np.bool_]
     round: int = 0
-    known: dict[tuple[bytes, ...], Training] = field(default_factory=dict)
 
 
 class Epochs:
@@ -102,6 +100,7 @@ class Epochs:
         self._models = Models(world, fleet)
         self._members = _Membership(np.ones(count, dtype=bool), np.zeros(count, dtype=bool))
         self._notice_s = plan.spec.notice_s / settings.time_scale
+        self._known: dict[tuple[bytes, ...], Training] = {}
         self._elapsed_s = 0.0
 
     def run(self) -> Iterator[EpochTimes]:
@@ -154,7 +153,7 @@ class Epochs:
             back = self._draw("return") < share
             members.present |= back & ~members.gone
         for name, before in faults.leave.items():
-            number = int(name.removeprefix(worker_name(1)[:-1]))
+            number = int(name.removeprefix("device"))
             if round_ >= before:
                 members.present[number - 1], members.gone[number - 1] = False, True
         self._require_devices()
@@ -193,8 +192,7 @@ class Epochs:
         """The training of a round; one that is the same as another is not computed again."""
         began_s = 0.0 if self._world.lines.constant else self._elapsed_s
         key = (chosen.tobytes(), iterations.tobytes(), last.tobytes(), np.float64(began_s).tobytes())
-        known = self._members.known
-        if key not in known:
-            known.clear()  # of rounds that are all different, one is enough
-            known[key] = train(self._world, self._fleet.take(chosen), iterations, last, began_s)
-        return known[key]
+        if key not in self._known:
+            trained = train(self._world, self._fleet.take(chosen), iterations, last, began_s)
+            self._known = {key: trained}  # of rounds that are all different, the last one is enough
+        return self._known[key]

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from pipar_rpc.compression.registry import NONE
-from pipar_rpc.plan.strategies import STRATEGIES, Strategy
+from pipar_rpc.plan.strategies import AUTO, STRATEGIES, Strategy
 
 
 def cut_name(strategy: str, split_point: int, num_micro_batches: int, profile_iterations: int) -> str:
@@ -20,6 +20,14 @@ def coded_name(activations: str, gradients: str, models: str) -> str:
     """How the name of a job's folder ends: with its codecs, if there are any."""
     names = (activations, gradients, models)
     return "" if set(names) == {NONE} else "_" + "-".join(dict.fromkeys(names))
+
+
+def served_name(_root_: DictConfig) -> str:
+    """How the name of a job's folder ends: with server halves and their order, if others than by default."""
+    own = _root_.server
+    half = "" if own.half == "replicated" else f"_{own.half}"
+    order = own.order._target_ or own.order.name
+    return half + ("" if order == AUTO else f"_{str(order).rpartition('.')[2]}")
 
 
 def protected_name(_root_: DictConfig) -> str:

@@ -28,7 +28,7 @@ from yaml import YAMLError
 
 from pipar_rpc import command_line
 from pipar_rpc.base.errors import ConfigError, UserError, nearest
-from pipar_rpc.folder_names import coded_name, cut_name, protected_name
+from pipar_rpc.folder_names import coded_name, cut_name, protected_name, served_name
 from pipar_rpc.objective import check_objective, for_sweeper, variants
 from pipar_rpc.plan.load import one_line, quoted
 from pipar_rpc.plan.schema import Config
@@ -65,6 +65,7 @@ OmegaConf.register_new_resolver("choices", choices, replace=True)  # ${choices:}
 OmegaConf.register_new_resolver("cut", cut_name, replace=True)  # ${cut:strategy,P,N,profile_iterations}
 OmegaConf.register_new_resolver("coded", coded_name, replace=True)  # ${coded:activations,gradients,models}
 OmegaConf.register_new_resolver("protected", protected_name, replace=True)  # ${protected:}
+OmegaConf.register_new_resolver("served", served_name, replace=True)  # ${served:}
 OmegaConf.register_new_resolver("conf_dir", lambda: str(config_dir()), replace=True)  # ${conf_dir:}/...
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from pipar_rpc import hydra_compose
 from pipar_rpc.base.dotted import Choice
+from pipar_rpc.folder_names import served_name
 from pipar_rpc.plan.same_training import DEFAULTS, of_old
 from pipar_rpc.plan.strategies import ORDERS
 from pipar_rpc.transport.server_order import ORDERS as OPENED
@@ -33,6 +35,16 @@ DPSGD = ("model.norm=group", "privacy.dpsgd.noise_multiplier=1")
 def test_what_there_is(overrides, half, order):
     labels = plan(*overrides).labels
     assert (labels.server_half, labels.server_order) == (half, order)
+
+
+def test_the_folders_of_a_sweep_say_what_there_is():
+    def ends(*overrides):
+        return served_name(_root_=hydra_compose.compose(overrides)[0])
+
+    assert ends() == ""
+    assert ends(MERGED) == "_merged"
+    assert ends("server.order.name=priority") == "_priority"
+    assert ends(SHARED, "server.order._target_=own_server_order.FirstCome") == "_shared_FirstCome"
 
 
 def test_the_orders_are_those_that_can_be_opened():

@@ -41,6 +41,7 @@ JOBS = (
         for strategy, server in (("sl", "replicated"), ("sfl", "shared"), ("pipar", "replicated"))
     }
     | {
+        "pipar_priority": ("vgg5", "pipar", "replicated", SPLIT, 8),
         "pipar_shared": ("vgg5", "pipar", "shared", SPLIT, 8),
         "sfl_merged": ("vgg5", "sfl", "merged", SPLIT, 1),
         "pipar_merged": ("vgg5", "pipar", "merged", SPLIT, 8),
@@ -70,8 +71,9 @@ def sweep(module_processes):
     jobs[f"{[*JOBS].index('selected'):02}"] += (
         *("selector.profile_iterations=1", "selector.split_points=[1]", "timeline.epochs=1"),
     )
+    jobs[f"{[*JOBS].index('pipar_priority'):02}"] += ("server.order.name=priority",)
     last = [*JOBS].index("pipar_merged_resumed")
-    name = f"{last - 1}_pipar_vgg5_synthetic_none_P{SPLIT}_N8"
+    name = f"{last - 1}_pipar_vgg5_synthetic_none_P{SPLIT}_N8_merged"
     jobs[f"{last:02}"] += (f"resume={SWEEP}/{name}/checkpoints/round_000001.pt",)
     overrides = [option for option in SMALL if not option.startswith("epochs")]
     overrides += [
@@ -113,6 +115,7 @@ def test_a_merged_half_goes_on_bit_for_bit(sweep):
     assert "resumed from the end of round 1 (next: epoch 2)" in done.out
     assert_same(jobs["pipar_merged_resumed"], jobs["pipar_merged"])
     assert {row["server_half"] for row in rows_of(jobs["pipar_merged"])} == {"merged"}
+    assert {row["server_order"] for row in rows_of(jobs["pipar_priority"])} == {"priority"}
 
 
 def test_rows_say_what_was_done(sweep):

@@ -36,6 +36,7 @@ from pipar_rpc.plan.schema import Config
 HYDRA_VERSION = "1.3"
 CONFIG = "config"
 MULTIRUN = "--multirun"
+RANKS = ("num_devices", "num_servers", "placement.devices_per_rank")  # what decides how many ranks there are
 
 ConfigStore.instance().store("schema", Config)
 
@@ -139,7 +140,7 @@ def _compose(arguments: Sequence[str], combine: bool = False) -> tuple[list[Dict
         overrides = _overrides(loader, args.overrides, settings if multirun else None)
         choices = [_values(override) for override in overrides]
         _check_swept([each.key_or_group for each in overrides if each.is_sweep_override()], multirun)
-        groups = {*settings.hydra.runtime.choices, "num_devices", "num_servers"} if combine else set()
+        groups = {*settings.hydra.runtime.choices, *RANKS} if combine else set()
         together = [override.key_or_group in groups for override in overrides]
         jobs = [
             loader.load_configuration(name, variant, RunMode.RUN) for variant in variants(choices, together)

@@ -9,16 +9,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import DictConfig
+
 from pipar_rpc import hydra_compose, this_machine
 from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.base.disk import alone_in
 from pipar_rpc.base.errors import UserError
-from pipar_rpc.base.ranks import World
+from pipar_rpc.base.ranks import WORKER, World
 from pipar_rpc.base.threads import repeating
 from pipar_rpc.checkpoints import replacing
-from pipar_rpc.device_rank import NODE, SERVERS
+from pipar_rpc.device_rank import KIND, NODE, SERVERS
 from pipar_rpc.plan import load as configuration
 from pipar_rpc.plan.node import prepare
+from pipar_rpc.plan.placement import number_of_devices
 from pipar_rpc.sweep import FOLDER, Jobs, examine
 from pipar_rpc.transport import network_access, rpc_group
 from pipar_rpc.transport.rendezvous import BEAT_S, Meeting
@@ -40,7 +43,7 @@ def start_torchrun(arguments: Sequence[str]) -> int:
     """Checks all that rank 0 will, and replaces this process by torchrun with enough ranks for every job."""
     jobs, multirun = hydra_compose.compose_all(arguments)
     raw = jobs[0]
-    size = max(job.num_servers + (job.num_devices or DEFAULT_NUM_DEVICES) for job in jobs)
+    size = max(job.num_servers + _workers_for(job) for job in jobs)
     server, config = World(0, size, 0, size, raw.num_servers), configuration.node_of(raw)
     local = prepare(config, server.device, server.local_rank)
     this_machine.bind(config, server)
@@ -49,12 +52,20 @@ def start_torchrun(arguments: Sequence[str]) -> int:
     os.execv(sys.executable, [*torchrun_here(size), "-m", "pipar_rpc", *arguments])
 
 
+def _workers_for(job: DictConfig) -> int:
+    """Number of ranks to start for a job's devices: one for each, or those that `placement` names."""
+    return len(job.placement.devices_per_rank or ()) or job.num_devices or DEFAULT_NUM_DEVICES
+
+
 def serve(arguments: Sequence[str], world: World) -> int:
     """Rank 0: checks everything first, then runs the job or the jobs inside one RPC group."""
     raw, multirun = hydra_compose.compose(arguments)
     config, world = configuration.node_of(raw), replace(world, num_servers=raw.num_servers)
     local, listening = this_machine.prepare(config, world), this_machine.bind(config, world)
     meeting = Meeting.from_environment(world.rank, config.timeout_s)
+    workers = world.size - world.num_servers
+    if meeting is not None and number_of_devices(raw, workers) > workers:
+        world = replace(world, kind=WORKER)
     share_node(configuration.node_in_files(raw, arguments), world, meeting)
     folder, goes_on = examine(arguments, raw, multirun, world, local, meeting)
     with ExitStack() as stack:
@@ -75,8 +86,9 @@ def serve(arguments: Sequence[str], world: World) -> int:
 
 
 def share_node(in_files: dict[str, Any], world: World, meeting: Meeting | None) -> None:
-    """Tells the other ranks the number of servers, and those of this machine the node keys of files."""
+    """Tells the other ranks their names, and those of this machine the node keys of files."""
     if meeting is not None:
+        meeting.remember(KIND, world.kind)
         meeting.remember(SERVERS, str(world.num_servers))
         meeting.remember(NODE, json.dumps(in_files if world.one_machine else {}))
     if in_files and (meeting is None or not world.one_machine):

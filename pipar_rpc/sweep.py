@@ -18,6 +18,7 @@ from pipar_rpc.checkpoints import replacing, resuming
 from pipar_rpc.checkpoints.saving import needed_bytes
 from pipar_rpc.objective import last_figure
 from pipar_rpc.plan.node import Node
+from pipar_rpc.plan.placement import number_of_devices
 from pipar_rpc.plan.plan import Plan, make_plan
 from pipar_rpc.results.columns import Row
 from pipar_rpc.results.run_files import CONFIG
@@ -165,7 +166,7 @@ class Jobs:
 
 def _resolved(raw: DictConfig, world: World) -> DictConfig:
     """The whole configuration, as config.yaml has it."""
-    config = OmegaConf.merge(raw, {"num_devices": raw.num_devices or world.size - world.num_servers})
+    config = OmegaConf.merge(raw, {"num_devices": number_of_devices(raw, world.size - world.num_servers)})
     OmegaConf.resolve(config)
     assert isinstance(config, DictConfig)
     return resuming.identified(config)

@@ -38,6 +38,11 @@ def open_pool(name: str, size: int = 1) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def start_thread(call: Callable[[], None]) -> None:
+    """Runs a call on a thread of its own, which ends with it: for what a thread may do only once."""
+    threading.Thread(target=call, name="once", daemon=True).start()
+
+
 @contextmanager
 def repeating(seconds: float, call: Callable[[], None]) -> Iterator[None]:
     """Runs `call` every `seconds` on a thread of its own; an error is logged, once, and may pass."""

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 UNIMPORTANT = (  # keys that do not change what is trained
-    *("node", "resume", "overwrite", "fault", "checkpoint"),
+    *("node", "resume", "overwrite", "fault", "checkpoint", "placement"),
     *("epochs", "until", "experiment_name", "objective", "num_servers"),
 )
 

@@ -1,7 +1,9 @@
 """Building a device's objects on the device's own rank, from plain data."""
 
 import itertools
+import threading
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -34,10 +36,13 @@ from pipar_rpc.transport.activation_sender import Reporter, RpcExchange
 from pipar_rpc.transport.port_reference import PortReference
 from pipar_rpc.transport.rpc_group import expect
 
+_loading = threading.Lock()  # a source may read all of a data set, of which a device keeps its part
+
 
 def fill(layers: nn.Sequential, state: State) -> nn.Sequential:
-    """Loads these layers from the state of a whole network; returns them."""
-    layers.load_state_dict({name: state[name] for name in layers.state_dict()})
+    """Loads these layers from the state of a whole network, if it is not empty; returns them."""
+    if state:
+        layers.load_state_dict({name: state[name] for name in layers.state_dict()})
     return layers
 
 
@@ -50,26 +55,29 @@ def build_device(
     until the models are averaged.
 
     Args:
-        node: machine of the device.
+        node: machine of the device, which may hold others too; they are built one after the other.
         stop: request to end what the device does, the loading of its data included.
         job: job of the device.
-        state: parameters and buffers of the device half.
+        state: parameters and buffers of the device half; empty if it rests at first.
         optimizer_state: state of its optimiser by parameters' names; empty at the beginning of training.
         port: reference to the device's port on the server.
     """
-    reset_peak_rss()
-    source = open_source(job.data, node.data_root, node.download)
-    samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
+    node = node.of_device(job.rank)
+    with _loading:
+        if job.placed.first:
+            reset_peak_rss()
+        source = open_source(job.data, node.data_root, node.download)
+        samples = load_train_part(source, job.data, job.rank, job.num_devices, stop.check)
     instruments = Instruments(uplink=job.uplink.open(generator(job.seed, "uplink", job.rank), stop.sleep))
     numbers = itertools.count()  # of micro-batches, through all cuts: the port puts these in order
 
     def make_cut(job: DeviceJob, state: State) -> Cut:
-        with torch.random.fork_rng(devices=[]):
+        with global_generators(torch.Generator().manual_seed(job.seed)):  # which devices share
             layers = build_device_layers(job.model, job.split_point, job.tail_units)
         fill(layers, state)
         return _cut(layers, job, node, stop, _open_exchange(job, node, stop, port, instruments, numbers))
 
-    return Device(
+    device = Device(
         name=job.name,
         cut=make_cut(job, state),
         learning=job.learning,
@@ -84,11 +92,15 @@ def build_device(
         device=node.device,
         instruments=instruments,
         make_cut=make_cut,
+        job=job,
         model_codec=build_model_codec(job.model_codec, "compression.models"),
         optimizer_state=optimizer_state,
-        on_deadline=expect,
+        on_deadline=partial(expect, job.name),
         stop=stop,
     )
+    if job.rests:
+        device.rest()
+    return device
 
 
 def _cut(layers: nn.Sequential, job: DeviceJob, node: Node, stop: Stop, exchange: Exchange) -> Cut:
@@ -125,7 +137,7 @@ def _open_exchange(
     timeline, uplink, traffic = instruments.timeline, instruments.uplink, instruments.traffic
     if job.split_point == job.num_units:
         return LocalExchange(_server_half(ServerHalf, nn.Sequential(), job, node, timeline).process)
-    return RpcExchange(port, uplink, timeline, job.num_micro_batches, stop, numbers, traffic)
+    return RpcExchange(port, uplink, timeline, stop, numbers, traffic)
 
 
 def _by_way_of_tail(

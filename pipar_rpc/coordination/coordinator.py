@@ -16,6 +16,7 @@ from pipar_rpc.coordination.epoch_result import EpochSums
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.coordination.participants import Participants
+from pipar_rpc.coordination.resting import Resting
 from pipar_rpc.coordination.rounds import Position, Round
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.device_loop import Device
@@ -66,7 +67,8 @@ class Coordinator:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn, self._keep_networks = every, in_turn, keep_networks
         self._participants = Participants(membership, participation or Uniform(seed=0))
-        self._transfer = ModelTransfer(model_codec or ExactModel())
+        codec = model_codec or ExactModel()
+        self._transfer, self._resting = ModelTransfer(codec), Resting(membership, codec)
         for handle in membership.everyone:
             handle.holds = self._aggregator.network
         self._handed_on: State | None = None
@@ -125,8 +127,8 @@ class Coordinator:
         return dict(self._aggregator.rule.state())
 
     def networks(self) -> dict[DeviceHandle, State]:
-        """Returns each device's own network."""
-        return join(self.membership.ask(Device.state))
+        """Returns each device's own network; of one that rests, the global one."""
+        return join(self._resting.states(self._aggregator.network))
 
     def optimizer_states(self) -> dict[DeviceHandle, State]:
         """Returns the state of both optimisers of each device, by the names of parameters."""
@@ -139,7 +141,7 @@ class Coordinator:
         trained: dict[DeviceHandle, Future[RoundReport]] = {}
         uploads: dict[DeviceHandle, Future[State]] = {}
         began = time.monotonic()
-        self._hand_out([handle for handle in chosen if handle.holds is not self._aggregator.network])
+        self._hand_out(chosen)
         for handle in chosen:
             if not handle.present:
                 continue
@@ -222,25 +224,22 @@ class Coordinator:
                 handle: {key: tensor.clone() for key, tensor in device_network.items()}
                 for handle, device_network in networks.items()
             }
-        names = {handle: _device_names(handle, network) for handle in self.membership.handles}
         receivers = self._participants.of_next(trained.round)
+        self._resting.wake(receivers, before)
+        names = {handle: handle.device_names(network) for handle in self.membership.handles}
         held, loaded = self._transfer.distribute(names, network, before, receivers)
         self._aggregator.network = held
         self.membership.collect(loaded, Device.load)
+        self._resting.put_away(receivers)
         return held
 
     def _hand_out(self, handles: Sequence[DeviceHandle]) -> None:
         """Gives the global network to devices that do not hold it, as they train in place of a lost one."""
-        if (network := self._aggregator.network) is None or not handles:
+        if (network := self._aggregator.network) is None:
             return
-        names = {handle: _device_names(handle, network) for handle in handles}
+        self._resting.wake(handles, network)
+        names = {handle: handle.device_names(network) for handle in handles if handle.holds is not network}
         self.membership.collect(self._transfer.hand_out(names, network), Device.load)
-
-
-def _device_names(handle: DeviceHandle, network: State) -> list[str]:
-    """The names of a device half's tensors, in the network's order."""
-    on_server = handle.half.names()
-    return [name for name in network if name not in on_server]
 
 
 def _train(handle: DeviceHandle, current: Round) -> Future[RoundReport]:

@@ -22,6 +22,7 @@ from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.far_half import FarHalf, far_halves
 from pipar_rpc.coordination.far_port import FarPort
 from pipar_rpc.coordination.membership import ask
+from pipar_rpc.coordination.moving_layers import recut_half
 from pipar_rpc.data import overlapping
 from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.models import DropoutStreams, device_layers, server_layers
@@ -37,6 +38,7 @@ from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote
 from pipar_rpc.transport.server_order import Lane, open_order
 from pipar_rpc.transport.server_port import Port
+from pipar_rpc.transport.workers import Place
 
 End = tuple[Port | FarPort, ServerHalf | FarHalf, Timeline]  # of a device, as rank 0 uses it
 
@@ -78,9 +80,7 @@ def deployed(
             if device.name in halves:
                 ends[device.name] = _open_port(device, *halves[device.name], order.lane(index), stack)
         handles = [
-            _place(
-                device, device_layers(network, device.split_point, device.tail_units), own, ends[device.name]
-            )
+            _place(device, network, own, ends[device.name])
             for device, own in zip(devices, states, strict=True)
         ]
         try:
@@ -112,6 +112,8 @@ def _server_halves(
             layers = server_layers(network, device.split_point, device.tail_units)
             layers = fill(copy.deepcopy(layers), state)
             half = build_server_half(layers, device, node, timeline, optimizer_state)
+            if device.rests:
+                half.rest()
         halves[device.name] = half, timeline
     return halves
 
@@ -125,15 +127,23 @@ def _open_port(device: DeviceJob, half: ServerHalf, timeline: Timeline, lane: La
 
 
 def _place(
-    device: DeviceJob, layers: nn.Sequential, beginning: tuple[State, State], end: End
+    device: DeviceJob, network: nn.Sequential, beginning: tuple[State, State], end: End
 ) -> DeviceHandle:
-    """Places the device half: `layers`, with the weights and the optimiser's state of their beginning."""
-    state = {name: beginning[0][name].clone() for name in layers.state_dict()}
+    """Places the device half of `network`, with the weights and the optimiser's state of its beginning."""
+    layers = device_layers(network, device.split_point, device.tail_units)
+    state: State = {}
+    if not device.rests:  # one that rests is given a network when it is to train
+        state = {name: beginning[0][name].clone() for name in layers.state_dict()}
     optimizer_state = of_parameters(beginning[1], dict(layers.named_parameters()))
     reference = end[0].reference()
-    remote = create_remote(device.name, build_device, device, state, optimizer_state, reference)
+    place = Place.on_rank(device.name, device.placed.rank, device.placed.at_once)
+    remote = create_remote(place, build_device, device, state, optimizer_state, reference)
     deadlines = Deadlines(device.deadlines, device.emulated_s)
-    return DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
+    handle = DeviceHandle(*(device.name, remote, *end, deadlines, links_timed(device)), server=device.server)
+    if device.rests:
+        handle.rests = True
+        handle.revive = lambda state: recut_half(handle.half, device, network, state, {})
+    return handle
 
 
 def _load_data(handles: Sequence[DeviceHandle], devices: Sequence[DeviceJob], node: Node) -> None:

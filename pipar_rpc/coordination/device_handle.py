@@ -44,6 +44,9 @@ class DeviceHandle:
         saved_bytes: bytes that the codec of models saved, both ways.
         left: whether the device has left the job; see `pipar_rpc.coordination.membership`.
         server: RPC name of the server rank that holds port and half.
+        revive: function that gives a server half that rests its layers, with the weights of a whole network;
+            None if the device's network is kept also while it sits rounds out.
+        rests: whether its network is put away; see `pipar_rpc.coordination.resting`.
         moved: bytes and seconds of the last model that went up (`Device.upload`), and down (`Device.load`).
     """
 
@@ -61,6 +64,8 @@ class DeviceHandle:
     saved_bytes: int = 0
     left: bool = False
     server: str = SERVER
+    revive: Callable[[State], None] | None = None
+    rests: bool = False
     moved: dict[Method, tuple[int, float]] = field(default_factory=dict)
     _last_reply: float = 0.0
 
@@ -110,6 +115,22 @@ class DeviceHandle:
         """
         size, seconds = self.moved.pop(method, (0, 0.0))
         return size * 8e-6 / (seconds - answer_s) if seconds - answer_s >= ENOUGH_S else None
+
+    def device_names(self, network: State) -> list[str]:
+        """Returns the names of the device half's tensors, in the network's order."""
+        on_server = set(self.half.names())
+        return [name for name in network if name not in on_server]
+
+    def wakes_with(self, network: State) -> bool:
+        """Gives the server half of a device that rests this network; returns whether the device rested.
+
+        The device half then wants it too.
+        """
+        rested, self.rests = self.rests, False
+        if rested:
+            assert self.revive is not None
+            self.revive(network)
+        return rested
 
     @property
     def num_samples(self) -> int:

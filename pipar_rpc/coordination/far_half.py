@@ -22,6 +22,9 @@ from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.server_half import ServerHalf
 from pipar_rpc.transport.closing import close_all, warn_of
 from pipar_rpc.transport.remote_object import create_remote, name_of
+from pipar_rpc.transport.workers import Place
+
+CALLS_AT_ONCE = 16  # to the halves of one server rank
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +84,10 @@ class FarHalf:
         """Returns how many gradients of single samples were clipped since the last call."""
         return self._port.clipped()
 
+    def rest(self) -> None:
+        """Gives the layers up until `recut`; returns at once."""
+        self._end.tell(HeldHalf.of_half, name_of(ServerHalf.rest))
+
     def recut(self, job: DeviceJob, state: State, optimizer_state: State) -> None:
         """Gives the half other layers, which hold `state`; see `HeldHalf.recut`."""
         self._end.ask(HeldHalf.recut, job, state, optimizer_state)
@@ -112,11 +119,14 @@ def far_halves(
             if device.server == SERVER:
                 continue
             layers = server_layers(network, device.split_point, device.tail_units)
-            own = {name: state[name].clone() for name in layers.state_dict()}
+            own: State = {}
+            if not device.rests:
+                own = {name: state[name].clone() for name in layers.state_dict()}
             kept = of_parameters(optimizer_state, dict(layers.named_parameters()))
-            remote = create_remote(device.server, hold_half, device, own, kept)
+            place = Place(device.server, device.server, CALLS_AT_ONCE)
+            remote = create_remote(place, hold_half, device, own, kept)
             limits = deadlines.setdefault(device.server, Deadlines(device.deadlines))
-            ends[device.name] = FarEnd(remote, limits), device, list(own)
+            ends[device.name] = FarEnd(remote, limits), device, list(layers.state_dict())
         yield {name: _use(*end) for name, end in ends.items()}
     finally:
         warn_of(close_all({end.remote: end.deadlines for end, *_ in ends.values()}))

@@ -148,13 +148,15 @@ def hold_half(node: Node, stop: Stop, job: DeviceJob, state: State, optimizer_st
         node: this machine.
         stop: request to end, which is the port's affair.
         job: job of the device.
-        state: parameters and buffers of the server half.
+        state: parameters and buffers of the server half; empty if it rests at first.
         optimizer_state: state of its optimiser by parameters' names; empty at the beginning of training.
     """
     if not _held:
         reset_peak_rss()  # the halves of an earlier job are garbage that nobody would look for
     timeline, stop = Timeline(), Stop()
     half = build_server_half(build_server_layers(job, state), job, node, timeline, optimizer_state)
+    if job.rests:
+        half.rest()
     downlink = job.downlink.open(generator(job.seed, "downlink", job.rank), stop.sleep)
     return HeldHalf(Port(job.name, half.process, downlink, timeline, stop=stop), half, timeline)
 

@@ -72,9 +72,8 @@ class Membership:
         Raises:
             PeerError: too few are left.
         """
-        for handle in self.everyone:
-            if reason := handle.remote.lost:
-                self.lose(handle, LostError(reason))
+        gone = {handle: LostError(handle.remote.lost or "") for handle in self.everyone if handle.remote.lost}
+        self._lose_all(gone)  # a process may have held several
         return [handle for handle in self.everyone if handle.present]
 
     def _taking_part(self, of_each: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
@@ -162,14 +161,20 @@ class Membership:
 
     def lose(self, handle: DeviceHandle, error: LostError) -> None:
         """Goes on without a device; raises PeerError if too few are left."""
-        if handle.left:
-            return
-        handle.left = True
-        handle.port.leave("this device was given up")
-        left = f"{len(self.handles)} of {len(self.everyone)} devices left"
+        self._lose_all({handle: error})
+
+    def _lose_all(self, leaving: Mapping[DeviceHandle, LostError]) -> None:
+        """Goes on without these devices; those that have left before do not count."""
+        leaving = {handle: error for handle, error in leaving.items() if not handle.left}
+        for handle in leaving:
+            handle.left = True
+            handle.port.leave("this device was given up")
+        number = sum(handle.present for handle in self.everyone)
+        left = f"{number} of {len(self.everyone)} devices left"
         when = f"{'after' if self.counts else 'in'} round {self.round}"
-        self._on_leave(f"{handle.name} leaves {when}: {first_line(error)}; {left}", self.round)
-        if len(self.handles) < self._min_devices:
+        for handle, error in leaving.items():
+            self._on_leave(f"{handle.name} leaves {when}: {first_line(error)}; {left}", self.round)
+        if leaving and number < self._min_devices:
             raise PeerError(
                 f"{left}, fault.min_devices={self._min_devices}; "
                 f"the last to leave: {handle.name}: {first_line(error)}"

@@ -52,6 +52,8 @@ class ModelTransfer:
     ) -> tuple[State, dict[DeviceHandle, Future[None]]]:
         """Loads the global network into all server halves, and into device halves over their downlinks.
 
+        Halves of devices that rest are left out, unless they are sent the network: they wake with it.
+
         Sends each device half when its emulated transfer has ended; the links run at the same time.
 
         Args:
@@ -69,8 +71,11 @@ class ModelTransfer:
         transfers: dict[DeviceHandle, State] = {}
         for handle, its in names.items():
             own, knows = tuple(its), handle.holds is before
-            handle.half.load({name: held[name] for name in held.keys() - set(own)})
-            if receivers is not None and handle not in receivers:
+            receives = receivers is None or handle in receivers
+            woken = receives and handle.wakes_with(held)
+            if not (woken or handle.rests):
+                handle.half.load({name: held[name] for name in held.keys() - set(own)})
+            if not receives:
                 continue
             key = len(own), knows
             if key not in payloads:
@@ -89,6 +94,8 @@ class ModelTransfer:
             names: names of the tensors of each device's half.
             network: the network as everyone else holds it.
         """
+        for handle in names:
+            handle.wakes_with(network)
         halves = {handle: {name: network[name] for name in own} for handle, own in names.items()}
         payloads = {handle: self._codec.encode(half, None) for handle, half in halves.items()}
         for handle, half in halves.items():

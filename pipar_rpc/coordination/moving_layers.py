@@ -23,6 +23,7 @@ from pipar_rpc.models import device_layers, server_layers
 from pipar_rpc.plan.device_job import DeviceJob, links_timed
 from pipar_rpc.testbed.link import Slot
 from pipar_rpc.training.device_loop import Device
+from pipar_rpc.training.server_half import ServerHalf
 
 
 def move_layers(
@@ -62,7 +63,7 @@ def move_layers(
         asked[handle] = handle.call(Device.recut, jobs[handle], added, optimizer_state)
     returned = membership.collect(asked, Device.recut)
     for handle, given_up in returned.items():
-        _recut_server_half(handle, jobs[handle], network, state, given_up)
+        recut_half(handle.half, jobs[handle], network, state, given_up)
     return {handle: num_bytes(given_up) for handle, given_up in returned.items()}
 
 
@@ -70,12 +71,25 @@ def _device_names(network: nn.Sequential, job: DeviceJob) -> Iterable[str]:
     return device_layers(network, job.split_point, job.tail_units).state_dict()
 
 
-def _recut_server_half(
-    handle: DeviceHandle, job: DeviceJob, network: nn.Sequential, state: State, optimizer_state: State
+def recut_half(
+    half: ServerHalf | FarHalf,
+    job: DeviceJob,
+    network: nn.Sequential,
+    state: State,
+    optimizer_state: State,
 ) -> None:
+    """Gives a device's server half the layers that its job says, wherever it is.
+
+    Args:
+        half: server half.
+        job: job of the device.
+        network: the uncut network, as a pattern.
+        state: state of the whole network.
+        optimizer_state: optimiser's state of those of their parameters that are new there.
+    """
     layers = server_layers(network, job.split_point, job.tail_units)
-    if isinstance(handle.half, FarHalf):
+    if isinstance(half, FarHalf):
         own = {name: state[name] for name in layers.state_dict()}
-        handle.half.recut(job, own, optimizer_state)
+        half.recut(job, own, optimizer_state)
     else:
-        recut_server_half(handle.half, job, fill(copy.deepcopy(layers), state), optimizer_state)
+        recut_server_half(half, job, fill(copy.deepcopy(layers), state), optimizer_state)

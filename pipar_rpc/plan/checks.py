@@ -3,6 +3,7 @@
 from pipar_rpc.base.errors import ConfigError, UserError, require
 from pipar_rpc.data import OWN
 from pipar_rpc.plan.node_schema import DEVICE, NodeConfig
+from pipar_rpc.plan.placement import check_placement, number_of_devices
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method
 
@@ -42,7 +43,8 @@ def resolved_num_devices(config: Config, world_size: int) -> int:
     """Returns K: as configured, or one device for each rank that is not a server.
 
     Raises:
-        ConfigError: there are too few ranks for the servers and the devices, or more servers than devices.
+        ConfigError: there is no rank for the devices, not the ranks that `placement` names, or there are more
+            servers than devices.
     """
     servers, wanted = config.num_servers, config.num_devices
     available = world_size - servers
@@ -53,10 +55,9 @@ def resolved_num_devices(config: Config, world_size: int) -> int:
         number = wanted or servers
         need = f"num_servers={servers} and num_devices={number} need {servers + number}"
         raise ConfigError("num_servers", servers, f"below the number of ranks ({started}, {need})")
-    if wanted is not None and wanted > available:
-        others = "one is the server" if servers == 1 else f"{servers} are servers (num_servers={servers})"
-        raise ConfigError("num_devices", wanted, f"1..{available} ({started}, and {others})")
-    number = wanted or available
+    number = number_of_devices(config, available)
+    others = "one is the server" if servers == 1 else f"{servers} are servers (num_servers={servers})"
+    check_placement(config.placement.devices_per_rank, number, available, f"{started}, and {others}")
     if servers > number:
         each = f"1..{number}, the number of devices ({started}): each server rank holds halves"
         raise ConfigError("num_servers", servers, each)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipar_rpc.base.ranks import SERVER, worker_name
+from pipar_rpc.base.ranks import SERVER, device_name
 from pipar_rpc.compression.coding import CodingSpec
 from pipar_rpc.compression.registry import NONE, CodecSpec
 from pipar_rpc.data import DataSpec, Transform
@@ -12,6 +12,26 @@ from pipar_rpc.plan.deadlines import DeadlineSpec
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import LinkSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The process that holds a device.
+
+    Attributes:
+        rank: its rank among torchrun's.
+        devices: number of devices that it holds.
+        first: whether the device is the first of them.
+        at_once: number of them that may train at the same time.
+    """
+
+    rank: int = 1
+    devices: int = 1
+    first: bool = True
+    at_once: int = 1
+
+
+ALONE = Placement()
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class DeviceJob:
         labels_stay: number of last units that stay on the device with loss and labels; 0 if the labels cross.
         server: RPC name of the server rank that holds its server half.
         trained: numbers in the trained parameters of each cut unit.
+        placed: the process that holds it.
+        rests: whether its network is kept only in the rounds that it trains.
     """
 
     rank: int
@@ -67,11 +89,13 @@ class DeviceJob:
     labels_stay: int = 0
     trained: tuple[int, ...] = ()
     server: str = SERVER
+    placed: Placement = ALONE
+    rests: bool = False
 
     @property
     def name(self) -> str:
-        """RPC name of the device's worker."""
-        return worker_name(self.rank)
+        """Name of the device."""
+        return device_name(self.rank)
 
     @property
     def told_classes(self) -> tuple[str, ...]:

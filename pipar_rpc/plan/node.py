@@ -1,12 +1,12 @@
 """What is local to the machine on which a process runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from pipar_rpc.base.errors import ConfigError
-from pipar_rpc.plan.node_schema import NodeConfig
+from pipar_rpc.plan.node_schema import DEVICE, NodeConfig, data_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Node:
         given_root: value of `node.data_root` as it was given, for errors.
         download: whether missing data sets may be downloaded.
         device: torch device on which this process computes.
-        memory_limit_mb: memory that a device process may take, in 10^6 bytes; None for no limit.
+        memory_limit_mb: memory that a process may take which holds devices, in 10^6 bytes; None for no limit.
     """
 
     data_root: Path
@@ -26,6 +26,11 @@ class Node:
     download: bool
     device: torch.device
     memory_limit_mb: float | None = None
+
+    def of_device(self, number: int) -> "Node":
+        """Returns the same machine with the data root of device `number`, if each has one of its own."""
+        own = DEVICE in self.given_root
+        return replace(self, data_root=data_path(self.given_root, number)) if own else self
 
 
 def prepare(config: NodeConfig, number: int | None, local_rank: int) -> Node:

@@ -35,5 +35,10 @@ class NodeConfig:
         require(self.timeout_s > 0, "node.timeout_s", self.timeout_s, "> 0 seconds")
 
     def data_path(self, number: int | None) -> Path:
-        """The data root as a path: `~` expanded, `{device}` by the number, or `server` for None."""
-        return Path(self.data_root.replace(DEVICE, str(number or "server"))).expanduser()
+        """The data root as a path; see the function of this name."""
+        return data_path(self.data_root, number)
+
+
+def data_path(root: str, number: int | None) -> Path:
+    """A data root as a path: `~` expanded, `{device}` by the number, or `server` for None."""
+    return Path(root.replace(DEVICE, str(number or "server"))).expanduser()

@@ -31,6 +31,7 @@ from pipar_rpc.plan.device_plan import (
 from pipar_rpc.plan.learning_plan import check_learning
 from pipar_rpc.plan.load import for_device, load
 from pipar_rpc.plan.model_plan import Network, check_model
+from pipar_rpc.plan.placement import placed
 from pipar_rpc.plan.privacy_plan import (
     check_dpsgd,
     check_updates,
@@ -165,6 +166,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     for rank, device_config in enumerate(device_configs, start=1):
         with _named(rank, config):
             devices.append(device_job(device_config, rank, num_devices, data, network, largest_batch))
+    devices = placed(devices, config, world_size - config.num_servers)
     if config.resolved_strategy.shared_half:
         check_shared_half(config.strategy, devices)
     if one_machine:
@@ -218,11 +220,12 @@ def _notices(
 
 
 def _device_configs(raw: DictConfig, config: Config, num_devices: int) -> list[Config]:
-    """Returns the configuration of each device."""
+    """Returns the configuration of each device: `config` itself if nothing is overridden."""
     configs = []
     for rank in range(1, num_devices + 1):
         with _named(rank, config):
-            configs.append(for_device(raw, rank))
+            differs = config.devices.overrides.get(str(rank)) is not None
+            configs.append(for_device(raw, rank) if differs else config)
     return configs
 
 

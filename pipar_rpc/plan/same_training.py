@@ -54,6 +54,8 @@ def deciding_keys(config: Config, own: Sequence[Config], indices: Sequence[Seque
             common["pipeline.tail_units"] = config.pipeline.tail_units
     shared = flat(dataclasses.asdict(config), OWN)
     for number, device in enumerate(own, start=1):
+        if device is config:
+            continue
         single = flat(dataclasses.asdict(device), OWN)
         differing = {key for key in single.keys() | shared.keys() if single.get(key) != shared.get(key)}
         common |= {f"devices.overrides.{number}.{key}": single.get(key) for key in sorted(differing)}

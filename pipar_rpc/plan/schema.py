@@ -20,6 +20,7 @@ from pipar_rpc.plan.learning_schema import LossConfig, OptimizerConfig, Schedule
 from pipar_rpc.plan.model_schema import ModelConfig
 from pipar_rpc.plan.node_schema import NodeConfig
 from pipar_rpc.plan.participation_schema import ParticipationConfig
+from pipar_rpc.plan.placement_schema import PlacementConfig
 from pipar_rpc.plan.privacy_schema import PrivacyConfig
 from pipar_rpc.plan.strategies import STRATEGIES, Method, Strategy
 from pipar_rpc.plan.until_schema import UntilConfig
@@ -137,6 +138,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     num_devices: int | None = None
     num_servers: int = 1
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
     epochs: int = 10
     until: UntilConfig = field(default_factory=UntilConfig)
     batch_size: int = 100

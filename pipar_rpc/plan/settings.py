@@ -7,7 +7,7 @@ from typing import Any
 
 from pipar_rpc.aggregation.participation import ParticipationSpec
 from pipar_rpc.aggregation.rules import RuleSpec
-from pipar_rpc.base.ranks import worker_name
+from pipar_rpc.base.ranks import device_name
 from pipar_rpc.learning.metrics import MetricSpec
 from pipar_rpc.plan.schema import Config
 from pipar_rpc.plan.strategies import Method, Strategy
@@ -163,5 +163,5 @@ def selector_of(config: Config) -> SelectorSettings:
 
 def faults_of(config: Config) -> FaultSettings:
     """Returns the settings of devices that leave."""
-    leave = {worker_name(int(number)): before for number, before in config.fault.leave.items()}
+    leave = {device_name(int(number)): before for number, before in config.fault.leave.items()}
     return FaultSettings(config.fault.min_devices, leave)

@@ -172,12 +172,12 @@ _DECLARED = (
     ),
     Column(
         "device_peak_rss_mb",
-        "largest resident memory of the device's process in this job so far",
+        "largest resident memory of a process that holds devices in this job so far",
         "MB",
         "memory/device_peak_rss_mb",
         devices="max",
     ),
-    _each("each_device_peak_rss_mb", "that of each device", "MB", "memory_per_device/peak_rss_mb"),
+    _each("each_device_peak_rss_mb", "that of each device's process", "MB", "memory_per_device/peak_rss_mb"),
     Column("devices_alive", "number of devices that take part at the epoch's end", tag="devices/alive"),
     Column("devices_lost", "numbers of the devices that have left", figure=False),
     _name(

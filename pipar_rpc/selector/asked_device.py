@@ -12,6 +12,7 @@ from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.transport.closing import close_all
 from pipar_rpc.transport.remote_object import Remote, create_remote
+from pipar_rpc.transport.workers import Place
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,8 @@ def profilers(jobs: Sequence[DeviceJob]) -> Iterator[list[AskedDevice]]:
     devices: list[AskedDevice] = []
     try:
         for job in jobs:
-            devices.append(AskedDevice(job, create_remote(job.name, DeviceProfiler, job)))
+            place = Place.on_rank(job.name, job.placed.rank, job.placed.devices)
+            devices.append(AskedDevice(job, create_remote(place, DeviceProfiler, job)))
         yield devices
     finally:
         close_all({own.remote: Deadlines(own.job.deadlines, own.job.emulated_s) for own in devices})
@@ -57,3 +59,18 @@ def ask_all(devices: Sequence[AskedDevice], to_do: str, method: Callable[[Device
     """Asks all at the same time."""
     answers = [device.remote.call(method) for device in devices]
     return [device.wait(answer, to_do) for device, answer in zip(devices, answers, strict=True)]
+
+
+def first_of_each_process(devices: Sequence[AskedDevice]) -> list[AskedDevice]:
+    """The first device of each process: what is measured on it holds for the others there."""
+    return [device for device in devices if device.job.placed.first]
+
+
+def ask_each_process(
+    devices: Sequence[AskedDevice], to_do: str, method: Callable[[DeviceProfiler], T]
+) -> list[T]:
+    """Asks the first device of each process; returns an answer for each device."""
+    first = first_of_each_process(devices)
+    ranks = [device.job.placed.rank for device in first]
+    found = dict(zip(ranks, ask_all(first, to_do, method), strict=True))
+    return [found[device.job.placed.rank] for device in devices]

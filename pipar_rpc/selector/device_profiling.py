@@ -51,7 +51,7 @@ class DeviceProfiler(LinkTest):
     """
 
     def __init__(self, node: Node, stop: Stop, job: DeviceJob) -> None:
-        self._node, self._stop, self._job = node, stop, job
+        self._node, self._stop, self._job = node.of_device(job.rank), stop, job
 
     def num_samples(self) -> int:
         """Samples that the device will train on; raises UserError if its data is missing."""
@@ -93,10 +93,10 @@ class DeviceProfiler(LinkTest):
         )
 
     def free_bytes(self) -> float:
-        """Memory that is left for training; infinite without `node.memory_limit`."""
+        """Memory that is left for training, for each device here; infinite without `node.memory_limit`."""
         reset_peak_rss()  # what earlier jobs left does not count
         limit = self._node.memory_limit_mb
-        return math.inf if limit is None else (limit - rss_mb()) * 1e6
+        return math.inf if limit is None else (limit - rss_mb()) * 1e6 / self._job.placed.devices
 
     def host_name(self) -> str:
         """This machine's name."""
@@ -112,7 +112,7 @@ class DeviceProfiler(LinkTest):
             times: number of exchanges that count, after a first one.
         """
         numbers = itertools.count(first)
-        exchange = RpcExchange(port, Link(), Timeline(), count, self._stop, numbers, Traffic())
+        exchange = RpcExchange(port, Link(), Timeline(), self._stop, numbers, Traffic())
         parts = [Part(1, 0, index, count, 1 / count) for index in range(1, count + 1)]
         labels, found, coding = torch.zeros(1, dtype=torch.int64), [], Coding(CodingSpec())
         activation = coding.encode_activation(parts[0], torch.zeros(1, requires_grad=True))

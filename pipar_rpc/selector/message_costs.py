@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipar_rpc.selector.asked_device import AskedDevice, ask_all
+from pipar_rpc.selector.asked_device import AskedDevice, ask_each_process, first_of_each_process
 from pipar_rpc.selector.device_profiling import DeviceProfiler, Exchanged
 from pipar_rpc.selector.facts import MessageCost, ServerFacts
 from pipar_rpc.selector.server_profiling import computing_half, empty_half
@@ -72,7 +72,9 @@ def _exchange(connected: Sequence[_Connection], count: int, times: int) -> list[
 def message_costs(
     server: ServerFacts, devices: Sequence[AskedDevice], here: torch.device
 ) -> tuple[ServerFacts, list[MessageCost]]:
-    """What micro-batches take of the processes' cores, while all devices exchange them at the same time.
+    """What micro-batches take of the processes' cores, while all of these exchange them at the same time.
+
+    One device of each process exchanges them, and stands for the others there.
 
     Once many are in flight, and once each waits for the one before, as behind a slow link, where threads are
     woken for each of them: what is more counts. Devices of one machine get its median, for they are alike.
@@ -82,18 +84,21 @@ def message_costs(
         devices: devices that are asked.
         here: torch device on which server halves compute.
     """
-    hosts, here_name = ask_all(devices, "tell its machine's name", DeviceProfiler.host_name), host_name()
+    hosts = ask_each_process(devices, "tell its machine's name", DeviceProfiler.host_name)
+    first, here_name = first_of_each_process(devices), host_name()
     spent, found = list[float](), list[list[Exchanged]]()
-    with _connected(devices, lambda: empty_half) as connected:
+    with _connected(first, lambda: empty_half) as connected:
         for count, times in ((MESSAGES, TIMES), (1, SINGLE)):
             began = time.process_time()
             found.append(_exchange(connected, count, times))
-            total = (1 + times) * count * len(devices)
+            total = (1 + times) * count * len(first)
             spent.append((time.process_time() - began) / total)
-    costs = [
+    each = [
         MessageCost(max(many.submit_s, one.submit_s), one.seconds, max(many.cpu_s, one.cpu_s))
         for many, one in zip(*found, strict=True)
     ]
+    of_rank = {device.job.placed.rank: cost for device, cost in zip(first, each, strict=True)}
+    costs = [of_rank[device.job.placed.rank] for device in devices]
 
     messages = []
     for host in hosts:

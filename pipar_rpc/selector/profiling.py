@@ -13,7 +13,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 
 from pipar_rpc.plan.device_job import DeviceJob
-from pipar_rpc.selector.asked_device import AskedDevice, ask_all, profilers
+from pipar_rpc.selector.asked_device import (
+    AskedDevice,
+    ask_all,
+    ask_each_process,
+    first_of_each_process,
+    profilers,
+)
 from pipar_rpc.selector.device_profiling import DeviceProfiler
 from pipar_rpc.selector.facts import Crossing, DeviceFacts, MessageCost, ServerFacts, UnitSizes, fitting
 from pipar_rpc.selector.message_costs import message_costs, with_messages
@@ -57,12 +63,12 @@ def profile_devices(
     """
     with profilers(jobs) as devices:
         samples = ask_all(devices, "count its samples", DeviceProfiler.num_samples)
-        free = ask_all(devices, "tell its memory", DeviceProfiler.free_bytes)
+        free = ask_each_process(devices, "tell its memory", DeviceProfiler.free_bytes)
         free = [_without_images(own, job, count) for own, job, count in zip(free, jobs, samples, strict=True)]
         held = [_most_held(sizes, job, own) for job, own in zip(jobs, free, strict=True)]
         times = _unit_times(devices, runs, held)
-        links = [_links(device, elapsed_s) for device in devices]
-        server = with_messages(server, devices, here)
+        links = _all_links(devices, elapsed_s)
+        server = with_messages(server, first_of_each_process(devices), here)
         server, messages = message_costs(server, devices, here)
     facts = [
         DeviceFacts(
@@ -108,7 +114,7 @@ def _unit_times(devices: Sequence[AskedDevice], runs: int, held: Sequence[int]) 
     """Emulated devices: what they will take. Others are measured, all at the same time.
 
     Only as many units are measured as a device can hold, and the last ones if they are on it; the others
-    cannot be chosen and count as nothing.
+    cannot be chosen and count as nothing. Of devices in one process that are alike, one is measured.
     """
     speeds = [device.job.speed for device in devices]
 
@@ -120,10 +126,19 @@ def _unit_times(devices: Sequence[AskedDevice], runs: int, held: Sequence[int]) 
         units = speed.unit_times(machine and machine[1])
         if units is not None:
             found[index] = units
-    native = [index for index in range(len(devices)) if index not in found]
-    measured = _measured([devices[i] for i in native], runs, [held[i] for i in native])
-    found |= zip(native, measured, strict=True)
-    return [found[index] for index in range(len(devices))]
+    every = range(len(devices))
+    native = {index: _kind(devices[index].job, held[index]) for index in every if index not in found}
+    first = {kind: index for index, kind in reversed(native.items())}
+    measured = _measured([devices[i] for i in first.values()], runs, [held[i] for i in first.values()])
+    times = dict(zip(first, measured, strict=True))
+    found |= {index: times[kind] for index, kind in native.items()}
+    return [found[index] for index in every]
+
+
+def _kind(job: DeviceJob, held: int) -> object:
+    """What decides how long a device that is not emulated takes: its process, and what it computes."""
+    codecs, size = repr((job.coding, job.privacy)), (job.batch_size, job.smallest)
+    return job.placed.rank, held, size, codecs, job.labels_stay
 
 
 def _measured(devices: Sequence[AskedDevice], runs: int, held: Sequence[int]) -> list[list[UnitTimes]]:
@@ -158,6 +173,16 @@ def _filled(units: list[UnitTimes], job: DeviceJob) -> list[UnitTimes]:
     missing = job.num_units - len(units)
     first = len(units) - (job.labels_stay if missing else 0)
     return units[:first] + [UnitTimes("", nothing, nothing, 0.0)] * missing + units[first:]
+
+
+def _all_links(devices: Sequence[AskedDevice], elapsed_s: float) -> list[LinkRates]:
+    """Rates of each device's links; of devices that share a process, and so its line, one is measured."""
+    lines = [(device.job.placed.rank, device.job.uplink, device.job.downlink) for device in devices]
+    found: dict[object, LinkRates] = {}
+    for device, line in zip(devices, lines, strict=True):
+        if line not in found:
+            found[line] = _links(device, elapsed_s)
+    return [found[line] for line in lines]
 
 
 def _links(device: AskedDevice, elapsed_s: float) -> LinkRates:

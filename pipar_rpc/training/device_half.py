@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipar_rpc.base.memory import peak_rss_mb
 from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
+from pipar_rpc.base.shared_pools import open_share
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import open_pool
 from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
 from pipar_rpc.data import Batches, DataSummary
@@ -30,6 +30,8 @@ from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
 from pipar_rpc.training.exchange import Exchange
 from pipar_rpc.training.instrumented import Instrumented, Instruments
 from pipar_rpc.training.round_report import RoundReport
+
+LOADERS = 4  # threads that prepare mini-batches, for all devices of a process
 
 
 @dataclass
@@ -88,6 +90,7 @@ class DeviceHalf(Instrumented):
         device: torch device that computes.
         instruments: measuring instruments; the exchange uses the same ones, and models go up their uplink.
         make_cut: function called by `recut`; makes a cut from the new job and the state of its layers.
+        job: job of the device, for `make_cut`.
         model_codec: codec of models that travel; by default they travel as they are.
         optimizer_state: state of the optimiser by parameters' names; None at the beginning of training.
         on_deadline: function called with the seconds of silence after which the server counts as lost.
@@ -104,6 +107,7 @@ class DeviceHalf(Instrumented):
         device: torch.device,
         instruments: Instruments | None = None,
         make_cut: Callable[[DeviceJob, State], Cut] | None = None,
+        job: DeviceJob | None = None,
         model_codec: ModelCodec | None = None,
         optimizer_state: State | None = None,
         on_deadline: Callable[[float], None] = lambda seconds: None,
@@ -113,11 +117,11 @@ class DeviceHalf(Instrumented):
         self._name, self._learning, self._data = name, learning, data
         self._criterion = Criterion(learning.loss)
         self._report, self._device = report, device
-        self._make_cut, self._on_deadline = make_cut, on_deadline
+        self._make_cut, self._job, self._on_deadline = make_cut, job, on_deadline
         self._machine: MachineSpeed | None = None
         self._stop = stop or Stop()
         self._stack = ExitStack()
-        self._loader = self._stack.enter_context(open_pool("loader"))
+        self._loader = self._stack.enter_context(open_share("loader", LOADERS))
         self._models = model_codec or ExactModel()
         self._hold(cut, optimizer_state or {})
         self._given = self._base()

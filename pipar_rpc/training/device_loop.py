@@ -12,8 +12,8 @@ from pipar_rpc.base.without_compiler import pass_back
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.privacy.cut import Released
 from pipar_rpc.timing.timeline import Stage
-from pipar_rpc.training.device_half import DeviceHalf
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.training.resting_half import RestingHalf
 from pipar_rpc.training.round_report import RoundReport
 
 
@@ -29,7 +29,7 @@ class _InFlight(NamedTuple):
     result: Future[Result]
 
 
-class Device(DeviceHalf):
+class Device(RestingHalf):
     """Trains layers 1..P on the device's own data; everything else that a device does is in `DeviceHalf`."""
 
     def train(self, epoch: int, start: int, stop: int, deadline_s: float | None = None) -> RoundReport:

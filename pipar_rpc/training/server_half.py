@@ -52,6 +52,7 @@ class ServerHalf:
     ) -> None:
         self._learning, self._device, self._timeline = learning, device, timeline
         self._criterion = Criterion(learning.loss, device)
+        self._kept: State = {}  # the optimiser's state of a half that rests
         self._hold(layers, dropout, coding, optimizer_state or {}, gradients)
 
     def _hold(
@@ -67,6 +68,7 @@ class ServerHalf:
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
         self._check = FiniteCheck(self._layers)  # made anew before each mini-batch
+        self._names = tuple(layers.state_dict())
 
     def process(
         self, part: Part, activation: Coded, labels: Tensor | None, reply: Callable[[Result], None]
@@ -148,6 +150,13 @@ class ServerHalf:
             gradients: what becomes of the layers' gradients before the optimiser uses them.
         """
         self._hold(layers, dropout, coding, self.optimizer_state() | optimizer_state, gradients)
+        self._kept = {}
+
+    def rest(self) -> None:
+        """Gives the layers up, but for the optimiser's state, until `recut` brings some; between rounds."""
+        self._kept, names = self.optimizer_state(), self._names
+        self._hold(nn.Sequential(), self._dropout, self._coding, {}, PLAIN)
+        self._names = names
 
     def clipped(self) -> Clipped:
         """Returns how many gradients of single samples were clipped here since the last call."""
@@ -155,7 +164,7 @@ class ServerHalf:
 
     def optimizer_state(self) -> State:
         """Returns a copy of the optimiser's state by the names of this half's parameters, on the CPU."""
-        return self._optimizer.state()
+        return self._kept | self._optimizer.state()
 
     def for_device(
         self,
@@ -193,8 +202,8 @@ class ServerHalf:
         return {key: tensor.cpu() for key, tensor in self._layers.state_dict().items()}
 
     def names(self) -> Collection[str]:
-        """Returns the names of parameters and buffers, without a look at their numbers."""
-        return self._layers.state_dict().keys()
+        """Returns the names of parameters and buffers, also of a half that rests."""
+        return self._names
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""

@@ -5,9 +5,9 @@ the type checker compares arguments and result with the method itself (`remote_o
 
 - What travels is the object's reference, a number, the method's name and the arguments; then the result. All
   this is pickled, except for the tensors in it.
-- A placed object is an actor: its methods run one after the other on a thread of its own. The RPC handler
-  queues the call and returns a future. A handler that blocks can leave the process without a thread to answer
-  with.
+- A placed object is an actor: its methods run one after the other, on one of the threads for such objects.
+  The RPC handler queues the call and returns a future. A handler that blocks can leave the process without a
+  thread to answer with.
 - The caller numbers its calls from 0, because RPCs overtake each other. The actor runs them in that order.
 - A method that fails is answered with a value, a `Failure`, and the caller's future gets an error that says
   so. An RPC that fails gives the future a LostError; the worker is lost then, and later calls fail at once.

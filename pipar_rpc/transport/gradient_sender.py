@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributed import autograd as dist_autograd
 
+from pipar_rpc.base.alarms import Alarms
 from pipar_rpc.base.errors import Failure, PeerError, first_line
 from pipar_rpc.base.microbatch import Part
-from pipar_rpc.base.threads import start_pool
+from pipar_rpc.base.shared_pools import start_share
 from pipar_rpc.compression.coding import Coded
-from pipar_rpc.testbed.link import Link, Slot
+from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import TrafficLog
 from pipar_rpc.training.exchange import Result
@@ -23,6 +24,7 @@ from pipar_rpc.transport.gradient_carrier import carry
 
 Answer: TypeAlias = "torch.futures.Future[Result | Failure]"  # without a gradient, which goes its own way
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
+SENDERS = 128  # and of all devices of a process: with more than eight, each may have fewer
 
 
 class Delivered(NamedTuple):
@@ -51,7 +53,6 @@ class GradientSender:
     """Sends the gradients of one device, in the order in which they were computed.
 
     Args:
-        name: the device's name.
         downlink: the device's emulated downlink.
         timeline: record of the downlink's spans.
         leaving: record of when gradients leave.
@@ -62,7 +63,6 @@ class GradientSender:
 
     def __init__(
         self,
-        name: str,
         downlink: Link,
         timeline: Timeline,
         leaving: TrafficLog,
@@ -71,8 +71,7 @@ class GradientSender:
     ) -> None:
         self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
         self._contexts, self._answer = contexts, answer
-        self._pacer = start_pool(f"pace-{name}")
-        self._senders = start_pool(f"send-{name}", MAX_SENDERS)
+        self._slots, self._senders = Alarms(), start_share("send", SENDERS, MAX_SENDERS)
 
     def submit(self, batch: Delivered, result: Result) -> None:
         """Sends what the server half has made of a micro-batch; returns at once."""
@@ -83,14 +82,10 @@ class GradientSender:
             slot, part = self._downlink.reserve(payload.nbytes), batch.part
             stage = Stage.DOWNLINK if result.output is None else Stage.OUTPUT_DOWNLINK
             self._timeline.add(Span(stage, part.iteration, part.index, slot.start, slot.end))
-        if self._downlink.carried(slot):  # without an emulated link, for one: no thread has to sleep
-            self._senders.submit(self._send, batch, result)
-        else:
-            self._pacer.submit(self._pace, slot, batch, result)
+        self._slots.at(slot.arrival, lambda: self._begin(batch, result))
 
-    def _pace(self, slot: Slot, batch: Delivered, result: Result) -> None:
+    def _begin(self, batch: Delivered, result: Result) -> None:
         try:
-            self._downlink.wait(slot)
             # Sending blocks until the device has confirmed, and over a real line the confirmation queues
             # behind activations. Several at a time keep the downlink busy.
             self._senders.submit(self._send, batch, result)
@@ -119,7 +114,7 @@ class GradientSender:
         Does not wait for gradients on their way: a device that has fallen silent never confirms them, and
         torch's call cannot be interrupted.
         """
-        self._pacer.shutdown(wait=True, cancel_futures=True)
+        self._slots.close()
         self._senders.shutdown(wait=False, cancel_futures=True)
 
 

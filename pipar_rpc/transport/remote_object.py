@@ -6,18 +6,18 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, TypeVarTuple
 
 import torch
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, LostError, first_line
+from pipar_rpc.base.shared_pools import start_share
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import start_pool
 from pipar_rpc.plan.node import Node
 from pipar_rpc.transport.rpc_futures import handler, here, send
 from pipar_rpc.transport.server_order import InOrder
+from pipar_rpc.transport.workers import PROCESS, Place
 
 
 class Closable(Protocol):
@@ -34,52 +34,35 @@ Target = TypeVar("Target", bound=Closable)
 Reply: TypeAlias = "torch.futures.Future[Any]"  # Any: the method is known by its name only
 
 
-@dataclass
-class _Process:
-    """What the RPC handlers of this process share.
-
-    Attributes:
-        local: this machine, handed to the factories of objects that are placed here.
-        lost: reasons why workers are lost, by name: they failed or kept silent. This is the only list of them
-            while the group lasts; nobody waits for them again, in any job.
-    """
-
-    local: Node | None = None
-    lost: dict[str, str] = field(default_factory=dict)
-
-
-_process = _Process()
-
-
-def reset(local: Node) -> None:
-    """Prepares this process for a new RPC group."""
-    _process.local = local
-    _process.lost.clear()
-
-
-def is_lost(name: str) -> bool:
-    """Whether a worker was lost since the group came together."""
-    return name in _process.lost
-
-
 def name_of(method: Callable[..., object]) -> str:
     """Returns the name that stands for a method in calls, errors and deadlines."""
     return method.__name__
 
 
 class _Actor(Generic[Target]):
-    """An object placed on this rank, with the one thread that runs its methods.
+    """An object placed on this rank, whose methods run one after the other on a thread.
+
+    Args:
+        factory: function that makes the object.
+        args: arguments of the factory.
+        kwargs: arguments that are given by name.
+        at_once: number of threads for the objects of this factory.
 
     Attributes:
         doing: name of the method that runs or has run last; at first, of the factory.
     """
 
     def __init__(
-        self, factory: Callable[..., Target], args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        factory: Callable[..., Target],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        at_once: int = 1,
     ) -> None:
-        self._thread, self.doing = start_pool(name_of(factory)), name_of(factory)
+        self.doing = name_of(factory)
+        self._thread = start_share(self.doing, at_once)
         self._stop = Stop()
-        self._object = self._thread.submit(factory, _process.local, self._stop, *args, **kwargs)
+        self._object = self._thread.submit(factory, PROCESS.local, self._stop, *args, **kwargs)
         self._in_order = InOrder(self._thread)
 
     def call(self, number: int, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Reply:
@@ -139,12 +122,12 @@ class Remote(Generic[Target]):
     """A reference to an object on another rank.
 
     Args:
-        name: RPC name of the worker that holds it, e.g. "device3".
+        place: name of the object, and the worker that holds it.
         actor: RRef of the actor.
     """
 
-    def __init__(self, name: str, actor: "rpc.RRef[_Actor[Target]]") -> None:
-        self.name = name
+    def __init__(self, place: Place, actor: "rpc.RRef[_Actor[Target]]") -> None:
+        self.name, self.worker = place.name, place.worker
         self._actor = actor
         self._numbers = itertools.count()
 
@@ -163,30 +146,42 @@ class Remote(Generic[Target]):
             failed, LostError if the connection did, and UserError if the user can mend it.
         """
         crossing = (self._actor, next(self._numbers), name_of(method), args, kwargs)
-        return request(self.name, _call, crossing, timeout_s=0)
+        return self._request(_call, crossing, timeout_s=0)
 
     @property
     def lost(self) -> str | None:
         """Why the worker was given up, or how its connection failed; None if it is not lost."""
-        return _process.lost.get(self.name)
+        return PROCESS.lost.get(self.worker)
 
     def abandon(self, reason: str) -> None:
-        """Gives the worker up: nobody will wait for it again, in this job or when the group ends."""
-        _process.lost.setdefault(self.name, reason)
+        """Gives the worker up, with all that it holds: nobody will wait for it again, in this job or when the
+        group ends.
+        """
+        PROCESS.lost.setdefault(self.worker, reason)
 
     def close(self) -> Future[None]:
         """Stops what runs and closes the object; the future ends when its resources are released."""
-        return request(self.name, _close, (self._actor, next(self._numbers)), timeout_s=0)
+        return self._request(_close, (self._actor, next(self._numbers)), timeout_s=0)
 
     def doing(self, timeout_s: float) -> Future[str]:
         """Asks what the object does. The answer comes however busy it is: silence means a lost worker."""
-        return request(self.name, _doing, (self._actor,), timeout_s)
+        return self._request(_doing, (self._actor,), timeout_s)
+
+    def _request(
+        self, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], timeout_s: float
+    ) -> Future[T]:
+        return request(self.worker, function, args, timeout_s, self.name)
 
 
 def create_remote(
-    name: str, factory: Callable[Concatenate[Node, Stop, P], Target], *args: P.args, **kwargs: P.kwargs
+    place: Place | str,
+    factory: Callable[Concatenate[Node, Stop, P], Target],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> Remote[Target]:
-    """Creates `factory(local, stop, *args)` on the worker `name`; its errors show at the first call.
+    """Creates `factory(local, stop, *args)` at a place, a worker's name if it is alone there.
+
+    Its errors show at the first call.
 
     `local` is what that worker passed to `reset`; `stop` is a `Stop` that ends what runs when the object is
     closed, the factory too.
@@ -194,20 +189,28 @@ def create_remote(
     Raises:
         LostError: the worker was lost before.
     """
-    if name in _process.lost:
-        raise LostError(f"lost {name} in an earlier job")
+    place = Place(place, place) if isinstance(place, str) else place
+    worker = place.worker
+    if worker in PROCESS.lost:
+        raise LostError(f"lost {worker} in an earlier job")
     try:
-        return Remote(name, rpc.remote(name, _Actor, args=(factory, args, kwargs)))
+        return Remote(place, rpc.remote(worker, _Actor, args=(factory, args, kwargs, place.at_once)))
     except RuntimeError as error:
-        reason = f"lost {name}: {first_line(error)}"
-        _process.lost.setdefault(name, reason)
+        reason = f"lost {worker}: {first_line(error)}"
+        PROCESS.lost.setdefault(worker, reason)
         raise LostError(reason) from error
 
 
-def request(to: str, function: Callable[[*Ts], T | Failure], args: tuple[*Ts], timeout_s: float) -> Future[T]:
+def request(
+    to: str,
+    function: Callable[[*Ts], T | Failure],
+    args: tuple[*Ts],
+    timeout_s: float,
+    who: str | None = None,
+) -> Future[T]:
     """Sends an RPC, as `send`; if it fails, nobody waits for the worker again."""
-    if to in _process.lost:
+    if to in PROCESS.lost:
         result: Future[T] = Future()
         result.set_exception(LostError(f"lost {to} before"))
         return result
-    return send(to, function, args, timeout_s, lambda reason: _process.lost.setdefault(to, reason))
+    return send(to, function, args, timeout_s, lambda reason: PROCESS.lost.setdefault(to, reason), who)

@@ -31,6 +31,7 @@ def send(
     args: tuple[*Ts],
     timeout_s: float,
     on_lost: Callable[[str], object] = lambda reason: None,
+    who: str | None = None,
 ) -> Future[T]:
     """Sends an RPC; unlike torch's, its future can be waited for with a deadline or a `Stop`.
 
@@ -40,6 +41,7 @@ def send(
         args: arguments of the function.
         timeout_s: seconds after which the RPC fails; 0 for never.
         on_lost: function called with the reason if the RPC fails.
+        who: name of the object there that the function is about, for errors; by default the worker's.
     """
     result: Future[T] = Future()
 
@@ -55,7 +57,7 @@ def send(
             lose(error)
             return
         if isinstance(value, Failure):
-            result.set_exception(value.to_error(to))
+            result.set_exception(value.to_error(who or to))
         else:
             result.set_result(value)
 

@@ -1,7 +1,8 @@
 """The RPC group: joining and leaving it, without knowledge of training.
 
-Rank 0 (worker "server") drives. Every other rank (workers "server2", ... and "device1", ...) lets rank 0
-place objects on it and waits in `Session.serve` until it is dismissed.
+Rank 0 (worker "server") drives. Every other rank (workers "server2", ... and "device1", ..., or "worker1",
+... where one holds several devices) lets rank 0 place objects on it and waits in `Session.serve` until it is
+dismissed.
 """
 
 import logging
@@ -20,10 +21,10 @@ from torch.distributed import rpc
 
 import pipar_rpc
 from pipar_rpc.base.errors import PeerError, UserError, first_line
-from pipar_rpc.base.ranks import SERVER, World, worker_name
+from pipar_rpc.base.ranks import SERVER, World
 from pipar_rpc.base.threads import watchdog
 from pipar_rpc.plan.node import Node
-from pipar_rpc.transport import network_access, remote_object
+from pipar_rpc.transport import network_access, remote_object, workers
 from pipar_rpc.transport.rendezvous import Meeting
 
 Ts = TypeVarTuple("Ts")
@@ -45,7 +46,7 @@ class _Group:
     dismissed: threading.Event = field(default_factory=threading.Event)
     graceful: bool = True
     exit_code: int = 0
-    deadline_s: float = math.inf
+    deadlines_s: dict[str, float] = field(default_factory=dict)
 
 
 _group = _Group()
@@ -56,12 +57,19 @@ def _ping() -> None:
 
 
 def _still_wanted(name: str) -> bool:
-    return not remote_object.is_lost(name)
+    return not workers.is_lost(name)
 
 
-def expect(deadline_s: float) -> None:
-    """Sets the seconds of silence after which a device takes the server for lost."""
-    _group.deadline_s = deadline_s
+def expect(name: str, deadline_s: float) -> None:
+    """Sets the seconds of silence after which a device takes the server for lost.
+
+    Of several devices in one process the one that waits longest decides.
+
+    Args:
+        name: name of the device.
+        deadline_s: seconds of silence.
+    """
+    _group.deadlines_s[name] = deadline_s
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class Session:
 
     def returned(self) -> list[str]:
         """The names of lost devices that have come back, and would be in a group that is formed now."""
-        lost = [rank for rank, name in enumerate(self._names) if remote_object.is_lost(name)]
+        lost = [rank for rank, name in enumerate(self._names) if workers.is_lost(name)]
         if self._meeting is None or not lost:
             return []
         return [self._names[rank] for rank in lost if self._meeting.returned(rank)]
@@ -139,7 +147,7 @@ class Session:
         """
         name = self._names[self.rank]
         while not _group.dismissed.wait(PING_INTERVAL_S):
-            deadline_s = min(self._timeout_s, _group.deadline_s)
+            deadline_s = min(self._timeout_s, max(_group.deadlines_s.values(), default=math.inf))
             try:
                 wanted = rpc.rpc_sync(SERVER, _still_wanted, args=(name,), timeout=deadline_s)
             except RuntimeError as error:
@@ -160,7 +168,7 @@ class Session:
             living = {
                 member.host
                 for name, member in zip(self._names, self._members, strict=True)
-                if not remote_object.is_lost(name)
+                if not workers.is_lost(name)
             }
             try:
                 self._meeting.end(len(hosts - living))
@@ -220,9 +228,9 @@ def join(
     """
     global _group  # noqa: PLW0603  RPC handlers are module functions: they need to find it
     _group = _Group()
-    remote_object.reset(local)
+    rank, names = world.rank, world.names
+    workers.reset(local, names)
     join_s = timeout_s if meeting is None else max(MIN_JOIN_S, timeout_s / 4)  # in a meeting all are there
-    rank, names = world.rank, [worker_name(each, world.num_servers) for each in range(world.size)]
     _init_rpc(rank, names, join_s, meeting.init_method() if meeting else "env://")
     network_access.verify(listening)
     rpc._set_rpc_timeout(timeout_s)  # type: ignore[attr-defined]

@@ -4,14 +4,16 @@ A further order is a class with the methods of `ServerOrder` and an entry of `OR
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Protocol
 
-from pipar_rpc.base.threads import open_pool
+from pipar_rpc.base.shared_pools import open_share
 
-OpenThread = Callable[[str], ThreadPoolExecutor]
+OpenThread = Callable[[str], Executor]
+
+COMPUTE_THREADS = 16  # of this process: with more devices than that, they take turns
 
 
 class Lane(Protocol):
@@ -38,8 +40,8 @@ class Lane(Protocol):
 class ServerOrder(Protocol):
     """Decides which device is served next. Each device puts its calls into a lane of its own.
 
-    A lane runs the calls of its device in the order of their numbers, one at a time, on a thread of the
-    order's; a device that has left holds nobody up.
+    A lane runs the calls of its device in the order of their numbers, one at a time; a device that has left
+    holds nobody up.
     """
 
     def begin(self, lengths: Sequence[int], iteration: int) -> None:
@@ -56,16 +58,16 @@ class ServerOrder(Protocol):
 
 
 class InOrder:
-    """Runs numbered calls on a one-thread pool in the order of their numbers 0, 1, 2, ...
+    """Runs numbered calls one after the other in the order of their numbers 0, 1, 2, ...
 
     RPC handlers run on a pool of threads, so calls arrive in any order, even those of one sender. Numbering
     them where they are sent and running them through this class restores the order.
 
     Args:
-        pool: a pool of one thread; its only user should be this object.
+        pool: a pool that runs one call at a time; its only user should be this object.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._waiting: dict[int, Callable[[], None]] = {}
         self._next = 0
@@ -85,18 +87,18 @@ class InOrder:
         """Waits until the calls that could run have run; raises TimeoutError."""
         self._pool.submit(lambda: None).result(timeout_s)
 
-    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
+    def _run_ready(self) -> None:  # one at a time, so nothing here needs a lock
         while (call := self._waiting.pop(self._next, None)) is not None:
             self._next += 1
             call()
 
 
 class Separate:
-    """Serves each device on a thread of its own, whatever the others do: for a server half for each device.
+    """Serves each device by itself, whatever the others do: for a server half for each device.
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
     """
 
     def __init__(self, num_devices: int, open_thread: OpenThread) -> None:
@@ -120,7 +122,7 @@ class Rotation:
 
     Args:
         num_devices: K.
-        open_thread: opens a pool of one thread, by its name.
+        open_thread: opens a pool that runs one call at a time, by a name.
         calls: calls of an iteration; nobody else's come between them.
     """
 
@@ -161,7 +163,7 @@ class Rotation:
         """Waits as `InOrder.settle` does, for the calls of all devices."""
         self._pool.submit(lambda: None).result(timeout_s)
 
-    def _run_ready(self) -> None:  # on the pool's one thread, so nothing here needs a lock
+    def _run_ready(self) -> None:  # one at a time, so nothing here needs a lock
         while len(self._left | self._resting) < len(self._lengths):
             index = self._index
             if index not in self._left | self._resting and self._iteration < self._lengths[index]:
@@ -207,6 +209,7 @@ ORDERS: dict[str, Callable[[int, OpenThread], ServerOrder]] = {
 
 @contextmanager
 def open_order(name: str, num_devices: int) -> Iterator[ServerOrder]:
-    """Opens the order of that name in `ORDERS`; its threads are closed at the end."""
+    """Opens the order of that name in `ORDERS`; its devices share the threads of this process."""
     with ExitStack() as stack:
-        yield ORDERS[name](num_devices, lambda thread: stack.enter_context(open_pool(thread)))
+        share = lambda _: stack.enter_context(open_share("compute", COMPUTE_THREADS))  # noqa: E731
+        yield ORDERS[name](num_devices, share)

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, PeerError
+from pipar_rpc.base.shared_pools import open_share
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.timing.traffic import Traffic
@@ -20,7 +20,7 @@ from pipar_rpc.training.exchange import Process, Result
 from pipar_rpc.transport.autograd_contexts import Contexts
 from pipar_rpc.transport.gradient_sender import Answer, Delivered, GradientSender, undelivered
 from pipar_rpc.transport.port_reference import PortReference, forget, register
-from pipar_rpc.transport.server_order import InOrder, Lane
+from pipar_rpc.transport.server_order import COMPUTE_THREADS, InOrder, Lane
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Port:
         process: server half of the device.
         downlink: emulated downlink of the device.
         timeline: record of the downlink's spans.
-        order: lane that runs the server half's work; by default a thread of this port's own.
+        order: lane that runs the server half's work; by default one of this port's own.
         stop: request to end the downlink's sleeps.
 
     Attributes:
@@ -68,8 +68,8 @@ class Port:
         self._failure: Failure | None = None
         self._stack = ExitStack()
         leaving, answer = self.traffic.down, self._answer
-        self._sender = GradientSender(name, downlink, timeline, leaving, self._contexts, answer)
-        self._order = order or InOrder(self._stack.enter_context(open_pool(f"compute-{name}")))
+        self._sender = GradientSender(downlink, timeline, leaving, self._contexts, answer)
+        self._order = order or InOrder(self._stack.enter_context(open_share("compute", COMPUTE_THREADS)))
 
     def reference(self) -> PortReference:
         """The reference with which the device addresses this port."""
@@ -160,7 +160,7 @@ class Port:
         self._contexts.leave()
 
     def close(self) -> None:
-        """Stops, and releases the threads once nothing is being computed; see `GradientSender.close`."""
+        """Stops, and leaves the threads once nothing is being computed; see `GradientSender.close`."""
         self.stop("the job has ended")
         self.become_idle()
         forget(self._key)

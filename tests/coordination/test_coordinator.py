@@ -28,6 +28,7 @@ from pipar_rpc.transport.gradient_carrier import make_ticket
 from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
 from tests.support.coding import GRADIENT, one_pair
+from tests.support.handles import idle_handle
 
 
 class Half:
@@ -143,6 +144,25 @@ def test_a_device_takes_part_until_it_leaves_or_its_process_is_lost():
         membership.collect({handles[0]: Future()}, "upload")  # and nobody waits for it
     for handle in handles:
         handle.port.close()
+
+
+def test_a_process_that_is_lost_takes_all_its_devices_with_it():
+    """They were once lost one inside the other, which Python allows a few hundred times."""
+    told = []
+    handles = [idle_handle(number, 1) for number in range(1, 1201)]
+    membership = Membership(handles, 200, on_leave=lambda line, number: told.append(line))
+    for handle in handles[200:]:
+        handle.remote.lost = "lost worker2: connection reset"
+    assert membership.handles == handles[:200]
+    assert len(told) == 1000
+    left = "200 of 1200 devices left"
+    assert told[0] == f"device201 leaves in round 0: lost worker2: connection reset; {left}"
+    handles[0].remote.lost = handles[1].remote.lost = "lost worker1: connection reset"
+    with pytest.raises(
+        PeerError, match=r"198 of 1200 devices left.*the last to leave: device2: lost worker1"
+    ):
+        membership.ask(Device.clock)
+    assert [line.partition(" ")[0] for line in told[1000:]] == ["device1", "device2"]
 
 
 @pytest.mark.parametrize(

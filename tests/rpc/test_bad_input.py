@@ -84,7 +84,10 @@ MACHINE = {  # by whoever starts torchrun, and by rank 0 before it joins the gro
     ),
 }
 AS_SERVER = {  # under torchrun alone
-    "too many devices": (["num_devices=5"], "num_devices=5: must be 1..4 (torchrun started 5 ranks"),
+    "too few ranks": (
+        ["placement.devices_per_rank=[1,1,1,1,1]"],
+        "placement.devices_per_rank=[1, 1, 1, 1, 1]: must be at most 4 numbers (torchrun started 5 ranks",
+    ),
 }
 SERVER = {
     **{"RANK": "0", "WORLD_SIZE": "5", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "5"},

@@ -53,11 +53,11 @@ def reference(root: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def sweep(module_processes: Processes):
-    """Two devices with folders of their own; then a third one, whose folder is really the first one's."""
+    """Two devices with folders of their own; then a third one, which shares a rank and, really, a folder."""
     root = module_processes.directory / "images"
     write_all(root)
     options = [*overrides(root), "--multirun", "num_devices=2,3"]
-    done = module_processes.training(4, *options, module="tests.support.float64_main")
+    done = module_processes.training(3, *options, module="tests.support.float64_main")
     return root, done, job_dirs(module_processes)
 
 

@@ -1,4 +1,6 @@
-"""Server halves on several server ranks: the results are those of one, bit for bit."""
+"""Server halves on several server ranks, and devices that share a rank: bit for bit, the results are those
+of one server rank and a rank for each device.
+"""
 
 import json
 import signal
@@ -28,13 +30,16 @@ GOES_ON = merged(*BASE, "epochs=3", "aggregation.every=1", "network.uplink_mbps=
 
 @pytest.fixture(scope="module")
 def jobs(module_processes):
-    """The same jobs with one server rank and with two: folders by the number of server ranks and the job."""
+    """The same jobs of three devices, first with one server rank, then with two server ranks and two others.
+
+    Returns folders by the number of server ranks and the job.
+    """
     base = merged(*BASE, "epochs=1", "network.uplink_mbps=1000")
     sweep = sweep_of(module_processes.directory, {name: merged(*base, *own) for name, own in JOBS.items()})
     where = {}
     for number in (1, 2):
         more = (f"num_servers={number}", f"hydra.sweep.dir=outputs/{number}/of_multirun", "data=synthetic")
-        done = module_processes.training(3 + number, *more, *sweep)
+        done = module_processes.training(4, *more, "num_devices=3", *sweep)
         assert done.code == 0, done.err
         found = module_processes.directory.glob(f"outputs/{number}/of_multirun/*_*_*")
         where |= {(number, name): path for name, path in zip(JOBS, sorted(found), strict=True)}
@@ -42,7 +47,7 @@ def jobs(module_processes):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_results_do_not_depend_on_the_number_of_server_ranks(jobs, name):
+def test_results_depend_neither_on_the_number_of_server_ranks_nor_on_who_shares_one(jobs, name):
     one, two = jobs[1, name], jobs[2, name]
     assert_same(one, two)
     for first, second in zip(rows_of(one), rows_of(two), strict=True):
@@ -61,24 +66,29 @@ def test_the_timeline_has_the_spans_of_all_server_ranks(jobs):
 
 
 @pytest.mark.parametrize(("saved", "number"), [(2, 1), (1, 2)])
-def test_a_training_goes_on_with_another_number_of_server_ranks(processes, jobs, saved, number):
+def test_a_training_goes_on_with_other_ranks(processes, jobs, saved, number):
     own = merged(*BASE, "epochs=1", "network.uplink_mbps=1000", *JOBS["pipar"], f"num_servers={number}")
+    each = "placement.devices_per_rank=[1,1,1]" if number == 1 else "placement.devices_per_rank=[1,2]"
     resume = f"resume={jobs[saved, 'pipar']}/checkpoints/round_000003.pt"
-    done = processes.training(3 + number, *own, resume, "hydra.run.dir=resumed", module=WITHOUT_PICTURES)
+    done = processes.training(4, *own, each, resume, "hydra.run.dir=resumed", module=WITHOUT_PICTURES)
     assert done.code == 0, done.err
     assert_same(processes.directory / "resumed", jobs[1, "pipar"])
 
 
-def test_a_device_of_another_server_rank_is_lost_alone(processes):
-    ranks = processes.ranks(5, *GOES_ON, "num_servers=2", module=WITHOUT_PICTURES)
+def test_the_devices_of_a_lost_rank_leave_and_no_others(processes):
+    """Its server rank goes on, as do the devices of the other rank."""
+    shared = ("num_servers=2", "num_devices=4", "fault.min_devices=2")
+    ranks = processes.ranks(4, *GOES_ON, *shared, module=WITHOUT_PICTURES)
     processes.wait_for("outputs/*/*/checkpoints/round_000002.pt")
-    ranks[4].send_signal(signal.SIGKILL)
+    ranks[3].send_signal(signal.SIGKILL)
     code, output = end(ranks[0])
     assert code == 0, output
-    assert [rank.wait(PATIENCE_S) for rank in ranks[1:4]] == [0, 0, 0]
+    assert [rank.wait(PATIENCE_S) for rank in ranks[1:3]] == [0, 0]
     (path,) = processes.directory.glob("outputs/*/*")
     rows = rows_of(path)
-    assert (rows[-1]["devices_alive"], rows[-1]["devices_lost"]) == ("2", "3")
+    assert (rows[-1]["devices_alive"], rows[-1]["devices_lost"]) == ("2", "3;4")
+    for number in (3, 4):
+        assert f"device{number} leaves" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import threading
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import Port
 from pipar_rpc.transport.wire import label_of
 from tests.support.loops import assert_close, make_batches, train_split
+from tests.support.processes import wait_until
 
 HANDLER_THREADS = 4
 
@@ -142,10 +144,10 @@ def connect(group):
     """The device's end and the server's of a way, with a `Server` behind it."""
     opened = []
 
-    def make(server, count):
+    def make(server):
         stop = Stop()
         port = Port("device1", server.process, Link(), Timeline(), stop=stop)
-        way = (port.reference(), Link(), Timeline(), count, stop, itertools.count(), Traffic())
+        way = (port.reference(), Link(), Timeline(), stop, itertools.count(), Traffic())
         opened[:] = [port, RpcExchange(*way)]
         return opened[1]
 
@@ -170,7 +172,7 @@ def test_activations_and_gradients_of_any_sizes_cross_at_the_same_time(connect):
     gradients = [random_bytes(size or 0, seed) for seed, size in enumerate(down)]
     activations = [random_bytes(size, 10 + seed) for seed, size in enumerate(up)]
     (server := Server(gradients)).may_go_on.set()
-    found = [future.result(30) for future in submitted(connect(server, len(up)), activations, down)]
+    found = [future.result(30) for future in submitted(connect(server), activations, down)]
     for activation, came in zip(activations, server.activations, strict=True):
         assert torch.equal(came.payload, activation)
     for index, (size, gradient, result) in enumerate(zip(down, gradients, found, strict=True), start=1):
@@ -182,7 +184,7 @@ def test_handlers_do_not_wait_while_the_server_computes(connect):
     """With more micro-batches in flight than RPC has threads, whoever asks gets an answer."""
     count = 3 * HANDLER_THREADS
     server = Server([random_bytes(8, seed) for seed in range(count)])
-    futures = submitted(connect(server, count), server.gradients, [8] * count)
+    futures = submitted(connect(server), server.gradients, [8] * count)
     assert server.computing.wait(30)
     assert rpc.rpc_sync("alone", abs, args=(-3,), timeout=20) == 3
     assert not any(future.done() for future in futures)
@@ -193,10 +195,36 @@ def test_handlers_do_not_wait_while_the_server_computes(connect):
     )
 
 
+def test_many_devices_share_a_few_threads(group):
+    """Both ends of 64 links in one process, four micro-batches in flight on each: once six threads each."""
+    devices, count, ends, waiting = 64, 4, [], []
+    gradients = [random_bytes(400, seed) for seed in range(count)]
+    contexts = lambda: dist_autograd._get_debug_info()["num_autograd_contexts"]  # noqa: E731
+    before, before_contexts = threading.active_count(), contexts()
+    for number in range(devices):
+        (server := Server(gradients)).may_go_on.set()
+        stop = Stop()
+        port = Port(f"device{number}", server.process, Link(0.1), Timeline(), stop=stop)
+        way = (port.reference(), Link(0.1), Timeline(), stop, itertools.count(), Traffic())
+        ends.append((RpcExchange(*way), port))
+        waiting.append(submitted(ends[-1][0], gradients, [400] * count))
+    most = 0
+    while not all(future.done() for futures in waiting for future in futures):
+        most = max(most, threading.active_count())
+        time.sleep(0.002)
+    assert 0 < most - before < 150
+    for futures in waiting:
+        for future, sent in zip(futures, gradients, strict=True):
+            assert torch.equal(future.result().gradient, sent)
+    for end in itertools.chain(*ends):
+        end.close()
+    assert wait_until(lambda: contexts() == before_contexts, 10)
+
+
 def test_a_gradient_that_does_not_come_is_an_error(connect):
     """As from a server half that does not depend on the activation: the device half would not be trained."""
     (server := Server([None])).may_go_on.set()
-    (future,) = submitted(connect(server, 1), [random_bytes(8)], [8])
+    (future,) = submitted(connect(server), [random_bytes(8)], [8])
     with pytest.raises(PeerError, match="no gradient came back"):
         future.result(30)
 
@@ -211,11 +239,11 @@ def test_a_micro_batch_that_cannot_be_sent_holds_no_later_one_up(connect, monkey
         return label_of(part, *rest)
 
     monkeypatch.setattr(activation_sender, "label_of", first_fails)
-    exchange = connect(Server([]), 2)
+    exchange = connect(Server([]))
     failed, _ = submitted(exchange, [random_bytes(8)] * 2, [8, 8])
     with pytest.raises(ValueError, match="not this one"):
         failed.result(30)
-    assert exchange._previous_sent.wait(30)
+    exchange._sending.submit(lambda: None).result(30)
     assert sent == [2]
     exchange._stop.set("the server waits for the first one")
 
@@ -259,7 +287,7 @@ def test_labels_that_stay_are_in_nothing_that_is_sent(connect, monkeypatch, tail
         return send(to, function, args, **options)
 
     monkeypatch.setattr(activation_sender, "send", noting)
-    wrap = lambda local: connect(SimpleNamespace(process=local._process), 3)  # noqa: E731
+    wrap = lambda local: connect(SimpleNamespace(process=local._process))  # noqa: E731
     how = {"num_micro_batches": 3, "learning": learning}
     state, _, losses = train_split(network(), batches(labels), 2, tail_units=tail, wrap=wrap, **how)
     whole, _, expected = train_split(network(), batches(labels), 4, **how)

@@ -19,6 +19,7 @@ from pipar_rpc.transport.gradient_carrier import make_ticket
 from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
 from tests.support.coding import GRADIENT, one_pair
+from tests.support.processes import wait_until
 from tests.support.waiting import begun
 
 
@@ -148,16 +149,16 @@ def broken(*_):
     raise ValueError("broken")
 
 
-@pytest.mark.parametrize("where", ["torch.distributed.autograd.backward", "pipar_rpc.testbed.link.Link.wait"])
+@pytest.mark.parametrize(
+    "where", ["torch.distributed.autograd.backward", "pipar_rpc.transport.gradient_sender.carry"]
+)
 def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
     """Anything but a RuntimeError once left it waiting."""
     monkeypatch.setattr(where, broken)
     port = make_port(replying, mbps=0.01)  # slow enough for the gradient to be waited for
     answer = submit(port, 0)
     port.settle(5)
-    port._sender._pacer.submit(lambda: None).result(5)
-    port._sender._senders.shutdown(wait=True)
-    assert answer.done()
+    assert wait_until(answer.done, 10)
     assert answer.value().message == "gradient not delivered: broken"
     port.close()
 

@@ -148,11 +148,7 @@ class Membership:
         """Returns the fastest of a few pings to each device, all at the same time; without lost ones."""
         fastest: dict[DeviceHandle, Ping] = {}
         for _ in range(PINGS):
-            sent = {
-                handle: (time.monotonic(), _timed(handle.call(Device.clock)))
-                for handle in handles
-                if handle.present
-            }
+            sent = {h: (time.monotonic(), _timed(h.call(Device.clock))) for h in handles if h.present}
             answers = self.collect({handle: answer for handle, (_, answer) in sent.items()}, Device.clock)
             for handle, (theirs, after) in answers.items():
                 one = Ping.of(sent[handle][0], theirs, after)

@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipar_rpc.base.gpu import Stream, main_stream
 from pipar_rpc.base.memory import peak_rss_mb
@@ -15,68 +14,20 @@ from pipar_rpc.base.microbatch import MicroBatch, Part, split_batch
 from pipar_rpc.base.shared_pools import open_share
 from pipar_rpc.base.states import State, num_bytes
 from pipar_rpc.base.stopping import Stop
-from pipar_rpc.compression.coding import Coding
 from pipar_rpc.compression.models import ExactModel, ModelCodec
-from pipar_rpc.data import Batches, DataSummary
+from pipar_rpc.data import DataSummary
 from pipar_rpc.learning.half_optimizer import HalfOptimizer
 from pipar_rpc.learning.loss import Criterion
 from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.learning.spec import LearningSpec
-from pipar_rpc.models import DropoutStreams
 from pipar_rpc.plan.device_job import DeviceJob
-from pipar_rpc.privacy.cut import CutPrivacy
-from pipar_rpc.privacy.gradients import PLAIN, Gradients
-from pipar_rpc.testbed.device_speed import MachineSpeed, SpeedSpec, calibrate
+from pipar_rpc.testbed.device_speed import MachineSpeed, calibrate
 from pipar_rpc.timing.timeline import NO_ITERATION, Span, Stage, sum_by_stage
-from pipar_rpc.training.exchange import Exchange
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.instrumented import Instrumented, Instruments
 from pipar_rpc.training.round_report import RoundReport
 
 LOADERS = 4  # threads that prepare mini-batches, for all devices of a process
-
-
-@dataclass
-class Cut:
-    """Where the network and the mini-batches are cut, and what follows from it on the device.
-
-    Attributes:
-        layers: layers that the device holds, on the CPU: 1..P and, if the labels stay on it, the last ones.
-        exchange: connection to the server half.
-        coding: codecs of activations and gradients.
-        num_micro_batches: N.
-        dropout: random generators of the layers' dropout.
-        speed: speed of the emulated device; if it is calibrated, `calibrate` must be called before training.
-        smallest: least number of samples in a micro-batch.
-        split_point: P; None if all layers are before the cut.
-        gradients: what becomes of the layers' gradients before the optimiser uses them.
-        privacy: mechanisms that change activations before they are encoded, or add to the loss.
-    """
-
-    layers: nn.Sequential
-    exchange: Exchange
-    coding: Coding
-    num_micro_batches: int
-    dropout: DropoutStreams
-    speed: SpeedSpec
-    smallest: int = 1
-    split_point: int | None = None
-    gradients: Gradients = PLAIN
-    privacy: CutPrivacy = field(default_factory=CutPrivacy)
-
-
-@dataclass(frozen=True)
-class LocalData:
-    """The device's own data, which never leaves it.
-
-    Attributes:
-        batches: mini-batches of the samples.
-        roots: folders that hold the samples; the server is told of them, see `DataSummary`.
-        tells_classes: whether the server may know how many samples of each class there are.
-    """
-
-    batches: Batches
-    roots: tuple[str, ...] = ()
-    tells_classes: bool = True
 
 
 class DeviceHalf(Instrumented):

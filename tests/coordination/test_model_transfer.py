@@ -11,7 +11,7 @@ from pipar_rpc.compression.models import BF16Model, ExactModel, Int8Model
 from pipar_rpc.coordination.model_transfer import ModelTransfer
 from pipar_rpc.models import DropoutStreams
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf

@@ -18,7 +18,7 @@ from pipar_rpc.models.freezing import freeze
 from pipar_rpc.privacy.dpsgd import gradients_of, half_norm
 from pipar_rpc.privacy.spec import DpSgdSpec, PrivacySpec
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf

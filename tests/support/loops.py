@@ -21,7 +21,7 @@ from pipar_rpc.privacy.gradients import PLAIN, CountedTogether, Gradients
 from pipar_rpc.privacy.spec import NO_PRIVACY, PrivacySpec
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Exchange, LocalExchange, WaitingExchange
 from pipar_rpc.training.middle_half import MiddleHalf

@@ -22,7 +22,7 @@ from pipar_rpc.data import Batches, Images, Transform
 from pipar_rpc.learning import Criterion, LearningSpec
 from pipar_rpc.models import DropoutStreams, device_layers, server_layers
 from pipar_rpc.timing.timeline import Timeline
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Measure, Process, Result
 from pipar_rpc.training.merged_half import MergedHalf, Merging

@@ -14,7 +14,7 @@ from pipar_rpc.models import DropoutStreams
 from pipar_rpc.testbed.device_speed import SpeedSpec
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.testbed.unit_times import UnitTimes
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.instrumented import Instruments
 from tests.support.coding import EXACT

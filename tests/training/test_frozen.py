@@ -10,7 +10,7 @@ from pipar_rpc.coordination.build import fill
 from pipar_rpc.learning.optimizer_state import of_parameters
 from pipar_rpc.models import DropoutStreams, build_device_layers
 from pipar_rpc.timing.timeline import Stage, Timeline
-from pipar_rpc.training.device_half import Cut, LocalData
+from pipar_rpc.training.cut import Cut, LocalData
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import LocalExchange
 from pipar_rpc.training.server_half import ServerHalf

@@ -28,7 +28,7 @@ from pipar_rpc.plan.settings import (
     settings_of,
 )
 from pipar_rpc.plan.simulation_spec import SimulationSpec, spec_of
-from pipar_rpc.plan.strategies import Method, Strategy
+from pipar_rpc.plan.strategies import AUTO, Method, Strategy
 
 DEFAULT_NUM_DEVICES = 4
 
@@ -134,6 +134,8 @@ def _check(config: Config, count: int) -> None:
     require(not config.pipeline.labels_stay, "pipeline.labels", labels.value, once)
     every = "exhaustive in a simulation, which tries every P"
     require(method is Method.exhaustive, "selector.method", method.value, every)
+    order, served = config.server.order.name, "auto or separate in a simulation"
+    require(order in {AUTO, "separate"}, "server.order.name", order, served)
     half = config.simulation.server_half
     one = half is not Half.shared or servers == 1
     require(one, "num_servers", servers, "1 with simulation.server_half=shared")

@@ -84,6 +84,7 @@ FORMS = "must be [constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,
             "devices.overrides.4: devices are numbered 1..3",
         ),
         (["pipeline.labels=device"], "pipeline.labels=device: must be server in a simulation"),
+        (["server.order.name=priority"], "server.order.name=priority: must be auto or separate in a sim"),
         (["selector.method=paper"], "selector.method=paper: must be exhaustive in a simulation"),
         (
             ["strategy=fl", "simulation.server_half=merged"],

@@ -137,5 +137,5 @@ def _row(finding: Finding) -> list[str]:
     found, link = finding.probed, finding.link
     figures = [f"{link[key]:.1f}" if link else "-" for key in ("up_mbps", "down_mbps", "trip_ms")]
     sizes = [f"{found['disk_mb'] / 1e3:.1f}", f"{found['memory_mb'] / 1e3:.1f}", f"{finding.clock_s:+.1f}"]
-    data = "yes" if found["data"] else "no"
+    data = {True: "yes", False: "no"}[found["data"]] if "data_root" in finding.machine.node else "-"
     return [finding.machine.name, *(found[name] or "-" for name in VERSIONS), *sizes, data, *figures]

@@ -77,8 +77,13 @@ def place(tmp_path_factory):
         assert "nothing to mend" in checked
         assert not list(folder.glob("host*/plan"))
         assert "5 machines are up" in made.run(inventory, "up")
+        secrets = [_private_key(path) for path in sorted(folder.glob("machines_plan/*/pipar0.conf"))]
+        assert sorted(map(_private_key, folder.glob("host*/plan/pipar0.conf"))) == sorted(secrets)
         yield made, inventory
         made.run(inventory, "down")
+        logs = [path.read_text() for path in [*folder.rglob("*.log"), *folder.rglob("*.yaml")]]
+        assert len(logs) > len(made.machines)
+        assert not [secret for secret in secrets if any(secret in text for text in [checked, *logs])]
         kept = {path.name for host in made.machines for path in host.folder.glob("*")}
         assert not kept & {"plan", "plan.new", "state"}
         for host in made.machines:
@@ -86,6 +91,11 @@ def place(tmp_path_factory):
             assert all("sshd" in command for command in commands), commands
             assert "pipar0" not in inside(host.name, "ip", "link")
             assert inside(host.name, "nft", "list", "tables") == ""
+
+
+def _private_key(path):
+    (line,) = re.findall("^PrivateKey = (.+)$", path.read_text(), flags=re.MULTILINE)
+    return line
 
 
 def pids(host):

@@ -4,8 +4,9 @@
 
 Needs root, ip and tc. Every host gets a namespace and a veth pair to a bridge in a namespace of its own, so
 the machine's real network is never touched. A device's uplink is shaped where packets leave the device, its
-downlink where they leave the bridge (tc tbf). Everything is removed at the end, also after Ctrl-C; what a
-killed run left behind is removed by the next one.
+downlink where they leave the bridge (tc tbf). With --vpn, all that the hosts say to each other goes through
+WireGuard. Everything is removed at the end, also after Ctrl-C; what a killed run left behind is removed by
+the next one.
 """
 
 import argparse
@@ -18,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from launch import netns_vpn
 from launch.script import run_script
-from pipar_rpc.base.errors import ConfigError, UserError, nearest
+from pipar_rpc.base.errors import ConfigError, UserError, nearest, require
 from pipar_rpc.base.ranks import worker_name
 from pipar_rpc.hydra_compose import config_dir
 
@@ -106,24 +108,27 @@ def start(
 ) -> Popen:
     """Starts one host's torchrun, with a /etc/hosts of its own in which the hosts have names."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={num_hosts}", f"--node-rank={rank}"]
-    torchrun += ["--nproc-per-node=1", f"--master-addr={SUBNET}.1", f"--master-port={PORT}", *options]
+    torchrun += ["--nproc-per-node=1", f"--master-port={PORT}", *options]
     inside = f"mount --bind {shlex.quote(hosts_file)} /etc/hosts && exec " + shlex.join(
         [*torchrun, "-m", "pipar_rpc", *overrides]
     )
     return subprocess.Popen(["ip", "netns", "exec", name, "sh", "-c", inside])
 
 
-def run_hosts(names: list[str], overrides: list[str], keep_going: bool, torchrun: list[str]) -> int:
+def run_hosts(
+    names: list[str], subnet: str, overrides: list[str], keep_going: bool, torchrun: list[str]
+) -> int:
     with tempfile.NamedTemporaryFile("w", prefix=PREFIX, suffix=".hosts") as hosts_file:
         hosts_file.write("127.0.0.1 localhost\n")
         for rank in range(len(names)):  # torch asks for the name of the mapped IPv6 address
-            for address in (f"{SUBNET}.{rank + 1}", f"::ffff:{SUBNET}.{rank + 1}"):
+            for address in (f"{subnet}.{rank + 1}", f"::ffff:{subnet}.{rank + 1}"):
                 hosts_file.write(f"{address} {worker_name(rank)}\n")
         hosts_file.flush()
+        options = [f"--master-addr={subnet}.1", *torchrun]
         processes: list[Popen] = []
         try:
             for rank, name in enumerate(names):
-                processes.append(start(name, rank, len(names), hosts_file.name, overrides, torchrun))
+                processes.append(start(name, rank, len(names), hosts_file.name, overrides, options))
             return wait_for_all(processes, keep_going)
         finally:
             for process in processes:
@@ -156,22 +161,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=4, help="number of devices, one host each")
     parser.add_argument("--network", default="4g", help="a preset of conf/network/")
     parser.add_argument("--mtu", type=int, default=1500, help="largest packet in bytes (default 1500)")
+    parser.add_argument("--vpn", action="store_true", help="through WireGuard, as launch.machines does")
     parser.add_argument("--keep-going", action="store_true", help="device hosts may fail; the server goes on")
     parser.add_argument("--max-restarts", default="0", help="of each host's torchrun (default 0)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of pipar_rpc, after --")
     return parser.parse_args()
 
 
-def main() -> int:
-    args = parse()
+def check(args: argparse.Namespace) -> Path:
+    """Refuses what cannot be done; returns the file of the network's preset."""
     preset = config_dir() / "network" / f"{args.network}.yaml"
     if not preset.is_file():
         names = [path.stem for path in preset.parent.glob("*.yaml")]
         raise ConfigError("--network", args.network, f"a preset: {nearest(args.network, names)}")
-    if not 1 <= args.devices <= 250:
-        raise ConfigError("--devices", args.devices, "1..250")
-    if not 576 <= args.mtu <= 65535:
-        raise ConfigError("--mtu", args.mtu, "576..65535 bytes")
+    require(1 <= args.devices <= 250, "--devices", args.devices, "1..250")
+    require(576 <= args.mtu <= 65535, "--mtu", args.mtu, "576..65535 bytes")
     for override in args.overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key == "testbed.time_scale" and value not in {"1", "1.0"}:
@@ -183,13 +187,25 @@ def main() -> int:
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
             raise UserError(f"{tool} is needed (Debian: apt-get install iproute2)")
-    rates = OmegaConf.load(preset)
+    if args.vpn:
+        netns_vpn.require_tools()
+    return preset
+
+
+def main() -> int:
+    args = parse()
+    rates = OmegaConf.load(check(args))
     # The kernel shapes the links, so the emulation inside the processes is switched off.
-    overrides = ["network=none", f"network.name={args.network}_kernel", "node.trusted_network=true"]
-    overrides += args.overrides
+    links = f"{args.network}_kernel{'_vpn' if args.vpn else ''}"
+    overrides = ["network=none", f"network.name={links}", "node.trusted_network=true", *args.overrides]
+    subnet = netns_vpn.SUBNET if args.vpn else SUBNET
     remove_stale()
-    with hosts(args.devices, rates.uplink_mbps, rates.downlink_mbps, args.mtu) as names:
-        return run_hosts(names, overrides, args.keep_going, [f"--max-restarts={args.max_restarts}"])
+    torchrun = [f"--max-restarts={args.max_restarts}"]
+    with (
+        hosts(args.devices, rates.uplink_mbps, rates.downlink_mbps, args.mtu) as names,
+        netns_vpn.vpn(names, f"{SUBNET}.1", args.mtu) if args.vpn else nullcontext(),
+    ):
+        return run_hosts(names, subnet, overrides, args.keep_going, torchrun)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def test_the_wheel_declares_what_it_imports():
             assert declared & {package.lower() for package in packages[name]}, f"{path} imports {name}"
 
 
+def test_a_device_needs_a_part_of_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "launch/device-requirements.txt").read_text().splitlines()
+    light = {line for line in lines if not line.startswith("#")}
+    assert {re.split(r"[<>=]", line)[0] for line in light} == {"torch", "numpy", "omegaconf", "psutil"}
+    assert light < set(project["dependencies"])
+
+
 def test_the_installed_package_runs_without_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

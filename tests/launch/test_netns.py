@@ -1,11 +1,13 @@
 """Namespaces: what is refused."""
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
-from launch import agreement, netns
+from launch import agreement, netns, netns_vpn
 from pipar_rpc.base.errors import UserError
 from tests.support.commands import run_here
 
@@ -25,6 +27,16 @@ def test_bad_arguments_are_one_line(arguments, line):
     assert done.code == 2
     assert done.err.startswith(f"launch.netns: error: {line}")
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_vpn_needs_its_tools(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="--vpn: wg is needed"):
+        netns_vpn.require_tools()
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "wireguard-go" else name)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(UserError, match="--vpn: the kernel has no WireGuard"):
+        netns_vpn.require_tools()
 
 
 @pytest.mark.parametrize("script", [netns, agreement])

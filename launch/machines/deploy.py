@@ -1,0 +1,116 @@
+"""Brings the plan to the machines and takes it away again: `up` and `down`."""
+
+import io
+import shlex
+import tarfile
+import time
+from pathlib import Path
+
+from launch.machines import plan
+from launch.machines.remote import MachineError, on_all, run
+from launch.machines.schema import Inventory, Machine
+from pipar_rpc.base.errors import UserError
+
+ANSWER_S = 30.0  # in which the server must answer through the VPN
+STOP_S = 45.0  # what ending the ranks may take beside all else
+
+
+def source(name: str) -> bytes:
+    """A script that a machine's Python gets from us."""
+    return (plan.ON_MACHINE / name).read_bytes()
+
+
+def running(inventory: Inventory, machine: Machine) -> tuple[str, bool]:
+    """The mark of the plan that a machine has ("" if it has none), and whether its ranks run."""
+    has = shlex.quote(f"{machine.plan}/{plan.ID}")
+    status = f"if [ -e {has} ]; then cat {has}; sh {machine.plan}/status.sh && echo running; fi; true"
+    lines = run(machine, inventory.ssh, "status", status).split()
+    return (lines[0] if lines else "", "running" in lines)
+
+
+def refuse_unless(inventory: Inventory, idle: bool, mark: str | None = None) -> None:
+    """Raises MachineError unless all machines are as a command needs them.
+
+    Args:
+        idle: whether no training may run.
+        mark: mark of the plan that they must have; None: any, or none.
+    """
+    states = on_all(inventory, lambda machine: running(inventory, machine))
+    for machine, (theirs, runs) in zip(inventory.machines, states, strict=True):
+        if mark not in {None, theirs}:
+            raise MachineError(machine, "status", "it has another plan, or none: `up` first")
+        if runs and idle:
+            raise MachineError(machine, "status", "a training runs there; `logs` follows it, `down` ends it")
+
+
+def copy(inventory: Inventory, machine: Machine) -> None:
+    """Copies a machine's own part of the plan to it, and nobody else's."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path in sorted((inventory.plan / machine.name).iterdir()):
+            archive.add(path, path.name, filter=_of_whoever_unpacks)
+    new = f"{machine.plan}.new"
+    make = f"umask 077 && mkdir -p {machine.folder} && rm -rf {new} && mkdir {new} && tar -xpf - -C {new}"
+    swap = f"rm -rf {machine.plan} && mv {new} {machine.plan}"
+    run(machine, inventory.ssh, "copy the plan", f"{make} && {swap}", packed.getvalue())
+
+
+def _of_whoever_unpacks(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def reach(inventory: Inventory, machine: Machine) -> None:
+    """Waits until the server answers a machine through the VPN."""
+    server, vpn = inventory.server, inventory.vpn
+    script = f"{machine.python} - reach {server.vpn_address} {inventory.store_port} {ANSWER_S:.0f}"
+    try:
+        run(machine, inventory.ssh, "VPN", script, source("link.py"), ANSWER_S + inventory.ssh.timeout_s)
+    except MachineError as error:
+        hint = f"is UDP port {vpn.port} of {vpn.endpoint or server.address} open to it?"
+        raise UserError(f"{error}; {hint}") from error
+
+
+def up(inventory: Inventory) -> None:
+    """Copies the plan to all machines and brings the VPN up."""
+    plan.mark_of(inventory)
+    refuse_unless(inventory, idle=True)
+    on_all(inventory, lambda machine: copy(inventory, machine))
+    on_all(inventory, lambda machine: run(machine, inventory.ssh, "up", f"sh {machine.plan}/up.sh"))
+    on_all(inventory, lambda machine: reach(inventory, machine))
+    print(f"{len(inventory.machines)} machines are up, encrypted and closed to others")
+
+
+def down(inventory: Inventory) -> None:
+    """Ends what runs, fetches the logs, closes the VPN and removes the plan from all machines."""
+    folder = inventory.logs / time.strftime("%Y-%m-%d_%H-%M-%S")
+    fetched = [path for path in on_all(inventory, lambda machine: _leave(inventory, machine, folder)) if path]
+    where = f"; their logs are in {folder}" if fetched else ""
+    print(f"{len(inventory.machines)} machines are down{where}")
+
+
+def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
+    ssh, state = inventory.ssh, machine.state
+    long_s = ssh.timeout_s + STOP_S
+    run(machine, ssh, "end the ranks", _if_there(f"{machine.plan}/stop.sh"), timeout_s=long_s)
+    read = f"cat {state}/log.previous {state}/log 2>/dev/null; true"
+    log = run(machine, ssh, "fetch the log", read, timeout_s=3 * ssh.timeout_s)
+    path = folder / f"{machine.name}.log"
+    if log:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(log)
+    run(machine, ssh, "down", _if_there(f"{machine.plan}/down.sh"), timeout_s=long_s)
+    run(machine, ssh, "clean up", removal(machine, state))
+    return path if log else None
+
+
+def removal(machine: Machine, *more: str) -> str:
+    """The line of shell that removes the plan, and further folders, from a machine; results stay."""
+    return (
+        f"rm -rf {machine.plan} {machine.plan}.new {' '.join(more)}; rmdir {machine.folder} 2>/dev/null; true"
+    )
+
+
+def _if_there(script: str) -> str:
+    return f"if [ -e {script} ]; then sh {script}; fi"

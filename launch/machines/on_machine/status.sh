@@ -1,0 +1,18 @@
+#!/bin/sh
+# Ends with 0 if the ranks of this machine run, or are about to be started again.
+cd "$(dirname "$0")" || exit 1
+. ./common.sh
+if has_systemd; then
+    case $(systemctl show --property=ActiveState --value "$INTERFACE.service") in
+    active | activating | reloading | deactivating) exit 0 ;;
+    inactive) # also after a reboot, until systemd has come to it
+        systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null || exit 1
+        began=$(systemctl show --property=ExecMainStartTimestampMonotonic --value "$INTERFACE.service")
+        [ "$began" = 0 ]
+        exit
+        ;;
+    *) exit 1 ;;
+    esac
+fi
+pid=$(cat $state/pid 2>/dev/null) || exit 1
+tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q "$PWD/loop.sh" # and no later process of that number

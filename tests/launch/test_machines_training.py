@@ -1,0 +1,194 @@
+"""A training on machines that are folders of this one: no ssh, no VPN, and a shell for their Python."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.machines import deploy, plan, remote
+from launch.machines.deploy import running
+from launch.machines.schema import Machine, Ssh
+from pipar_rpc.base.errors import UserError
+from tests.support import inventories
+from tests.support.commands import run_here
+from tests.support.processes import free_port, wait_until
+
+pytestmark = pytest.mark.skipif(
+    Path("/run/systemd/system").exists() or shutil.which("setsid") is None,
+    reason="systemd would be asked to start the ranks, or setsid is missing",
+)
+SLEEPS = "exec sleep 600"
+
+
+def run(inventory, *words):
+    return run_here("launch.machines", inventory.path, *words)
+
+
+def nothing_is_left(inventory):
+    """Whether no process of the machines lives, once those that end by themselves within a second have."""
+    return wait_until(lambda: not _processes_of(inventory), 5)
+
+
+def _processes_of(inventory):
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = (path / "cwd").readlink(), (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if where.is_relative_to(inventory.path.parent) and int(path.name) != os.getpid():
+            found.append(words)
+    return found
+
+
+def test_a_training_runs_to_its_end_and_down_leaves_results_and_logs(tmp_path):
+    server = "mkdir -p outputs\ntouch outputs/model.pt\nsleep 1\nexit 0"
+    inventory = inventories.folders(tmp_path, server=server, board="sleep 1\nexit 0")
+    done = run(inventory, "run", "epochs=3", "experiment_name=a b")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert any(line.startswith("server | torchrun -m torch.distributed.run --nnodes=2") for line in lines)
+    (board,) = (line for line in lines if line.startswith("board  | torchrun"))
+    assert board.endswith("epochs=3 experiment_name=a b")
+    assert nothing_is_left(inventory)
+    again = run(inventory, "logs")
+    assert (again.code, "server | torchrun" in again.out) == (0, True)
+    for machine in inventory.machines:  # there is no VPN to close
+        Path(machine.plan, "down.sh").write_text("exit 0\n")
+    done = run(inventory, "down")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in (tmp_path / "server").iterdir()) == ["behaviour", "outputs"]
+    assert [path.name for path in (tmp_path / "board").iterdir()] == ["behaviour"]
+    (folder,) = inventory.logs.iterdir()
+    assert (folder / "server.log").read_text().startswith("torchrun -m torch.distributed.run")
+    assert run(inventory, "down").code == 0  # nothing is there any more
+
+
+def test_who_is_killed_or_fails_is_started_again_and_goes_on(tmp_path):
+    """The server only when it was killed; then it resumes."""
+    once = "if [ -e failed ]; then sleep 1; exit 0; fi\ntouch failed\n"
+    wait = "while [ ! -e ../board/failed ]; do sleep 0.1; done\n"
+    inventory = inventories.folders(tmp_path, server=f"{once}{wait}kill -KILL $$", board=f"{once}exit 1")
+    done = run(inventory, "run", "epochs=3")
+    assert done.code == 0, done.err
+    begins = [line for line in done.out.splitlines() if line.startswith("server | torchrun")]
+    assert [line.endswith("epochs=3 resume=auto") for line in begins] == [False, True]
+    assert sum(line.startswith("board  | torchrun") for line in done.out.splitlines()) == 2
+
+
+def test_a_failed_training_is_not_begun_again_and_ends_everywhere(tmp_path):
+    """Also where the ranks are deaf to SIGTERM."""
+    deaf = "trap '' TERM\nsleep 600 &\nwait\nwait"
+    inventory = inventories.folders(tmp_path, server="sleep 1\nexit 1", board=deaf)
+    done = run(inventory, "run")
+    assert done.code == 1
+    assert "server | -- torchrun has ended with 1" in done.out
+    assert done.out.count("server | torchrun") == 1
+    assert nothing_is_left(inventory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_training_leaves_nothing(tmp_path, number):
+    inventory = inventories.folders(tmp_path, server=SLEEPS, board=SLEEPS)
+
+    def interrupt():
+        begun = wait_until(
+            lambda: all((tmp_path / name / "state/ranks").exists() for name in ("server", "board"))
+        )
+        assert begun
+        time.sleep(1)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    done = run(inventory, "run", "epochs=3")
+    thread.join()
+    assert done.code == 130
+    assert "ending the ranks of all machines" in done.out
+    assert nothing_is_left(inventory)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
+    inventory = inventories.folders(tmp_path, server=SLEEPS, board=SLEEPS)
+    for machine in inventory.machines:
+        subprocess.run(["sh", f"{machine.plan}/start.sh"], check=True)
+    try:
+        for words in (("run",), ("check",), ("up",)):
+            done = run(inventory, *words)
+            assert (done.code, len(done.err.splitlines())) == (2, 1)
+            assert "server: status: a training runs there; `logs` follows it, `down` ends it" in done.err
+    finally:
+        for machine in inventory.machines:
+            subprocess.run(["sh", f"{machine.plan}/stop.sh"], check=True)
+    assert [running(inventory, machine)[1] for machine in inventory.machines] == [False, False]
+    assert nothing_is_left(inventory)
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory):
+    """Machines on which nothing begins."""
+    return inventories.folders(tmp_path_factory.mktemp("idle"), server="touch begun", board="touch begun")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("run", "epochs=0"), "epochs=0: must be >= 1"),
+        (("run", "network=4g"), "network=4g: must be left out: the links are real"),
+        (("run", "num_servers=2"), "num_servers=2: must be left out: the plan sets it"),
+        (("run", "testbed.time_scale=10"), "testbed.time_scale=10: must be 1"),
+        (("run", "--cfg", "job"), "--cfg job: shows something"),
+        (("up", "epochs=3"), "epochs=3: settings of pipar_rpc belong to `run`"),
+    ],
+)
+def test_bad_settings_are_one_line_before_anything_starts(idle, words, line):
+    done = run(idle, *words)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert done.err.startswith(f"launch.machines: error: {line}"), done.err
+    assert not list(idle.path.parent.glob("*/begun"))
+
+
+def test_another_plan_must_be_brought_up_first(tmp_path):
+    inventory = inventories.folders(tmp_path, server="exit 0", board="exit 0")
+    plan.write(inventory)
+    assert "server: status: it has another plan, or none: `up` first" in run(inventory, "run").err
+    inventory.path.write_text(inventory.path.read_text() + "max_restarts: 3\n")
+    assert "machines.yaml is newer than its plan: `plan` and `up` again" in run(inventory, "run").err
+
+
+def test_what_takes_too_long_names_machine_and_step():
+    machine = Machine(name="board", local=True)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"^board: copy the plan: not done after 1 s$"):
+        remote.run(machine, Ssh(), "copy the plan", "exec sleep 60", timeout_s=1.0)
+    assert time.monotonic() - began < 20
+    with pytest.raises(UserError, match=r"^board: up: no such key$"):
+        remote.run(machine, Ssh(), "up", "echo no such key >&2; exit 3")
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
+def test_a_machine_that_cannot_be_reached_is_named():
+    machine = Machine(name="board", user="pi", address="127.0.0.1", ssh_port=free_port())
+    line = rf"^board: up: pi@127\.0\.0\.1, port {machine.ssh_port}, cannot be reached: .*refused"
+    with pytest.raises(UserError, match=line):
+        remote.run(machine, Ssh(), "up", "true")
+
+
+def test_link_and_probe_run_with_the_standard_library_alone():
+    address = ["127.0.0.1", str(free_port()), "0.2"]
+    link = [sys.executable, "-I", "-S", str(plan.ON_MACHINE / "link.py")]
+    with subprocess.Popen([*link, "serve", *address]) as server:
+        measured = subprocess.run([*link, "measure", *address], capture_output=True, check=True, text=True)
+        assert server.wait(20) == 0
+    assert '"up_mbps"' in measured.stdout
+    subprocess.run([*link, "reach", *address], check=True)  # nobody listens, but the machine answers
+    probe = [sys.executable, "-I", "-", "/tmp", "data", "pipar0", "torch", "no_such_module"]
+    said = subprocess.run(probe, input=deploy.source("probe.py"), capture_output=True, check=True).stdout
+    assert b'"missing": ["no_such_module"]' in said

@@ -94,3 +94,10 @@ def check_threads(node: NodeConfig, emulated: bool) -> None:
     """Raises ConfigError if devices whose speed is emulated compute on several threads."""
     if emulated and node.threads != 1:
         raise ConfigError("node.threads", node.threads, "1 for emulated speed, which times one thread")
+
+
+def check_numbers(config: Config, num_devices: int) -> None:
+    """Raises UserError for settings of a device that there is not."""
+    unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
+    if unknown:
+        raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")

@@ -15,6 +15,7 @@ from pipar_rpc.compression.registry import NONE
 from pipar_rpc.data import DataSpec, some_labels
 from pipar_rpc.plan.checks import (
     check_fault,
+    check_numbers,
     check_own_order,
     check_roots,
     check_selector,
@@ -153,9 +154,7 @@ def make_plan(raw: DictConfig, world_size: int, data_root: Path, one_machine: bo
     """
     config = load(raw)
     num_devices = resolved_num_devices(config, world_size)
-    unknown = sorted(config.devices.overrides.keys() - set(map(str, range(1, num_devices + 1))))
-    if unknown:
-        raise UserError(f"devices.overrides.{unknown[0]}: devices are numbered 1..{num_devices}")
+    check_numbers(config, num_devices)
     check_fault(config, num_devices)
     build_participation(config.participation.spec, config.seed, num_devices)
     check_own_order(config)

@@ -94,11 +94,11 @@ def train(monkeypatch):
             for this in coordinator.rounds(Position(epoch)):
                 state = coordinator.average(coordinator.train(this, sums), sums)
                 awake.append(sum(bool(handle.half.state()) for handle in handles))
-        optimizers = coordinator.optimizer_states()
+        optimizers = coordinator.optimizer_states(shared_half=False)
         sent = [(handle.downloaded_bytes, handle.saved_bytes) for handle in handles]
         for handle in handles:
             handle.remote.device.close()
-        return state, [optimizers[handle] for handle in handles], sent, awake
+        return state, optimizers, sent, awake
 
     return run
 

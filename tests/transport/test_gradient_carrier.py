@@ -193,7 +193,7 @@ def test_what_gpus_are_still_at_crosses_once_it_is_there(connect):
             gradient = far.to_host(down[part.index - 1])
             reply(far.when_done(lambda: Result(gradient, part.index / 2, part.index)))
 
-    exchange, labels = WaitingExchange(connect(OnStream(), count), device), torch.zeros(1, dtype=torch.int64)
+    exchange, labels = WaitingExchange(connect(OnStream()), device), torch.zeros(1, dtype=torch.int64)
     futures = []
     for index, payload in enumerate(up, start=1):
         sent = Coded(device.to_host(payload), (1, 1), torch.float32, len(payload))

@@ -28,9 +28,7 @@ from pipar_rpc.results.terminal import table
 from pipar_rpc.simulation.job import simulate
 
 LARGEST_DEVIATION, SLOWDOWN = 0.05, 24
-AT_FULL_SPEED = (
-    8  # devices whose real work fits the cores; more of them are emulated slower than in real time
-)
+AT_FULL_SPEED = 8  # devices whose real work fits the cores; more are emulated slower than in real time
 ITERATIONS, EPOCHS = 5, 2  # of which the last counts
 METHODS = {
     "sfl": ("strategy=sfl",),
@@ -38,15 +36,9 @@ METHODS = {
     "pipar N=10": ("strategy=pipar", "pipeline.num_micro_batches=10"),
 }
 JOB = (
-    *(
-        "model=vgg5",
-        "data=synthetic",
-        "data.val_size=10",
-        "data.test_size=10",
-        "network=4g",
-        "batch_size=100",
-    ),
-    *("enable_val=false", "enable_test=false", "checkpoint.every=0", "pipeline.split_point=1"),
+    *("model=vgg5", "data=synthetic", "data.val_size=10", "data.test_size=10", "network=4g"),
+    *("batch_size=100", "pipeline.split_point=1"),
+    *("enable_val=false", "enable_test=false", "checkpoint.every=0"),
     *(f"data.train_size_per_device={100 * ITERATIONS}", f"epochs={EPOCHS}", "simulation.scan=false"),
 )
 

@@ -48,7 +48,7 @@ class Writer:
     def _write(self, checkpoint: Checkpoint) -> bool:
         try:
             self._folder.save(checkpoint)
-        except (OSError, UserError) as error:
+        except (OSError, RuntimeError, UserError) as error:  # torch's error for a full disk is RuntimeError
             line = first_line(error)
             log.warning("the checkpoint of round %d could not be written: %s", checkpoint.round, line)
             return False

@@ -69,8 +69,7 @@ class Coordinator:
         self.membership, self._aggregator = membership, aggregator or Aggregator(FedAvg())
         self._every, self._in_turn = every, in_turn
         self._participants = Participants(membership, participation or Uniform(seed=0))
-        codec = model_codec or ExactModel()
-        self._transfer, self._resting = ModelTransfer(codec), Resting(membership, codec)
+        self._transfer, self._resting = ModelTransfer(model_codec or ExactModel()), Resting(membership)
         self._merger = Merger(membership, self._aggregator, self._transfer, keep_networks)
         for handle in membership.everyone:
             handle.holds = self._aggregator.network

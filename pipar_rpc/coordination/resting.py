@@ -8,7 +8,6 @@ from collections.abc import Collection
 from concurrent.futures import Future
 
 from pipar_rpc.base.states import State
-from pipar_rpc.compression.models import ModelCodec
 from pipar_rpc.coordination.device_handle import DeviceHandle
 from pipar_rpc.coordination.membership import Membership
 from pipar_rpc.training.device_loop import Device
@@ -19,11 +18,10 @@ class Resting:
 
     Args:
         membership: devices that take part.
-        codec: codec of models that travel.
     """
 
-    def __init__(self, membership: Membership, codec: ModelCodec) -> None:
-        self._membership, self._codec = membership, codec
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
 
     def wake(self, handles: Collection[DeviceHandle], network: State | None) -> None:
         """Brings back the networks of devices that rest and hold this one.
@@ -43,8 +41,8 @@ class Resting:
                 continue
             if handle.wakes_with(network):
                 own = {name: network[name] for name in handle.device_names(network)}
-                calls[handle] = handle.call(Device.load, self._codec.encode(own, None))
-        self._membership.collect(calls, Device.load)
+                calls[handle] = handle.call(Device.wake, own)
+        self._membership.collect(calls, Device.wake)
 
     def states(self, network: State | None) -> dict[DeviceHandle, State]:
         """Returns each device half; of a device that rests the global network, with which it will wake.

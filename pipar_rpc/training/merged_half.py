@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipar_rpc.base.errors import PeerError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.models import DropoutStreams
@@ -83,18 +84,17 @@ class MergedHalf(ServerHalf):
     def process(
         self, part: Part, activation: Coded, labels: Tensor | None, reply: Reply
     ) -> Future[None] | None:
-        """Hands a micro-batch in; `Merging.compute` replies, and ends the future.
-
-        Args:
-            part: place within the device's mini-batch.
-            activation: output of the device half, as its codec encodes it.
-            labels: labels as the data set gives them, shape [b, ...].
-            reply: function called with the result before the optimiser step, which no device waits for.
-        """
+        """Hands a micro-batch in, see `ServerHalf.process`; `Merging.compute` replies and ends the future."""
         assert labels is not None
         done: Future[None] = Future()
-        self._merging.hand_in(_Handed(self, part, activation, labels, reply, done))
+        with self._stream.used():
+            there = activation.moved(self._stream.to_device)
+        self._merging.hand_in(_Handed(self, part, there, labels, reply, done))
         return done
+
+    def _undo(self) -> None:
+        super()._undo()
+        self._merging.forget()
 
 
 class Merging:
@@ -110,6 +110,14 @@ class Merging:
         self._whole = 0.0  # |B| of the present mini-batch
         self._check: FiniteCheck | None = None  # of the present mini-batch; None before it begins
         self._latest: _Handed | None = None  # the one computed in it whose device has updated most often
+
+    def forget(self) -> None:
+        """Undoes a mini-batch whose devices are all gone before its end; to be called between rounds."""
+        if self._check is not None:
+            self._check.undo()
+        for one in self._handed:
+            _end(one, PeerError("its round has ended"))
+        self._handed, self._check, self._latest = [], None, None
 
     def hand_in(self, handed: _Handed) -> None:
         """Adds a micro-batch; calls come from the thread that calls `compute`."""
@@ -138,7 +146,7 @@ class Merging:
 
     def _pass(self, handed: Sequence[_Handed]) -> None:
         """Runs both passes over the devices' n-th micro-batches, and replies."""
-        arrived = [_Arrived(one, one.half._arrived(one.part, _there(one))) for one in handed]
+        arrived = [_Arrived(one, one.half._arrived(one.part, one.activation)) for one in handed]
         bad = [own for own in arrived if not torch.isfinite(own.leaf.detach()).all()]
         computed = self._forward(_without(arrived, bad, "the activation is not finite"))
         if not computed:
@@ -182,11 +190,6 @@ class Merging:
             check.gradients(latest.part)
             latest.half._optimizer.step(latest.part)
             latest.half._stream.finish()
-
-
-def _there(handed: _Handed) -> Coded:
-    """The activation where it is computed with."""
-    return handed.activation.moved(handed.half._stream.to_device)
 
 
 def _outputs(arrived: Sequence[_Arrived]) -> list[_Computed]:

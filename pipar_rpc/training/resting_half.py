@@ -32,11 +32,20 @@ class RestingHalf(DeviceHalf):
         """
         if self._kept is None:
             super().load(payload)
-            return
+        else:
+            self.wake(self._models.decode(payload, None))
+
+    def wake(self, state: State) -> None:
+        """Goes on with a network as it is, after a rest: it is held anyway, and so has not crossed.
+
+        Args:
+            state: parameters and buffers of the device half.
+        """
         assert self._make_cut is not None
         assert self._job is not None
+        assert self._kept is not None
         kept, self._kept = self._kept, None
-        self._hold(self._make_cut(self._job, self._models.decode(payload, None)), kept)
+        self._hold(self._make_cut(self._job, state), kept)
         self._given = self._base()
 
     def optimizer_state(self) -> State:

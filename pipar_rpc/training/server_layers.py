@@ -160,7 +160,7 @@ class ServerLayers:
 
     def load(self, state: State) -> None:
         """Replaces parameters and buffers by those of the global network; the optimiser's state stays."""
-        self._forget()
         with self._stream.alone():
+            self._undo()
             self._layers.load_state_dict(state)
             self._optimizer.begin_round()

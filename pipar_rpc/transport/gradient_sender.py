@@ -3,6 +3,7 @@
 Where the labels stay on the device, outputs of the server half go the same way and are part of the answer.
 """
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -77,6 +78,9 @@ class GradientSender:
     ) -> None:
         self._downlink, self._timeline, self._leaving = downlink, timeline, leaving
         self._contexts, self._answer = contexts, answer
+        self._queued: set[Answer] = set()
+        self._sending: set[Answer] = set()
+        self._began = 0.0
         self._slots, self._senders = Alarms(), start_share("send", SENDERS, MAX_SENDERS)
         self._waiter = start_share("wait", SENDERS)
 
@@ -104,15 +108,20 @@ class GradientSender:
         self._slots.at(slot.arrival, lambda: self._begin(batch, result))
 
     def _begin(self, batch: Delivered, result: Result) -> None:
+        self._queued.add(batch.answer)
         try:
             # Sending blocks until the device has confirmed, and over a real line the confirmation queues
             # behind activations. Several at a time keep the downlink busy.
             self._senders.submit(self._send, batch, result)
         except Exception as error:
+            self._queued.discard(batch.answer)
             self._answer(batch.answer, undelivered(error))
 
     def _send(self, batch: Delivered, result: Result) -> None:
         value: Result | Failure = result._replace(gradient=None)
+        self._sending.add(batch.answer)
+        self._queued.discard(batch.answer)
+        self._began = time.monotonic()
         try:
             if result.output is not None:
                 output = result.output._replace(payload=compact(result.output.payload))
@@ -125,7 +134,13 @@ class GradientSender:
                     dist_autograd.backward(batch.context_id, [root])  # type: ignore[attr-defined]
         except Exception as error:  # whatever it is: the device waits for an answer
             value = undelivered(error)
+        self._sending.discard(batch.answer)
         self._answer(batch.answer, value)
+
+    @property
+    def waits_since(self) -> float:
+        """Since when the device can go on: not yet, if all threads are busy for other devices."""
+        return time.monotonic() if self._queued and not self._sending else self._began
 
     def close(self) -> None:
         """Drops what has not left yet, and releases the threads as they become free.

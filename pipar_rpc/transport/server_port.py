@@ -91,8 +91,10 @@ class Port:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the device's last sign of life; 0 while it waits for the server to compute."""
-        return 0.0 if self._to_compute else time.monotonic() - self._last_heard
+        """Seconds since the device's last sign of life; 0 while it waits for the server."""
+        if self._to_compute:
+            return 0.0
+        return time.monotonic() - max(self._last_heard, self._sender.waits_since)
 
     def trained(self, iteration: int, loss: float) -> None:
         """Notes that the device has finished `iteration` (from 0)."""

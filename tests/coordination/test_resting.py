@@ -45,6 +45,7 @@ JOBS = {
     "private": ("privacy=dpsgd", "privacy.dpsgd.noise_multiplier=1", "model.norm=group"),
     "whole": ("strategy=fl",),
     "labels": ("pipeline.labels=device",),
+    "rounded": ("compression.models.name=bf16",),
 }
 
 

@@ -193,6 +193,22 @@ def test_a_device_that_leaves_within_a_mini_batch_leaves_the_batch_with_what_fol
     assert all(done.exception(0) is None for done in answers.futures)
 
 
+def test_a_mini_batch_whose_devices_are_all_gone_leaves_no_trace():
+    """As if the round in which they were lost had not been: the others go on with the network before it."""
+    layers, good = with_statistics(), torch.randn(4, 4)
+    gone, never = Answers(*layers), Answers(*layers)
+    before = gone.state()
+    gone.hand_in(0, good, n=1, count=2)
+    gone.merging.compute(False)
+    gone.hand_in(0, good, n=2, count=2)
+    for own in (gone, never):
+        own.halves[1].load(before)
+        own.hand_in(1, 2 * good)
+        own.merging.compute(True)
+    assert_close(gone.state(), never.state(), 0)
+    assert not torch.equal(gone.state()["1.weight"], before["1.weight"])
+
+
 def test_an_error_in_what_they_share_is_told_to_all():
     answers = Answers(nn.Linear(3, 2))
     for index in (0, 1):

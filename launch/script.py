@@ -1,5 +1,6 @@
 """How the scripts of this folder end, and where those went that are part of the package now."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -20,6 +21,11 @@ def run_script(name: str, main: Callable[[], int | None]) -> NoReturn:
             sys.exit(f"{name}: error: {' '.join(error.cmd)}: {said}")
 
     run_command(checked, name)
+
+
+def single_threaded(*command: str) -> None:
+    """Runs a command whose processes compute on one thread each; raises CalledProcessError if it fails."""
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def forward(old: str, new: str) -> None:

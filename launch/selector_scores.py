@@ -10,13 +10,11 @@ refused. Overrides follow `--`; with `--small` a few short jobs show that it wor
 """
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from launch.script import run_script
+from launch.script import run_script, single_threaded
 from pipar_rpc.base.errors import ConfigError
 
 NUM_DEVICES, SLOWDOWN, REPEATS = 2, 5, 3
@@ -31,7 +29,7 @@ SMALL_GRID = ("pipeline.split_point=1", "pipeline.num_micro_batches=1,5")
 
 def python(*arguments: str) -> None:
     """Runs a module, one thread for each process."""
-    subprocess.run([sys.executable, "-m", *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    single_threaded(sys.executable, "-m", *arguments)
 
 
 def sweep(experiment: str, folder: Path, *overrides: str) -> None:

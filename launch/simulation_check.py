@@ -9,14 +9,12 @@ machine. Ends with 1 if an iteration is off by more than 5 %. Overrides of both 
 """
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.script import run_script
+from launch.script import run_script, single_threaded
 from pipar_rpc import hydra_compose
 from pipar_rpc.base.command import torchrun_here
 from pipar_rpc.base.errors import ConfigError
@@ -58,15 +56,10 @@ class Check(NamedTuple):
         return self.simulated_s / self.measured_s - 1
 
 
-def python(*command: str) -> None:
-    """Runs a command of Python's, one thread for each process."""
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def measured(folder: Path, ranks: int, overrides: list[str]) -> float:
     """Runs a job; returns the seconds of an iteration in its last epoch."""
     command = [*torchrun_here(1 + ranks), "-m", "pipar_rpc", f"hydra.run.dir={folder}", *overrides]
-    python(*command)
+    single_threaded(*command)
     (run,) = load([folder])
     return run.curve("iteration_time_s")[-1]
 
@@ -106,7 +99,7 @@ def main() -> int:
     folder.mkdir(parents=True)
     options = [f"--slowdown={SLOWDOWN}", "--image-size=32", "--runs=9", f"--output={folder / 'device.yaml'}"]
     options += ["--accept-disturbed"] * args.accept_disturbed
-    python(sys.executable, "-m", "pipar_rpc.profiler", "vgg5", *options)
+    single_threaded(sys.executable, "-m", "pipar_rpc.profiler", "vgg5", *options)
     found = []
     for count in args.devices:
         for method in METHODS:

@@ -5,7 +5,7 @@ half plus that of its second half, if there are any terms in it. The sum of all 
 with all terms.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
@@ -38,25 +38,20 @@ def blocks_of(own: Iterable[int], count: int) -> Iterator[Block]:
     yield from within(smallest_block(count))
 
 
-def sum_of(
-    block: Block, term: Callable[[int], Tensor], count: int, known: Mapping[Block, Tensor] | None = None
-) -> Tensor:
+def sum_of(block: Block, term: Callable[[int], Tensor], count: int) -> Tensor:
     """Sums the terms of a block.
 
     Args:
         block: the block.
         term: function that makes a term in a tensor of its own, which is changed.
         count: number of all terms.
-        known: sums of blocks that were computed elsewhere; those that are used are changed.
     """
     first, size = block
-    if known and block in known:
-        return known[block]
     if size == 1:
         return term(first)
     middle = first + size // 2
-    total = sum_of((first, size // 2), term, count, known)
-    return total.add_(sum_of((middle, size // 2), term, count, known)) if middle < count else total
+    total = sum_of((first, size // 2), term, count)
+    return total.add_(sum_of((middle, size // 2), term, count)) if middle < count else total
 
 
 def terms_of(block: Block, count: int) -> range:

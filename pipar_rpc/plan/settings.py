@@ -159,10 +159,6 @@ def settings_of(config: Config, optimizer_copies: float) -> Settings:
 def labels_of(config: Config) -> Labels:
     """Returns the names that results show."""
     strategy = config.resolved_strategy
-    halves = ("none", "none")
-    if not strategy.whole_network:
-        one = config.halves.value if strategy.merged or not strategy.shared_half else "shared"
-        halves = (one, strategy.server_order.called)
     return Labels(
         strategy=config.strategy,
         model=config.model.name,
@@ -170,8 +166,8 @@ def labels_of(config: Config) -> Labels:
         partition=config.partition.name,
         network=config.network.label,
         testbed=config.testbed.label,
-        server_half=halves[0],
-        server_order=halves[1],
+        server_half=strategy.server_half,
+        server_order="none" if strategy.whole_network else strategy.server_order.called,
     )
 
 

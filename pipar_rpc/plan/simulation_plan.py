@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipar_rpc.aggregation.participation import build_participation
-from pipar_rpc.base.errors import ConfigError, UserError, require
+from pipar_rpc.base.errors import ConfigError, require
 from pipar_rpc.data import DataSpec, Source
-from pipar_rpc.plan.checks import check_fault, check_selector
+from pipar_rpc.plan.checks import check_fault, check_numbers, check_selector
 from pipar_rpc.plan.data_plan import data_spec, open_data
 from pipar_rpc.plan.device_job import DeviceJob
 from pipar_rpc.plan.device_plan import check_shared_half, device_job
@@ -120,11 +120,8 @@ def make_simulation_plan(raw: DictConfig, data_root: Path) -> SimulationPlan:
 
 def _with_own_settings(config: Config, count: int) -> list[int]:
     """Numbers of the devices with settings of their own."""
-    numbers = [int(key) if str(key).isdigit() else 0 for key in config.devices.overrides]
-    for key, number in zip(config.devices.overrides, numbers, strict=True):
-        if not 1 <= number <= count:
-            raise UserError(f"devices.overrides.{key}: devices are numbered 1..{count}")
-    return sorted(numbers)
+    check_numbers(config, count)
+    return sorted(map(int, config.devices.overrides))
 
 
 def _check(config: Config, count: int) -> None:

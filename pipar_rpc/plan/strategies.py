@@ -33,6 +33,15 @@ class Strategy:
     order: Choice = field(default_factory=lambda: Choice(AUTO))
 
     @property
+    def server_half(self) -> str:
+        """What the server has of the network, for results; "none" where devices hold the whole network."""
+        if self.whole_network:
+            return "none"
+        if self.merged:
+            return "merged"
+        return "shared" if self.shared_half else "replicated"
+
+    @property
     def server_order(self) -> Choice:
         """The order in which devices are served, as `pipar_rpc.transport.server_order` opens it."""
         if self.order.name != AUTO:

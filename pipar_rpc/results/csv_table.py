@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,21 @@ class CsvTable:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a whole table, six digits each; raises OSError.
+
+    Args:
+        path: place of the file.
+        columns: headings.
+        rows: values in the order of the headings.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([cell(value) for value in row] for row in rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def cell(value: Any) -> Any:

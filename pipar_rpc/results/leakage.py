@@ -1,13 +1,10 @@
 """The table of `python -m pipar_rpc.leakage`: what the server could learn, for each way of cutting."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipar_rpc.base.disk import write_whole
-from pipar_rpc.results.csv_table import cell
+from pipar_rpc.results.csv_table import write_table
 from pipar_rpc.results.runs import UNCOMPRESSED
 from pipar_rpc.results.terminal import table
 
@@ -90,11 +87,7 @@ def as_table(rows: Sequence[Leakage]) -> list[str]:
 
 def write_csv(rows: Sequence[Leakage], path: Path) -> None:
     """Writes all columns, six digits each."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(Leakage._fields)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_table(path, Leakage._fields, rows)
 
 
 def _shown(value: object, form: str) -> str:

@@ -1,13 +1,10 @@
 """The table of `python -m pipar_rpc.simulate`: what each job would take."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipar_rpc.base.disk import write_whole
-from pipar_rpc.results.csv_table import cell
+from pipar_rpc.results.csv_table import write_table
 from pipar_rpc.results.runs import shown
 from pipar_rpc.results.terminal import table
 
@@ -128,11 +125,7 @@ def as_table(rows: Sequence[SimulatedJob]) -> list[str]:
 
 def write_csv(rows: Sequence[SimulatedJob], path: Path) -> None:
     """Writes all columns, six digits each; raises OSError."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(SimulatedJob._fields)
-    writer.writerows([cell(value) for value in row] for row in rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_table(path, SimulatedJob._fields, rows)
 
 
 def _shown(value: object) -> str:

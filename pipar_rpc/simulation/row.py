@@ -30,7 +30,7 @@ def make_row(plan: SimulationPlan, world: World, fleet: Fleet, epochs: Sequence[
     labels, kind = plan.labels, world.kinds[0]
     settings = {
         "strategy": labels.strategy,
-        "server_half": _half_name(world),
+        "server_half": world.strategy.server_half,
         "model": labels.model,
         "data": labels.data,
         "network": labels.network,
@@ -97,11 +97,3 @@ def _shares(world: World, epochs: Sequence[EpochTimes]) -> dict[str, object]:
 
 def _mean(values: Array) -> float:
     return float(values.mean()) if len(values) else 0.0
-
-
-def _half_name(world: World) -> str:
-    if world.strategy.whole_network:
-        return "none"
-    if world.strategy.merged:
-        return "merged"
-    return "shared" if world.strategy.shared_half else "replicated"

@@ -88,7 +88,11 @@ class DeviceHalf(Instrumented):
         self._head = self._layers[: cut.split_point]  # layers 1..P
         learning = self._learning
         self._optimizer = HalfOptimizer(self._layers, learning.optimizer, learning.schedule, optimizer_state)
-        self._pace = cut.speed.pace(self._machine, self._stop.sleep)
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        """Has computing take as long as on the emulated device, as far as this machine's speed is known."""
+        self._pace = self._cut.speed.pace(self._machine, self._stop.sleep)
         self._pace.finish = self._stream.finish
 
     def recut(self, job: DeviceJob, state: State, optimizer_state: State) -> State:
@@ -126,11 +130,9 @@ class DeviceHalf(Instrumented):
         Returns:
             This machine's name and speed.
         """
-        host, machine = calibrate(self._cut.speed, known, self._device)
-        self._machine = machine
-        self._pace = self._cut.speed.pace(machine, self._stop.sleep)
-        self._pace.finish = self._stream.finish
-        return host, machine
+        host, self._machine = calibrate(self._cut.speed, known, self._device)
+        self._set_pace()
+        return host, self._machine
 
     def state(self) -> State:
         """Returns a copy of parameters and buffers, on the CPU."""

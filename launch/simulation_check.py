@@ -3,9 +3,10 @@
     python -m launch.simulation_check --devices 4
 
 Records this machine, slowed down to a Raspberry Pi's speed, so that all devices are the same ones in both,
-and runs SFL and PiPar with VGG5 over emulated 4G. Many devices get a time scale at which their real work fits
-this machine's cores. With `--ranks`, so many ranks hold all devices of a job. Nothing else may run on the
-machine. Ends with 1 if an iteration is off by more than 5 %. Overrides of both follow `--`.
+and runs SFL, PiPar and PiPar with one merged server half with VGG5 over emulated 4G. Many devices get a time
+scale at which their real work fits this machine's cores. With `--ranks`, so many ranks hold all devices of a
+job. Nothing else may run on the machine. Ends with 1 if an iteration is off by more than 5 %. Overrides of
+both follow `--`.
 """
 
 import argparse
@@ -32,6 +33,7 @@ METHODS = {
     "sfl": ("strategy=sfl",),
     "pipar N=4": ("strategy=pipar", "pipeline.num_micro_batches=4"),
     "pipar N=10": ("strategy=pipar", "pipeline.num_micro_batches=10"),
+    "merged N=4": ("strategy=pipar", "pipeline.num_micro_batches=4", "server.half=merged"),
 }
 JOB = (
     *("model=vgg5", "data=synthetic", "data.val_size=10", "data.test_size=10", "network=4g"),

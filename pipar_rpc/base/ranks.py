@@ -1,7 +1,7 @@
 """Ranks: where a process is among those that torchrun started, and what it is called."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SERVER = "server"
@@ -27,6 +27,18 @@ def worker_name(rank: int, num_servers: int = 1, kind: str = DEVICE) -> str:
 def device_name(number: int) -> str:
     """Name of a device, 1..K: that of its rank too, where each holds one."""
     return f"{DEVICE}{number}"
+
+
+def as_list(names: Iterable[str]) -> str:
+    """Names of devices for a line of text: "device1, device5 to device20"."""
+    runs: list[list[int]] = []
+    for number in sorted(int(name.removeprefix(DEVICE)) for name in names):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    ends = [[device_name(number) for number in dict.fromkeys((run[0], run[-1]))] for run in runs]
+    return ", ".join(" to ".join(end) for end in ends)
 
 
 def workers_of(num_devices: int, num_workers: int, each: Sequence[int] | None = None) -> list[int]:

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from pipar_rpc.base.errors import LostError, PeerError, first_line
+from pipar_rpc.base.ranks import as_list
 from pipar_rpc.coordination.device_handle import DeviceHandle, Method
 from pipar_rpc.timing.traffic import PINGS, Ping
 from pipar_rpc.training.device_loop import Device
 from pipar_rpc.transport.remote_object import Remote, Target, name_of
+from pipar_rpc.transport.rpc_futures import timed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class Membership:
         min_devices: least number of devices; with fewer left, the job fails.
         leave: round, from 1, before which a device leaves on purpose, by the device's name.
         on_wait: function called every now and then while devices work, for displays.
-        on_leave: function called with a line about each device that leaves, and the round.
+        on_leave: function called with a line about devices that leave together, and the round.
 
     Attributes:
         everyone: all devices of the job.
@@ -148,7 +150,7 @@ class Membership:
         """Returns the fastest of a few pings to each device, all at the same time; without lost ones."""
         fastest: dict[DeviceHandle, Ping] = {}
         for _ in range(PINGS):
-            sent = {h: (time.monotonic(), _timed(h.call(Device.clock))) for h in handles if h.present}
+            sent = {h: (time.monotonic(), timed(h.call(Device.clock))) for h in handles if h.present}
             answers = self.collect({handle: answer for handle, (_, answer) in sent.items()}, Device.clock)
             for handle, (theirs, after) in answers.items():
                 one = Ping.of(sent[handle][0], theirs, after)
@@ -176,8 +178,12 @@ class Membership:
         number = sum(handle.present for handle in self.everyone)
         left = f"{number} of {len(self.everyone)} devices left"
         when = f"{'after' if self.counts else 'in'} round {self.round}"
+        by_reason: dict[str, list[str]] = {}
         for handle, error in leaving.items():
-            self._on_leave(f"{handle.name} leaves {when}: {first_line(error)}; {left}", self.round)
+            by_reason.setdefault(first_line(error), []).append(handle.name)
+        for reason, names in by_reason.items():
+            leave = "leaves" if len(names) == 1 else "leave"
+            self._on_leave(f"{as_list(names)} {leave} {when}: {reason}; {left}", self.round)
         if leaving and number < self._min_devices:
             raise PeerError(
                 f"{left}, fault.min_devices={self._min_devices}; "
@@ -220,20 +226,6 @@ def wait_for(
     reason = f"the server waited {timeout_s:.0f} s for {remote.name} to {to_do}"
     remote.abandon(reason)
     raise LostError(reason)
-
-
-def _timed(call: Future[T]) -> Future[tuple[T, float]]:
-    """Adds to the result of a call the time at which it came."""
-    timed: Future[tuple[T, float]] = Future()
-
-    def finish(done: Future[T]) -> None:
-        if error := done.exception():
-            timed.set_exception(error)
-        else:
-            timed.set_result((done.result(), time.monotonic()))
-
-    call.add_done_callback(finish)
-    return timed
 
 
 def _check_alive(handle: DeviceHandle, method: Method, waited_s: float) -> None:

@@ -17,7 +17,7 @@ def class_counts_figure(counts: Sequence[Sequence[int]], classes: Sequence[str])
         classes: names of the classes.
     """
     devices, shown = len(counts), len(classes)
-    size = (max(4.0, 2.2 + 0.5 * devices), max(3.0, min(14.0, 1.4 + 0.32 * shown)))
+    size = (max(4.0, min(18.0, 2.2 + 0.5 * devices)), max(3.0, min(14.0, 1.4 + 0.32 * shown)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(list(zip(*counts, strict=True)), cmap="Blues", aspect="auto", vmin=0)

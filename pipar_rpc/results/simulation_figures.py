@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -10,6 +11,17 @@ from pipar_rpc.results.leakage_figures import COLOURS
 from pipar_rpc.results.simulation import SimulatedJob
 
 POINTS = 200  # of the curve of devices' times
+STYLES = ("-", "--", "-.", ":")
+SETTINGS = {
+    "model": "",
+    "data": "",
+    "network": "",
+    "testbed": "",
+    "split_point": "P = ",
+    "num_micro_batches": "N = ",
+    "batch_size": "B = ",
+}
+"""Columns that tell curves of one method apart, and what stands before their values in a label."""
 
 
 class Cut(NamedTuple):
@@ -72,26 +84,51 @@ def _search(axes: Axes, cuts: Sequence[Cut]) -> None:
 
 
 def scale_figure(rows: Sequence[SimulatedJob]) -> Any:
-    """Draws epoch time over the number of devices, a line for each method."""
+    """Draws epoch time over the number of devices: a colour by method, a style by number of servers."""
     figure = Figure(figsize=(8.0, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    methods = dict.fromkeys(row.method for row in rows)
-    for number, method in enumerate(methods):
-        own = sorted((row for row in rows if row.method == method), key=lambda row: row.num_devices)
-        colour = COLOURS[number % len(COLOURS)]
-        style = ("-", "--", "-.", ":")[number // len(COLOURS) % 4]
+    curves = _curves(rows)
+    methods = list(dict.fromkeys(method for method, _, _ in curves))
+    servers = sorted({number for _, number, _ in curves})
+    for (method, number, label), own in curves.items():
+        colour = COLOURS[methods.index(method) % len(COLOURS)]
         points = [row.num_devices for row in own], [row.epoch_time_s for row in own]
-        axes.plot(*points, linestyle=style, color=colour, marker=".", label=method)
+        style = STYLES[servers.index(number) % len(STYLES)]
+        axes.plot(*points, linestyle=style, color=colour, marker=".", label=label)
         bound = own[-1].server_bound_devices
         if bound is not None and own[0].num_devices <= bound <= own[-1].num_devices:
-            axes.axvline(bound, color=colour, linestyle=":", linewidth=1)
+            height = np.exp(np.interp(np.log(bound), *np.log(points)))
+            axes.plot(bound, height, marker="o", markersize=9, fillstyle="none", color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("devices")
     axes.set_ylabel("epoch, s")
-    axes.set_title(
-        f"{rows[0].model}, {rows[0].network}; dotted: from there on the server bounds an epoch", fontsize=10
-    )
+    same = [value for name in ("model", "network") if (value := _only(rows, name))]
+    axes.set_title(", ".join([*same, "rings: from there on the server bounds an epoch"]), fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3.5)
     return figure
+
+
+def _curves(rows: Sequence[SimulatedJob]) -> dict[tuple[str, int, str], list[SimulatedJob]]:
+    """Rows by strategy with server half, number of servers and label, in ascending number of devices.
+
+    A label has those settings besides that differ between jobs of one method.
+    """
+    by_method: dict[str, list[SimulatedJob]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    differ = [name for name in SETTINGS if any(_only(own, name) is None for own in by_method.values())]
+    curves: dict[tuple[str, int, str], list[SimulatedJob]] = {}
+    for row in sorted(rows, key=lambda row: row.num_devices):
+        label = ", ".join([row.method, *(f"{SETTINGS[name]}{getattr(row, name)}" for name in differ)])
+        curves.setdefault((f"{row.strategy} {row.server_half}", row.num_servers, label), []).append(row)
+    return {
+        key: curves[key] for key in sorted(curves, key=lambda key: [*by_method].index(curves[key][0].method))
+    }
+
+
+def _only(rows: Sequence[SimulatedJob], name: str) -> Any:
+    """The value of a column, or None if there are several."""
+    values = {getattr(row, name) for row in rows}
+    return values.pop() if len(values) == 1 else None

@@ -53,12 +53,14 @@ def profile_server(
     """
     alone, steadiness = time_units(spec, sizes, runs, device, private=private)
     warn_if_disturbed("the server", steadiness)
-    at_once = min(halves, 2 * (os.cpu_count() or 1))
+    cores = os.cpu_count() or 1
+    at_once = min(halves, 2 * cores)
+    most = at_once if device.type == "cuda" else min(at_once, cores)  # more is a run alone that was disturbed
     crowded = _crowded_seconds(spec, sizes, runs, device, at_once, private)
     together = {}
     for size, seconds in crowded.items():
         by_itself = sum(unit.forward[size] + unit.backward[size] for unit in alone)
-        together[size] = min(float(at_once), max(1.0, at_once * by_itself / seconds))
+        together[size] = min(float(most), max(1.0, at_once * by_itself / seconds))
     return ServerFacts(alone, together)
 
 

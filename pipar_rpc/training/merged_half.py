@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipar_rpc.base.errors import PeerError
+from pipar_rpc.base.errors import LostError, PeerError, UserError
 from pipar_rpc.base.microbatch import Part
 from pipar_rpc.compression.coding import Coded
 from pipar_rpc.models import DropoutStreams
@@ -102,7 +102,7 @@ class Merging:
 
     A device whose numbers are not finite is refused, with a LostError in its future, and the batch is
     computed without it. What it has contributed to the mini-batch before stays, and |B| too, as with a device
-    that leaves on the way.
+    that leaves on the way. What fails in what they share fails for good, and for all of them.
     """
 
     def __init__(self) -> None:
@@ -110,6 +110,7 @@ class Merging:
         self._whole = 0.0  # |B| of the present mini-batch
         self._check: FiniteCheck | None = None  # of the present mini-batch; None before it begins
         self._latest: _Handed | None = None  # the one computed in it whose device has updated most often
+        self._failed: Exception | None = None
 
     def forget(self) -> None:
         """Undoes a mini-batch whose devices are all gone before its end; to be called between rounds."""
@@ -133,16 +134,14 @@ class Merging:
         known = [*handed, *filter(None, [self._latest])]  # their halves share one stream
         try:
             with known[0].half._stream.used() if known else nullcontext():
-                if handed:
+                if handed and self._failed is None:
                     self._pass(handed)
-                if last:
+                if last and self._failed is None:
                     self._update(handed)
-        except Exception as error:  # in what they share
-            self._check = self._latest = None
-            for one in handed:
-                _end(one, error)
+        except Exception as error:
+            self._failed, self._check, self._latest = error, None, None
         for one in handed:
-            _end(one)
+            _end(one, self._failed)
 
     def _pass(self, handed: Sequence[_Handed]) -> None:
         """Runs both passes over the devices' n-th micro-batches, and replies."""
@@ -187,7 +186,12 @@ class Merging:
         if check is None or latest is None or not latest.half._optimizer.trains:
             return
         with _measured(handed, Stage.UPDATE, whole_iteration=True):
-            check.gradients(latest.part)
+            try:
+                check.gradients(latest.part)
+            except LostError as error:
+                raise UserError(
+                    f"{error}; the half is that of all devices, so none can leave for it"
+                ) from None
             latest.half._optimizer.step(latest.part)
             latest.half._stream.finish()
 

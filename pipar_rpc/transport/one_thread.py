@@ -34,25 +34,33 @@ class OneThread:
         return OneLane(self, index)
 
     def begin_round(self, index: int, iteration: int, rests: bool) -> None:
-        """Begins a round of device `index`, see `Lane.begin_round`."""
-        (self._resting.add if rests else self._resting.discard)(index)
-        self._iteration = iteration
+        """Begins a round of device `index`, see `Lane.begin_round`, once the calls before that have run."""
+        self._pool.submit(self._begin_round, index, iteration, rests)
 
     def submit(self, index: int, number: int, call: Callable[[], None], ends: bool) -> None:
         """Queues call `number` of device `index`, see `Lane.submit`."""
-        self._waiting[index][number] = call, ends
+        self._waiting[index][number] = call, ends  # at once: what runs may look for what is next
         self._pool.submit(self._run_ready)
 
     def leave(self, index: int) -> None:
         """Waits for no calls of device `index` from now on."""
-        self._left.add(index)
-        self._pool.submit(self._run_ready)
+        self._pool.submit(self._leave, index)
 
     def settle(self, timeout_s: float) -> None:
         """Waits as `InOrder.settle` does, for the calls of all devices."""
         self._pool.submit(lambda: None).result(timeout_s)
 
-    def _run_ready(self) -> None:  # one at a time, so nothing here needs a lock
+    # What follows runs on the pool, one call at a time and in the order in which it was asked for.
+
+    def _begin_round(self, index: int, iteration: int, rests: bool) -> None:
+        (self._resting.add if rests else self._resting.discard)(index)
+        self._iteration = iteration
+
+    def _leave(self, index: int) -> None:
+        self._left.add(index)
+        self._run_ready()
+
+    def _run_ready(self) -> None:
         while (index := self._next()) is not None:
             call, ends = self._waiting[index].pop(self._done[index])
             self._done[index] += 1
@@ -115,9 +123,8 @@ class Rotation(OneThread):
         super().__init__(num_devices, open_thread)
         self._index = 0  # whose turn is next
 
-    def begin_round(self, index: int, iteration: int, rests: bool) -> None:
-        """Begins a round of device `index`; the first device has the first turn."""
-        super().begin_round(index, iteration, rests)
+    def _begin_round(self, index: int, iteration: int, rests: bool) -> None:
+        super()._begin_round(index, iteration, rests)
         self._index = 0
 
     def _next(self) -> int | None:
@@ -164,9 +171,8 @@ class Together(Rotation):
         self._compute = compute
         self._ended: set[int] = set()  # devices that have done the present iteration
 
-    def begin_round(self, index: int, iteration: int, rests: bool) -> None:
-        """Begins a round of device `index`."""
-        super().begin_round(index, iteration, rests)
+    def _begin_round(self, index: int, iteration: int, rests: bool) -> None:
+        super()._begin_round(index, iteration, rests)
         self._ended.clear()
 
     def _ran(self, index: int, ends: bool) -> None:
@@ -208,9 +214,8 @@ class Priority(OneThread):
         self._served = [0] * num_devices  # when each was served last, in calls of all devices
         self._count = 0
 
-    def begin_round(self, index: int, iteration: int, rests: bool) -> None:
-        """Begins a round of device `index`: it has done nothing of it."""
-        super().begin_round(index, iteration, rests)
+    def _begin_round(self, index: int, iteration: int, rests: bool) -> None:
+        super()._begin_round(index, iteration, rests)
         self._iterations[index] = 0
 
     def _next(self) -> int | None:

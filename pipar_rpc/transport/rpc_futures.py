@@ -1,5 +1,6 @@
 """RPCs whose results are futures at both ends, with types."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar, TypeVarTuple
@@ -65,4 +66,18 @@ def send(
         rpc.rpc_async(to, function, args=args, timeout=timeout_s).add_done_callback(finish)
     except RuntimeError as error:
         lose(error)
+    return result
+
+
+def timed(call: Future[T]) -> Future[tuple[T, float]]:
+    """Adds to the result of a call the time at which it came."""
+    result: Future[tuple[T, float]] = Future()
+
+    def finish(done: Future[T]) -> None:
+        if error := done.exception():
+            result.set_exception(error)
+        else:
+            result.set_result((done.result(), time.monotonic()))
+
+    call.add_done_callback(finish)
     return result

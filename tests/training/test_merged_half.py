@@ -2,12 +2,13 @@
 
 import copy
 import itertools
+from types import NoneType
 
 import pytest
 import torch
 from torch import nn
 
-from pipar_rpc.base.errors import LostError
+from pipar_rpc.base.errors import LostError, UserError
 from pipar_rpc.base.microbatch import Part, split_batch
 from pipar_rpc.compression.coding import Coding, CodingSpec
 from pipar_rpc.compression.registry import CodecSpec
@@ -162,15 +163,37 @@ def test_a_device_that_diverges_is_refused_and_the_batch_is_that_of_the_others(l
     assert_close(both.state(), alone.state(), 0)
 
 
-def test_what_is_in_everybody_s_statistics_ends_all_of_them():
-    """A finite activation whose square is not: who it was cannot be told any more."""
+@pytest.mark.parametrize("more", [0, 1], ids=["same N", "another N"])
+def test_what_is_in_everybody_s_statistics_ends_the_job(more):
+    """A finite activation whose square is not: who it was cannot be told, whoever has the last micro-batch."""
     answers = Answers(*with_statistics())
     before = answers.state()
     for index, number in enumerate((1.0, 1e200)):
-        answers.hand_in(index, torch.randn(4, 4) * number)
+        answers.hand_in(index, torch.randn(4, 4) * number, n=1, count=1 + index * more)
+    answers.merging.compute(not more)
+    if more:
+        answers.hand_in(1, torch.randn(4, 4), n=2, count=2)
+        answers.merging.compute(True)
+    answers.hand_in(0, torch.randn(4, 4), iteration=1)
     answers.merging.compute(True)
-    assert all(isinstance(own.exception(0), LostError) for own in answers.futures)
+    errors = [own.exception(0) for own in answers.futures]
+    assert [type(error) for error in errors] == [NoneType if more else UserError] * 2 + [UserError] * (
+        1 + more
+    )
+    assert "micro-batch 1/1: a smaller optimizer.lr may help; the half is that of all devices" in str(
+        errors[-1]
+    )
     assert_close(answers.state(), before, 0)
+
+
+def test_an_update_that_fails_when_nobody_is_left_in_it_fails_whoever_comes_next():
+    answers = Answers(*with_statistics())
+    answers.hand_in(0, torch.randn(4, 4) * 1e200, n=1, count=2)
+    answers.merging.compute(False)
+    answers.merging.compute(True)  # device 1 has left
+    answers.hand_in(1, torch.randn(4, 4), iteration=1)
+    answers.merging.compute(True)
+    assert isinstance(answers.futures[1].exception(0), UserError)
 
 
 @pytest.mark.parametrize("follows", [True, False], ids=["another follows", "nothing follows"])

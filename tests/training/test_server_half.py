@@ -64,6 +64,23 @@ def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason)
     assert all(torch.equal(half.state()[name], again.state()[name]) for name in state)
 
 
+@pytest.mark.parametrize("between", [lambda half, state: None, ServerHalf.load], ids=["at once", "next round"])
+def test_a_shared_half_forgets_the_mini_batch_of_a_device_that_is_gone(between):
+    """It had sent the first of two micro-batches; another device goes on with the half."""
+    layers = [nn.BatchNorm1d(4), nn.Linear(4, 2)]
+    both, alone = server_half(*layers), server_half(*copy.deepcopy(layers))
+    other = both.for_device(DropoutStreams(both._layers, seed=0, device=2), EXACT, Timeline())
+    train(both, 1, 1.0)
+    train(alone, 1, 1.0)
+    state = {name: 2 * tensor for name, tensor in alone.state().items()}  # the global network
+    part = Part(1, 2, 1, 2, 0.5)
+    both.process(part, coded(torch.randn(6, 4)), torch.arange(6) % 2, lambda result: None)
+    for one in (other, alone):
+        between(one, state)
+        train(one, 3, 1.0, 2.0)
+    assert_close(other.state(), alone.state(), 0)
+
+
 def server_half(*layers, stream=None):
     layers = nn.Sequential(*layers)
     streams = DropoutStreams(layers, seed=0, device=1)

@@ -53,6 +53,23 @@ def test_a_priority_counts_iterations_and_begins_anew_with_each_round():
     assert ran[4:] == [(0, 0), (0, 1), (1, 5), (0, 2), (0, 3)]
 
 
+def test_a_round_begins_when_what_runs_has_run():
+    """Otherwise device 1's call, which ends after the round has begun, would take the new round's first turn."""
+    ran, begun, go = [], threading.Event(), threading.Event()
+    with open_order("rotation", 2) as order:
+        order.begin((1, 1), 0)
+        order.lane(0).submit(0, lambda: (begun.set(), go.wait(10)))
+        assert begun.wait(10)
+        for index in (0, 1):
+            order.lane(index).begin_round(0, rests=False)
+        go.set()
+        order.lane(0).settle(5)
+        submit(order, ran, 1, 0)
+        submit(order, ran, 0, 1)
+        order.lane(0).settle(5)
+    assert ran == [(0, 1), (1, 0)]
+
+
 @given(
     st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3), min_size=1, max_size=4),
     st.randoms(),

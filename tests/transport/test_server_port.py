@@ -12,11 +12,13 @@ from torch.distributed import autograd as dist_autograd
 from pipar_rpc.base.errors import LostError, PeerError
 from pipar_rpc.base.gpu import Later
 from pipar_rpc.base.microbatch import Part
+from pipar_rpc.base.shared_pools import start_share
 from pipar_rpc.base.stopping import Stop
 from pipar_rpc.base.threads import open_pool
 from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.exchange import Result
+from pipar_rpc.transport import gradient_sender
 from pipar_rpc.transport.gradient_carrier import make_ticket
 from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
@@ -56,6 +58,33 @@ def test_closing_a_port_does_not_wait_for_a_gradient_that_is_never_confirmed(mon
     assert not gave_up.is_set()
     assert "the job has ended" in answer.wait().message
     never.set()
+
+
+def test_a_device_whose_gradient_waits_for_a_thread_is_not_silent(monkeypatch):
+    """The threads that send are held by a device that confirms nothing; the other one can only wait."""
+    sending, confirmed = threading.Event(), threading.Event()
+
+    def unconfirmed(context_id, roots):
+        sending.set()
+        confirmed.wait(100)
+
+    monkeypatch.setattr("torch.distributed.autograd.backward", unconfirmed)
+    monkeypatch.setattr(gradient_sender, "start_share", lambda name, *most: start_share(f"one-{name}", 1))
+    process = lambda part, activation, labels, reply: reply(Result(GRADIENT, 0.0, 0))  # noqa: E731
+    ports = [make_port(process) for _ in range(2)]
+    submit(ports[0], 0)
+    assert sending.wait(10)
+    answer = submit(ports[1], 0)
+    wait_until(lambda: ports[1]._sender._queued)
+    time.sleep(0.3)
+    assert ports[1].silent_s < 0.1
+    assert ports[0].silent_s > 0.2
+    confirmed.set()
+    answer.wait()
+    time.sleep(0.2)
+    assert ports[1].silent_s > 0.1
+    for port in ports:
+        port.close()
 
 
 def test_micro_batches_are_computed_in_order_whatever_the_order_of_arrival():

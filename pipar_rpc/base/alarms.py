@@ -21,7 +21,6 @@ class _Clock:
     """Makes calls at given times, on a thread of its own, in the order of these times."""
 
     def __init__(self) -> None:
-        self.users = 0
         self._changed, self._ended = threading.Condition(), False
         self._due: list[tuple[float, int, Call]] = []
         self._numbers = itertools.count()
@@ -66,20 +65,20 @@ class _Process:
 
     def __init__(self) -> None:
         self._clock: _Clock | None = None
-        self._lock = threading.Lock()
+        self._users = 0
+        self._lock = threading.RLock()  # an owner that is collected as garbage may leave while another joins
 
     def join(self) -> _Clock:
         with self._lock:
+            self._users += 1  # before all else: so it is not the end if another leaves meanwhile
             if self._clock is None:
                 self._clock = _Clock()
-            self._clock.users += 1
             return self._clock
 
     def leave(self) -> None:
         with self._lock:
-            assert self._clock is not None
-            self._clock.users -= 1
-            if not self._clock.users:
+            self._users -= 1
+            if not self._users and self._clock is not None:
                 self._clock.end()
                 self._clock = None
 

@@ -112,6 +112,7 @@ class _Pool:
 
 _pools: dict[tuple[str, int], _Pool] = {}
 _lock = threading.Lock()  # of the pools and their users
+_ended: deque[tuple[str, int]] = deque()  # pools of shares that have ended, a user each
 
 
 def start_share(name: str, size: int, most: int = 1) -> Share:
@@ -125,18 +126,38 @@ def start_share(name: str, size: int, most: int = 1) -> Share:
         most: calls of this share that may run at a time; fewer where so many have shares that there are not
             as many threads for each, but one at least.
     """
+    key = name, size
     with _lock:
-        pool = _pools.setdefault((name, size), _Pool(name, size))
+        pool = _pools.get(key)
+        if pool is None:
+            pool = _pools[key] = _Pool(name, size)
         pool.users += 1
+    _sweep()
 
     def end() -> None:
-        with _lock:
-            pool.users -= 1
-            if not pool.users:
-                del _pools[name, size]
-                pool.executor.shutdown(wait=False)
+        _ended.append(key)
+        _sweep()
 
     return Share(pool.executor.submit, lambda: max(1, min(most, size // max(1, pool.users))), end)
+
+
+def _sweep() -> None:
+    """Counts users down whose shares have ended.
+
+    Never waits for the lock: a share that was never shut down ends when its owner is collected as garbage,
+    which may be in the middle of `start_share` on the same thread. Whoever has the lock does it afterwards.
+    """
+    while _ended and _lock.acquire(blocking=False):
+        try:
+            while _ended:
+                key = _ended.popleft()
+                pool = _pools[key]
+                pool.users -= 1
+                if not pool.users:
+                    del _pools[key]
+                    pool.executor.shutdown(wait=False)
+        finally:
+            _lock.release()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How a gradient crosses by distributed autograd: as the bytes that its codec made of it, untouched.
 
 The device sends a ticket with each activation: a leaf that is one element, expanded to the size of the
-gradient's payload, of which 4 bytes cross. On the server, `Carry` makes a root of it whose backward pass is
+gradient's payload, of which 4 bytes cross. On the server, `WayBack` makes a root of it whose backward pass is
 the payload. So `dist_autograd.backward` on that root sends the payload to the device as the ticket's
 gradient, and no arithmetic ever touches its bits. Where a gradient is as large as its activation's payload,
 as without codecs, the payload is its own ticket.
@@ -45,23 +45,38 @@ def payload_of(gradient: Tensor, num_bytes: int) -> Tensor:
 
 
 class Carry(torch.autograd.Function):
-    """A scalar that depends on a ticket; its backward pass gives the payload as the ticket's gradient."""
+    """A scalar that depends on a ticket; its backward pass gives a payload as the ticket's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, ticket: Tensor, payload: Tensor) -> Tensor:
-        """A root for the backward pass; its value means nothing."""
-        missing = ticket.numel() * WORD_BYTES - payload.numel()
-        is_whole = payload.is_contiguous() and payload.storage_offset() % WORD_BYTES == 0
-        ctx.payload = payload if is_whole and not missing else F.pad(payload, (0, missing))  # a copy
+    def forward(ctx: Any, ticket: Tensor, payload: list[Tensor]) -> Tensor:
+        """A root for the backward pass; its value means nothing. The payload is put into the list later."""
+        ctx.payload = payload
         return torch.zeros((), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
         """The payload's bits as float32."""
-        return ctx.payload.view(torch.float32), None
+        return ctx.payload.pop().view(torch.float32), None
 
 
-def carry(ticket: Tensor, payload: Tensor) -> Tensor:
-    """The root from which `dist_autograd.backward` sends `payload` to where `ticket` was made."""
-    root: Tensor = Carry.apply(ticket, payload)
-    return root
+class WayBack:
+    """The way of a gradient back to where its ticket was made.
+
+    It does not keep the ticket: where that is an activation, its memory is free once it has been computed
+    with, while the gradient still waits for the downlink.
+
+    Args:
+        ticket: ticket that has come.
+    """
+
+    def __init__(self, ticket: Tensor) -> None:
+        self._num_bytes = ticket.numel() * WORD_BYTES
+        self._payload: list[Tensor] = []
+        self._root: Tensor = Carry.apply(ticket, self._payload)
+
+    def root(self, payload: Tensor) -> Tensor:
+        """The root from which `dist_autograd.backward` sends `payload`: uint8 of shape [m]; once."""
+        missing = self._num_bytes - payload.numel()
+        is_whole = payload.is_contiguous() and payload.storage_offset() % WORD_BYTES == 0
+        self._payload.append(payload if is_whole and not missing else F.pad(payload, (0, missing)))  # a copy
+        return self._root

@@ -22,10 +22,11 @@ from pipar_rpc.timing.timeline import Span, Stage, Timeline
 from pipar_rpc.timing.traffic import TrafficLog
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport.autograd_contexts import Contexts
-from pipar_rpc.transport.gradient_carrier import carry
+from pipar_rpc.transport.gradient_carrier import WayBack
 
 Answer: TypeAlias = "torch.futures.Future[Result | Failure]"  # without a gradient, which goes its own way
 MAX_SENDERS = 16  # gradients of one device that may be on their way at a time
+NOTHING = torch.empty(0, dtype=torch.uint8)
 SENDERS = 128  # and of all devices of a process: with more than eight, each may have fewer
 
 
@@ -38,7 +39,7 @@ class Delivered(NamedTuple):
         context_id: the device's autograd context.
         activation: output of the device half, or the gradient of the server half's, as its codec encodes it.
         labels: labels as the data set gives them, shape [b, ...]; None if they stay on the device.
-        ticket: carrier of the gradient on its way back; None if none is wanted.
+        way_back: way of the gradient to the device; None if none is wanted.
         answer: future of the result without the gradient, or of a Failure.
     """
 
@@ -47,13 +48,17 @@ class Delivered(NamedTuple):
     context_id: int
     activation: Coded
     labels: Tensor | None
-    ticket: Tensor | None
+    way_back: WayBack | None
     answer: Answer
 
     @property
     def ends_iteration(self) -> bool:
         """Whether it is the last one that its device sends in an iteration."""
         return self.part.is_last and self.activation.crossing is not Crossing.FIRST
+
+    def emptied(self) -> "Delivered":
+        """The same without what was to be computed with: all that the answer needs."""
+        return self._replace(activation=self.activation._replace(payload=NOTHING), labels=None)
 
 
 class GradientSender:
@@ -127,8 +132,8 @@ class GradientSender:
                 output = result.output._replace(payload=compact(result.output.payload))
                 value = result._replace(output=output)
                 self._leaving.note(batch.number, output.payload.nbytes)
-            if result.gradient is not None and batch.ticket is not None:
-                root = carry(batch.ticket, result.gradient)
+            if result.gradient is not None and batch.way_back is not None:
+                root = batch.way_back.root(result.gradient)
                 self._leaving.note(batch.number, result.gradient.nbytes)
                 with self._contexts.using(batch.context_id):
                     dist_autograd.backward(batch.context_id, [root])  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed import rpc
 
 from pipar_rpc.base.errors import Failure, PeerError
+from pipar_rpc.transport.gradient_carrier import WayBack
 from pipar_rpc.transport.gradient_sender import Answer, Delivered
 from pipar_rpc.transport.rpc_futures import handler
 from pipar_rpc.transport.wire import Label, read
@@ -73,7 +74,8 @@ def deliver(
         answer.set_result(Failure.of(PeerError("the job has ended")))
     else:
         part, activation, labels = read(label, payload)
-        port.deliver(Delivered(number, part, context_id, activation, labels, ticket, answer))
+        way_back = None if ticket is None else WayBack(ticket)
+        port.deliver(Delivered(number, part, context_id, activation, labels, way_back, answer))
     return answer
 
 

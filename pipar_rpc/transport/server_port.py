@@ -181,12 +181,14 @@ class Port:
     def _run(self, batch: Delivered) -> None:
         replies: list[Result | Later[Result]] = []
 
+        answered = batch.emptied()  # what was computed with is in nobody's way while the gradient waits
+
         def reply(result: Result | Later[Result]) -> None:
-            self._sender.submit(batch, result)
+            self._sender.submit(answered, result)
             replies.append(result)
 
         def end(done: Future[None]) -> None:
-            self._end(batch, done.exception(), bool(replies))
+            self._end(answered, done.exception(), bool(replies))
 
         error: Exception | None = None
         later: Future[None] | None = None

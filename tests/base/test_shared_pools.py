@@ -6,8 +6,9 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from pipar_rpc.base import shared_pools
 from pipar_rpc.base.shared_pools import Share, open_share, start_share
-from pipar_rpc.base.threads import start_thread
+from pipar_rpc.base.threads import start_pool, start_thread
 
 
 def threads(name):
@@ -116,3 +117,22 @@ def test_an_error_belongs_to_whoever_waits_for_the_call():
         with pytest.raises(ZeroDivisionError):
             share.submit(divmod, 1, 0).result(10)
         assert share.submit(abs, -1).result(10) == 1
+
+
+def test_a_share_may_end_while_another_begins_on_the_same_thread(monkeypatch):
+    """As when garbage is collected in between: this was a deadlock."""
+    ending, begun = start_share("ending", 1), []
+
+    def collecting(name, size):
+        ending.shutdown()
+        return start_pool(name, size)
+
+    monkeypatch.setattr(shared_pools, "start_pool", collecting)
+    thread = threading.Thread(target=lambda: begun.append(start_share("beginning", 1)), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert begun
+    assert not thread.is_alive()
+    assert ("ending", 1) not in shared_pools._pools
+    begun[0].shutdown()
+    assert ("beginning", 1) not in shared_pools._pools

@@ -24,7 +24,7 @@ from pipar_rpc.training.device_loop import Device
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.training.round_report import RoundReport
 from pipar_rpc.training_loop import TrainingLoop
-from pipar_rpc.transport.gradient_carrier import make_ticket
+from pipar_rpc.transport.gradient_carrier import WayBack, make_ticket
 from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
 from tests.support.coding import GRADIENT, one_pair
@@ -76,7 +76,7 @@ class Remote:
         if method is Device.train:
             sent, labels = one_pair(), torch.zeros(1, dtype=torch.int64)
             ticket, trained = make_ticket(sent.gradient_bytes), torch.futures.Future()
-            self._port.deliver(Delivered(0, Part(1, 0, 1, 1, 1.0), 0, sent, labels, ticket, trained))
+            self._port.deliver(Delivered(0, Part(1, 0, 1, 1, 1.0), 0, sent, labels, WayBack(ticket), trained))
             trained.then(lambda _: result.set_result(RoundReport(iterations=1, samples=1, losses=[0.0])))
         else:
             result.set_result({"device": torch.ones(1)} if method is Device.upload else None)

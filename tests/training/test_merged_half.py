@@ -165,7 +165,7 @@ def test_a_device_that_diverges_is_refused_and_the_batch_is_that_of_the_others(l
 
 @pytest.mark.parametrize("more", [0, 1], ids=["same N", "another N"])
 def test_what_is_in_everybody_s_statistics_ends_the_job(more):
-    """A finite activation whose square is not: who it was cannot be told, whoever has the last micro-batch."""
+    """A finite activation whose square is not: who it was cannot be told, whoever is the last to send."""
     answers = Answers(*with_statistics())
     before = answers.state()
     for index, number in enumerate((1.0, 1e200)):

@@ -64,7 +64,9 @@ def test_a_half_is_as_before_the_mini_batch_that_diverged(layers, scale, reason)
     assert all(torch.equal(half.state()[name], again.state()[name]) for name in state)
 
 
-@pytest.mark.parametrize("between", [lambda half, state: None, ServerHalf.load], ids=["at once", "next round"])
+@pytest.mark.parametrize(
+    "between", [lambda half, state: None, ServerHalf.load], ids=["at once", "next round"]
+)
 def test_a_shared_half_forgets_the_mini_batch_of_a_device_that_is_gone(between):
     """It had sent the first of two micro-batches; another device goes on with the half."""
     layers = [nn.BatchNorm1d(4), nn.Linear(4, 2)]

@@ -25,7 +25,7 @@ from pipar_rpc.timing.traffic import Traffic
 from pipar_rpc.training.exchange import Result, WaitingExchange
 from pipar_rpc.transport import activation_sender
 from pipar_rpc.transport.activation_sender import RpcExchange
-from pipar_rpc.transport.gradient_carrier import carry, make_ticket, payload_of, with_ticket
+from pipar_rpc.transport.gradient_carrier import WayBack, make_ticket, payload_of, with_ticket
 from pipar_rpc.transport.port_reference import deliver
 from pipar_rpc.transport.rpc_futures import send
 from pipar_rpc.transport.server_port import Port
@@ -39,7 +39,7 @@ HANDLER_THREADS = 4
 
 def _returned(ticket, payload, context_id):
     """As the server does: the payload leaves as the ticket's gradient."""
-    dist_autograd.backward(context_id, [carry(ticket, payload)])
+    dist_autograd.backward(context_id, [WayBack(ticket).root(payload)])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_random_bytes_come_back_bit_for_bit(group, size):
 def test_a_payload_may_lie_anywhere_in_memory(part):
     """As those that a codec of the user's cuts out of something larger."""
     payload, ticket = random_bytes(5000)[part], make_ticket(len(range(5000)[part]))
-    carry(ticket, payload).backward()
+    WayBack(ticket).root(payload).backward()
     assert torch.equal(payload_of(ticket.grad, len(payload)), payload)
 
 

@@ -54,7 +54,7 @@ def test_a_priority_counts_iterations_and_begins_anew_with_each_round():
 
 
 def test_a_round_begins_when_what_runs_has_run():
-    """Otherwise device 1's call, which ends after the round has begun, would take the new round's first turn."""
+    """Otherwise device 1's call, which ends after the round has begun, would take the round's first turn."""
     ran, begun, go = [], threading.Event(), threading.Event()
     with open_order("rotation", 2) as order:
         order.begin((1, 1), 0)

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import pytest
@@ -19,7 +20,7 @@ from pipar_rpc.testbed.link import Link
 from pipar_rpc.timing.timeline import Timeline
 from pipar_rpc.training.exchange import Result
 from pipar_rpc.transport import gradient_sender
-from pipar_rpc.transport.gradient_carrier import make_ticket
+from pipar_rpc.transport.gradient_carrier import WayBack, make_ticket
 from pipar_rpc.transport.gradient_sender import Delivered
 from pipar_rpc.transport.server_port import Port
 from tests.support.coding import GRADIENT, one_pair
@@ -36,7 +37,8 @@ def submit(port, number, count=2, context_id=0):
     part = Part(epoch=1, iteration=0, index=number + 1, count=count, weight=0.5)
     sent, labels = one_pair(), torch.zeros(1, dtype=torch.int64)
     answer, ticket = torch.futures.Future(), make_ticket(sent.gradient_bytes)
-    port.deliver(Delivered(number, part, context_id, sent, labels, ticket, answer))
+    assert ticket is not None
+    port.deliver(Delivered(number, part, context_id, sent, labels, WayBack(ticket), answer))
     return answer
 
 
@@ -181,7 +183,7 @@ def broken(*_):
 
 
 @pytest.mark.parametrize(
-    "where", ["torch.distributed.autograd.backward", "pipar_rpc.transport.gradient_sender.carry"]
+    "where", ["torch.distributed.autograd.backward", "pipar_rpc.transport.gradient_carrier.WayBack.root"]
 )
 def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monkeypatch, where):
     """Anything but a RuntimeError once left it waiting."""
@@ -191,6 +193,21 @@ def test_whatever_goes_wrong_on_a_gradient_s_way_the_device_gets_an_answer(monke
     port.settle(5)
     assert wait_until(answer.done, 10)
     assert answer.value().message == "gradient not delivered: broken"
+    port.close()
+
+
+def test_an_activation_is_gone_while_its_gradient_waits_for_the_downlink():
+    """It is as large as the gradient, and is its own ticket; of many devices there are many."""
+    port = make_port(replying, mbps=1e-6)
+    payload, answer = torch.zeros(1000, requires_grad=True).clone(), torch.futures.Future()  # no leaf
+    sent = one_pair()._replace(payload=payload.detach().view(torch.uint8))
+    came = [weakref.ref(payload), weakref.ref(sent.payload)]
+    part = Part(epoch=1, iteration=0, index=1, count=2, weight=0.5)
+    port.deliver(Delivered(0, part, 0, sent, torch.zeros(1), WayBack(payload), answer))
+    del payload, sent
+    port.settle(5)
+    assert wait_until(lambda: all(one() is None for one in came), 5)
+    assert not answer.done()
     port.close()
 
 

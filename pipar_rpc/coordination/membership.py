@@ -74,9 +74,12 @@ class Membership:
         Raises:
             PeerError: too few are left.
         """
-        gone = {handle: LostError(handle.remote.lost or "") for handle in self.everyone if handle.remote.lost}
-        self._lose_all(gone)  # a process may have held several
+        self._lose_all(self._gone())
         return [handle for handle in self.everyone if handle.present]
+
+    def _gone(self) -> dict[DeviceHandle, LostError]:
+        """Devices whose process is lost, which may have held several, and how it was lost."""
+        return {handle: LostError(handle.remote.lost or "") for handle in self.everyone if handle.remote.lost}
 
     def _taking_part(self, of_each: Mapping[DeviceHandle, T]) -> dict[DeviceHandle, T]:
         """Keeps the entries of devices that take part."""
@@ -86,9 +89,8 @@ class Membership:
     def begin_round(self) -> None:
         """Counts the round; devices that are to leave before it leave now."""
         self.round, self.counts = self.round + 1, False
-        for handle in self.handles:
-            if self.round >= self._leave.get(handle.name, self.round + 1):
-                self.lose(handle, LostError("as fault.leave says"))
+        planned = [h for h in self.handles if self.round >= self._leave.get(h.name, self.round + 1)]
+        self._lose_all(dict.fromkeys(planned, LostError("as fault.leave says")))
 
     def ask(
         self, method: Callable[Concatenate[Device, P], T], *args: P.args, **kwargs: P.kwargs
@@ -166,8 +168,8 @@ class Membership:
             self.lose(handle, error)
 
     def lose(self, handle: DeviceHandle, error: LostError) -> None:
-        """Goes on without a device; raises PeerError if too few are left."""
-        self._lose_all({handle: error})
+        """Goes on without a device, and those of its process; raises PeerError if too few are left."""
+        self._lose_all(self._gone() | {handle: error})
 
     def _lose_all(self, leaving: Mapping[DeviceHandle, LostError]) -> None:
         """Goes on without these devices; those that have left before do not count."""

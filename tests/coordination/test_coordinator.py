@@ -153,6 +153,8 @@ def test_a_process_that_is_lost_takes_all_its_devices_with_it():
     membership = Membership(handles, 200, on_leave=lambda line, number: told.append(line))
     for handle in handles[200:]:
         handle.remote.lost = "lost worker2: connection reset"
+    with membership.watching(handles[700]):  # the first to be heard of
+        raise LostError("lost worker2: connection reset")
     assert membership.handles == handles[:200]
     left = "200 of 1200 devices left"
     assert told == [f"device201 to device1200 leave in round 0: lost worker2: connection reset; {left}"]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from launch.machines import plan
 from launch.machines.deploy import copy, reach, refuse_unless, removal, source
 from launch.machines.inventory import node_words
-from launch.machines.remote import on_all, run
+from launch.machines.remote import MachineError, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.threads import open_pool
@@ -54,7 +55,8 @@ def check(inventory: Inventory) -> int:
         finding.mend += _to_mend(finding, findings[0])
     if all(not finding.probed["tools"] and finding.probed["root"] for finding in findings):
         try:
-            _measure_links(inventory, findings)
+            with terminated_as_interrupted(signal.SIGHUP):
+                _measure_links(inventory, findings)
         except UserError as error:
             findings[0].mend.append(f"links not measured: {error}")
     print("\n".join(table(HEADINGS, [_row(finding) for finding in findings])))
@@ -70,9 +72,17 @@ def _probe(inventory: Inventory, machine: Machine) -> Finding:
     began = time.time()
     printed = run(machine, inventory.ssh, "probe", f"{machine.python} - {words}", source("probe.py"))
     ended = time.time()
-    probed = json.loads(printed.splitlines()[-1])
+    probed = _json(machine, "probe", printed)
     theirs = float(probed["time"])
     return Finding(machine, probed, min(0.0, theirs - began) + max(0.0, theirs - ended))
+
+
+def _json(machine: Machine, step: str, printed: str) -> Any:
+    """The last line that a machine's Python has printed; before it, a login shell may have spoken."""
+    try:
+        return json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise MachineError(machine, step, f"{machine.python} answers like no Python") from error
 
 
 def _to_mend(finding: Finding, server: Finding) -> list[str]:
@@ -109,14 +119,22 @@ def _measure_links(inventory: Inventory, findings: list[Finding]) -> None:
     if any(up):
         raise UserError("the VPN is up on some machines only: `up` first")
     ssh = inventory.ssh
-    on_all(inventory, lambda machine: copy(inventory, machine))
     try:
+        on_all(inventory, lambda machine: copy(inventory, machine))
         on_all(inventory, lambda machine: run(machine, ssh, "VPN", f"sh {machine.plan}/network.sh up"))
         on_all(inventory, lambda machine: reach(inventory, machine))
         _measure_each(inventory, findings)
     finally:
-        on_all(inventory, lambda machine: run(machine, ssh, "VPN", f"sh {machine.plan}/network.sh down"))
-        on_all(inventory, lambda machine: run(machine, ssh, "clean up", removal(machine)))
+        on_all(inventory, lambda machine: _clean_up(inventory, machine))
+
+
+def _clean_up(inventory: Inventory, machine: Machine) -> None:
+    down = f"{machine.plan}/network.sh"
+    script = f"{{ [ ! -e {down} ] || sh {down} down; }} && {{ {removal(machine)}; }}"
+    try:
+        run(machine, inventory.ssh, "clean up", script)
+    except MachineError as error:
+        raise UserError(f"{error}: VPN and plan may be left there: `down` takes them away") from error
 
 
 def _measure_each(inventory: Inventory, findings: list[Finding]) -> None:
@@ -129,7 +147,7 @@ def _measure_each(inventory: Inventory, findings: list[Finding]) -> None:
     for finding in findings[1:]:
         with open_pool("link") as pool:
             served = pool.submit(ask, server, "serve")
-            finding.link = json.loads(ask(finding.machine, "measure"))
+            finding.link = _json(finding.machine, "measure the link", ask(finding.machine, "measure"))
             served.result()
 
 

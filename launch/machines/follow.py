@@ -28,6 +28,7 @@ class Follower:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
         self._lines = 0
+        self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,9 +47,14 @@ class Follower:
                 self._say(f"-- {WHY[code]} for {PATIENCE_S:.0f} s")
                 break
             self._left.wait(AGAIN_S)
-        if code not in {0, *WHY}:
+        if code not in {0, *WHY} and not self._left.is_set():
             self._say(f"-- torchrun has ended with {code}")
         return code
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether anything has come from the ranks."""
+        return self._lines > 0
 
     def _once(self) -> int:
         script = f"sh {self.machine.plan}/follow.sh {self._lines + 1}"
@@ -88,13 +94,15 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def following(inventory: Inventory) -> Iterator[list[Future[int]]]:
-    """Follows all machines; yields a future for the code of each, and leaves those that are not done."""
+def following(inventory: Inventory) -> Iterator[list[Follower]]:
+    """Follows all machines; yields the followers with their futures, and leaves those that are not done."""
     width, lock = max(len(machine.name) for machine in inventory.machines), threading.Lock()
     followers = [Follower(inventory, machine, width, lock) for machine in inventory.machines]
     with open_pool("followers", len(followers)) as pool:
         try:
-            yield [pool.submit(follower.run) for follower in followers]
+            for follower in followers:
+                follower.code = pool.submit(follower.run)
+            yield followers
         finally:
             for follower in followers:
                 follower.leave()

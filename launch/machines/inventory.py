@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
-from ipaddress import IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ NAME = r"[a-z0-9][a-z0-9-]{0,30}"
 ADDRESS = r"[A-Za-z0-9][A-Za-z0-9.:-]*"  # it becomes an argument of ssh
 USER = r"[a-z_][a-z0-9_-]*"
 PATH = r"/[\w.+/-]*\w[\w.+-]*"  # without what a shell or systemd would take for something else
-PYTHON = r"[\w./+-]+"
+PYTHON = r"[\w.+][\w.+-]*|/[\w./+-]+"  # `run` and ssh have other folders to begin with
 INTERFACE = r"[a-z][a-z0-9]{0,12}"
+PRIVATE = [IPv4Network(own) for own in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 OF_THE_PLAN = ("interface", "trusted_network", "allow_public")  # node keys that the VPN decides
 
 
@@ -41,9 +43,12 @@ def read(path: Path) -> Inventory:
     for number, (where, own) in enumerate(places.items()):
         keys = _typed(Keys, f"{where}.", file.defaults, own)
         keys.name = keys.name or (f"machine{number}" if number else "server")
+        if not number and "overrides" not in own:
+            keys.overrides = {}  # the defaults' are settings of devices
         _check_machine(keys, where)
         machines.append(Machine(**vars(keys), number=number, vpn_address=str(network[number + 1])))
     _check_apart(machines, list(places))
+    _check_reachable(machines, file, network, list(places))
     require(not machines[0].overrides, "server.overrides", "...", "left out: they are settings of devices")
     overrides = _device_overrides(machines[1:], list(places)[1:])
     return Inventory(
@@ -56,7 +61,7 @@ def _load(path: Path) -> dict[str, Any]:
         raw = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; docs/machines.md shows one") from None
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must be keys with values; docs/machines.md shows an inventory")
@@ -73,7 +78,8 @@ def _typed(kind: type[T], where: str, *parts: Mapping[str, Any]) -> T:
         hint = nearest(name, [known.name for known in fields(within)])
         raise UserError(f"{where}{error.full_key}: no such key: {hint}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}{error.full_key}: {first_line(error).rstrip('.')}") from error
+        key = f"{where}{error.full_key}".rstrip(".") or "the inventory"
+        raise UserError(f"{key}: {first_line(error).rstrip('.')}") from error
     assert isinstance(found, kind)
     return found
 
@@ -84,7 +90,7 @@ def _network(subnet: str, machines: int) -> IPv4Network:
         network = IPv4Network(subnet)
     except ValueError as error:
         raise ConfigError("vpn.subnet", subnet, allowed) from error
-    private = network.is_private and not network.is_loopback and not network.is_link_local
+    private = any(network.subnet_of(known) for known in PRIVATE)
     require(private and network.num_addresses - 2 >= machines, "vpn.subnet", subnet, allowed)
     return network
 
@@ -95,20 +101,20 @@ def _check_file(file: File) -> None:
     require(1 <= vpn.port <= 65535, "vpn.port", vpn.port, "1..65535")
     require(576 <= vpn.mtu <= 8920, "vpn.mtu", vpn.mtu, "576..8920 bytes")
     if vpn.endpoint is not None:
-        _check_pattern(ADDRESS, "vpn.endpoint", vpn.endpoint, "a host's name or address, without the port")
+        _check_address("vpn.endpoint", vpn.endpoint, "a host's name or address, without the port")
     for key, name in (("ssh.known_hosts", ssh.known_hosts), ("ssh.identity", ssh.identity)):
         require(name is None or Path(name).expanduser().is_file(), key, name, "an existing file")
-    require(ssh.timeout_s >= 1, "ssh.timeout_s", ssh.timeout_s, ">= 1 second")
+    require(1 <= ssh.timeout_s <= 86400, "ssh.timeout_s", ssh.timeout_s, "1..86400 seconds")
     require(1024 <= file.store_port <= 65535, "store_port", file.store_port, "1024..65535")
     require(file.max_restarts >= 0, "max_restarts", file.max_restarts, ">= 0")
 
 
 def _check_machine(keys: Keys, where: str) -> None:
     _check_pattern(NAME, f"{where}.name", keys.name, "up to 31 of a-z, 0-9 and -")
-    _check_pattern(ADDRESS, f"{where}.address", keys.address, "a host's name or address")
+    _check_address(f"{where}.address", keys.address, "a host's name or address")
     _check_pattern(USER, f"{where}.user", keys.user, "the user's name on the machine")
     _check_pattern(PATH, f"{where}.folder", keys.folder, "an absolute path without spaces")
-    _check_pattern(PYTHON, f"{where}.python", keys.python, "a command or path without spaces")
+    _check_pattern(PYTHON, f"{where}.python", keys.python, "a command, or an absolute path without spaces")
     require(1 <= keys.ssh_port <= 65535, f"{where}.ssh_port", keys.ssh_port, "1..65535")
     require(keys.ranks >= 1, f"{where}.ranks", keys.ranks, ">= 1")
     for key in OF_THE_PLAN:
@@ -124,6 +130,15 @@ def _check_pattern(pattern: str, key: str, value: str, allowed: str) -> None:
     require(re.fullmatch(pattern, value) is not None, key, value or "null", allowed)
 
 
+def _check_address(key: str, value: str, allowed: str) -> None:
+    _check_pattern(ADDRESS, key, value, allowed)
+    if ":" in value:
+        try:
+            IPv6Address(value)
+        except AddressValueError as error:
+            raise ConfigError(key, value, allowed) from error
+
+
 def _check_apart(machines: list[Machine], places: list[str]) -> None:
     """Two torchruns on one machine would take each other's ports and interface."""
     for key, hint in (("name", ""), ("address", ": several devices of one machine are its `ranks`")):
@@ -133,6 +148,18 @@ def _check_apart(machines: list[Machine], places: list[str]) -> None:
             if value in seen:
                 raise ConfigError(f"{where}.{key}", value, f"another one than {seen[value]} has{hint}")
             seen[value] = where
+
+
+def _check_reachable(machines: list[Machine], file: File, network: IPv4Network, places: list[str]) -> None:
+    """The firewall must not shut out ssh, nor the VPN itself."""
+    outside = [(f"{where}.address", machine.address) for machine, where in zip(machines, places, strict=True)]
+    for key, address in [*outside, ("vpn.endpoint", file.vpn.endpoint or "")]:
+        with suppress(AddressValueError):  # names are looked up on the machines, by network.sh
+            apart = IPv4Address(address) not in network
+            require(apart, "vpn.subnet", file.vpn.subnet, f"a network that {key}={address} is not in")
+    for machine, where in zip(machines, places, strict=True):
+        apart = machine.ssh_port != file.store_port
+        require(apart, "store_port", file.store_port, f"another port than {where}.ssh_port")
 
 
 def node_words(keys: Keys) -> list[str]:

@@ -26,9 +26,16 @@ def write(inventory: Inventory) -> Path:
     """Writes the plan beside the inventory, with fresh keys; replaces an older one when it is whole.
 
     Raises:
-        UserError: settings of devices that pipar_rpc refuses, or nothing to make keys with.
+        UserError: settings of devices that pipar_rpc refuses, nothing to make keys with, or no place for it.
     """
     check_training(inventory, [])
+    try:
+        return _write(inventory)
+    except OSError as error:
+        raise UserError(f"{inventory.plan}: cannot be written: {error.strerror}") from error
+
+
+def _write(inventory: Inventory) -> Path:
     new, old = (inventory.plan.with_name(f"{inventory.plan.name}.{end}") for end in ("new", "old"))
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
@@ -120,7 +127,8 @@ def _settings(inventory: Inventory, machine: Machine) -> str:
     # The server's torchrun ends with 1 when the training has failed, and a device's also when the server was
     # started again, which it must then join.
     again = "yes" if machine.number else "no"
-    values = {"INTERFACE": inventory.vpn.interface, "PYTHON": machine.python, "RESTART_ON_FAILURE": again}
+    vpn = {"INTERFACE": inventory.vpn.interface, "SUBNET": inventory.vpn.subnet}
+    values = vpn | {"PYTHON": machine.python, "RESTART_ON_FAILURE": again}
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
 
 

@@ -1,9 +1,12 @@
 """Commands on the machines: plain OpenSSH, each with a deadline and an error that names machine and step."""
 
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from launch.machines.schema import Inventory, Machine, Ssh
@@ -97,3 +100,18 @@ def _all_of(waiting: Sequence["Future[T]"]) -> list[T]:
     if errors:
         raise UserError("; ".join(map(str, errors)))
     return [future.result() for future in waiting]
+
+
+@contextmanager
+def terminated_as_interrupted(*more: signal.Signals) -> Iterator[None]:
+    """Treats SIGTERM, and further signals, as Ctrl-C within the block, so that nothing is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, *more)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,18 +3,17 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import wait
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 
 from launch.machines import plan
-from launch.machines.deploy import STOP_S, refuse_unless
-from launch.machines.follow import WHY, following
-from launch.machines.remote import MachineError, on_all, run
+from launch.machines.deploy import BUSY, OTHER_PLAN, STOP_S, refuse_unless, running
+from launch.machines.follow import WHY, Follower, following
+from launch.machines.remote import MachineError, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.errors import UserError
 
+LOOK_S = 1.0  # between two looks whether the server's ranks have begun
 END_S = 30.0  # in which the other machines end by themselves after the server
 
 
@@ -26,11 +25,25 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
     Returns:
         The exit code: 0 when the training is done, 1 when it has failed.
     """
+
+    def start(machine: Machine) -> None:
+        if machine.number:
+            _start(inventory, machine, arguments)
+
     plan.check_training(inventory, arguments)
     refuse_unless(inventory, idle=True, mark=plan.mark_of(inventory))
-    with _terminated_as_interrupted():
+    with terminated_as_interrupted():
         try:
-            on_all(inventory, lambda machine: _start(inventory, machine, arguments))
+            _start(inventory, inventory.server, arguments)  # first: of two `run` at once one is refused here
+        except MachineError as error:
+            if BUSY not in str(error):
+                _stop(inventory)
+            raise
+        except BaseException:
+            _stop(inventory)
+            raise
+        try:
+            on_all(inventory, start)
             return _followed(inventory)
         finally:
             _stop(inventory)
@@ -38,24 +51,44 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
 
 def logs(inventory: Inventory) -> int:
     """Shows what the ranks say, from the beginning, until the server's have ended; returns as `train`."""
-    refuse_unless(inventory, idle=False, mark=plan.mark_of(inventory))
+    theirs, _ = running(inventory, inventory.server)  # the others may come back
+    if theirs != plan.mark_of(inventory):
+        raise MachineError(inventory.server, "status", OTHER_PLAN)
     return _followed(inventory)
 
 
 def _start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
     words = f"{shlex.join(arguments)}\n".encode()
-    keep = f"umask 077 && mkdir -p {machine.state} && cat >{machine.state}/arguments"
+    alone = f"exec 9>{machine.state}/lock && flock -n 9 && ! sh {machine.plan}/status.sh"  # loop.sh keeps it
+    refuse = f"{alone} || {{ echo {shlex.quote(BUSY)} >&2; exit 1; }}"
+    keep = f"umask 077 && mkdir -p {machine.state} && {{ {refuse}; }} && cat >{machine.state}/arguments"
     run(machine, inventory.ssh, "start", f"{keep} && sh {machine.plan}/start.sh", words)
 
 
 def _followed(inventory: Inventory) -> int:
     """1 if the server's ranks have failed, else 0, for which the others get a little time to end as well."""
-    with following(inventory) as codes:
-        code = codes[0].result()
-        wait(codes[1:], END_S if code == 0 else 0.0)
+    with following(inventory) as followers:
+        _begun(followers)
+        code = followers[0].code.result()
+        wait([follower.code for follower in followers[1:]], END_S if code == 0 else 0.0)
     if code in WHY:
         raise MachineError(inventory.server, "run", WHY[code])
     return min(code, 1)
+
+
+def _begun(followers: Sequence[Follower]) -> None:
+    """Waits until the server's ranks say something or have ended.
+
+    Raises:
+        MachineError: a device's ranks have ended before: the others would wait for them.
+    """
+    server, *devices = followers
+    while not (server.has_spoken or server.code.done()):
+        wait([follower.code for follower in followers if not follower.code.done()], LOOK_S, FIRST_COMPLETED)
+        for follower in devices:
+            if follower.code.done() and not server.has_spoken and not server.code.done():
+                code = follower.code.result()
+                raise MachineError(follower.machine, "run", WHY.get(code, f"torchrun has ended with {code}"))
 
 
 def _stop(inventory: Inventory) -> None:
@@ -75,15 +108,3 @@ def _stop(inventory: Inventory) -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -87,6 +87,21 @@ def altered(path, value):
         (("vpn", "interface"), "wg 0", "vpn.interface=wg 0: must be up to 13 letters"),
         (("ssh", "known_hosts"), "/nowhere", "ssh.known_hosts=/nowhere: must be an existing file"),
         (("store_port",), 80, "store_port=80: must be 1024..65535"),
+        (("store_port",), 2222, "store_port=2222: must be another port than devices[2].ssh_port"),
+        (("vpn", "subnet"), "192.168.7.0/24", "vpn.subnet=192.168.7.0/24: must be a network that devices[0]"),
+        (("vpn", "subnet"), "240.0.0.0/8", "vpn.subnet=240.0.0.0/8: must be a private IPv4 network"),
+        (
+            ("vpn", "endpoint"),
+            "1.2.3.4:51820",
+            "vpn.endpoint=1.2.3.4:51820: must be a host's name or address",
+        ),
+        (("ssh", "timeout_s"), float("inf"), "ssh.timeout_s=inf: must be 1..86400 seconds"),
+        (
+            ("defaults", "python"),
+            "venv/bin/python",
+            "server.python=venv/bin/python: must be a command, or an",
+        ),
+        (("devices",), {"a": 1}, "the inventory: "),
     ],
 )
 def test_what_an_inventory_must_say_is_one_line(tmp_path, path, value, line):
@@ -118,8 +133,10 @@ def test_settings_of_devices_are_checked_by_the_plan(tmp_path, path, value, line
 def test_a_missing_or_broken_file_is_one_line(tmp_path):
     assert "no such file" in run_here("launch.machines", tmp_path / "none.yaml", "plan").err
     (tmp_path / "broken.yaml").write_text("server: {")
-    done = run_here("launch.machines", tmp_path / "broken.yaml", "plan")
-    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    (tmp_path / "latin.yaml").write_bytes("server: jürgen".encode("latin-1"))
+    for name in ("broken.yaml", "latin.yaml"):
+        done = run_here("launch.machines", tmp_path / name, "plan")
+        assert (done.code, len(done.err.splitlines())) == (2, 1)
 
 
 def test_machines_have_their_place_and_devices_their_numbers(tmp_path):

@@ -131,6 +131,57 @@ def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
     assert nothing_is_left(inventory)
 
 
+def test_of_two_trainings_at_once_one_is_refused_and_down_ends_all(tmp_path):
+    """Both had looked before either began; the ranks of both went on after `down`."""
+    inventory = inventories.folders(tmp_path, server="sleep 3", board="sleep 3")
+    command = [sys.executable, "-m", "launch.machines", str(inventory.path), "run"]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [own.communicate(timeout=60)[1] for own in both]
+    codes = [own.returncode for own in both]
+    assert sorted(codes) == [0, 2], errors
+    assert "a training runs there; `logs` follows it, `down` ends it" in errors[codes.index(2)]
+    assert nothing_is_left(inventory)
+
+
+def test_a_device_that_cannot_begin_ends_the_run(tmp_path):
+    """The server's torchrun says nothing and waits for it."""
+    inventory = inventories.folders(tmp_path, server=SLEEPS, board="exit 1")
+    Path(inventory.path.parent, "python").write_text("#!/bin/sh\n. ./behaviour\n")
+    Path(inventory.machines[1].plan, "settings.sh").write_text(
+        "INTERFACE=pipar0 PYTHON= RESTART_ON_FAILURE=no\n"
+    )
+    done = run(inventory, "run")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "board: run: torchrun has ended with 1" in done.err
+    assert nothing_is_left(inventory)
+
+
+def test_folders_of_the_user_are_not_ours(tmp_path):
+    inventory = inventories.folders(tmp_path, server="exit 0", board="exit 0")
+    server, board = inventory.machines
+    Path(server.plan, "down.sh").write_text("exit 0\n")
+    shutil.rmtree(board.plan)
+    for folder in (board.state, board.plan):
+        Path(folder).mkdir()
+        Path(folder, "thesis.txt").write_text("mine")
+        with pytest.raises(UserError, match=f"board: copy the plan: {folder}: lies there and is not ours"):
+            deploy.copy(inventory, board)
+        assert run(inventory, "down").code == 0
+        assert Path(folder, "thesis.txt").read_text() == "mine"
+        shutil.rmtree(folder)
+
+
+def test_where_logs_cannot_be_written_nothing_is_taken_down(tmp_path):
+    inventory = inventories.folders(tmp_path, server="exit 0", board="exit 0")
+    inventory.logs.write_text("a file")
+    done = run(inventory, "down")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "machines_logs: cannot be written: File exists" in done.err
+    assert Path(inventory.server.plan, plan.ID).exists()
+
+
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory):
     """Machines on which nothing begins."""

@@ -6,7 +6,7 @@ ended='' failures=0 code=143
 trap 'ended=yes; kill -TERM "$ranks" 2>/dev/null' TERM
 while [ -z "$ended" ]; do
     began=$(date +%s)
-    sh run.sh &
+    sh run.sh 9>&- & # the lock of `run` is for the loop alone
     ranks=$!
     echo "$ranks" >$state/ranks
     wait "$ranks"

@@ -13,7 +13,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-TOOLS = ("wg", "wg-quick", "nft", "ip", "tail", "setsid")
+TOOLS = ("wg", "wg-quick", "nft", "ip", "tail", "setsid", "flock")
 MB = 1e6
 
 

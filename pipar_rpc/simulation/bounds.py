@@ -10,7 +10,6 @@ from pipar_rpc.simulation.kinds import Shape
 from pipar_rpc.simulation.one_half import server_seconds
 from pipar_rpc.simulation.steps import make_part
 from pipar_rpc.simulation.training import World
-from pipar_rpc.timing.stage_recurrence import Array
 
 MANY = 10**6  # samples, of which a merged micro-batch takes as long as any number in proportion
 
@@ -58,20 +57,23 @@ def _merged_s(world: World, shape: Shape) -> float:
 def busy_seconds(world: World, epochs: Sequence[EpochTimes]) -> Mapping[str, float]:
     """Seconds of an epoch for which each resource is needed, mean over the epochs.
 
-    Of devices and links the median over the devices that took part; of the server all work on all cores.
-    Devices that train in turn need theirs one after the other.
+    Of devices and links what the median devices of its rounds need, one round after the other; of the server
+    all work on all cores. Devices that train in turn need theirs one after the other.
     """
 
-    def middle(each: Array, times: EpochTimes) -> float:
-        taking_part = times.iterations > 0
-        if not taking_part.any():
-            return 0.0
-        count = int(taking_part.sum()) if world.strategy.in_turn else 1
-        return count * float(np.median(each[taking_part]))
+    def needed(name: str) -> float:
+        return float(np.mean([own.needed_s[name] for own in epochs]))
 
     return {
-        "device": float(np.mean([middle(own.device_s, own) for own in epochs])),
-        "uplink": float(np.mean([middle(own.uplink_s, own) for own in epochs])),
+        "device": needed("device_s"),
+        "uplink": needed("uplink_s"),
         "server": float(np.mean([own.work_s for own in epochs])) / capacity(world),
-        "downlink": float(np.mean([middle(own.downlink_s, own) for own in epochs])),
+        "downlink": needed("downlink_s"),
     }
+
+
+def median_seconds(times: EpochTimes, name: str) -> float:
+    """What the median device of those that trained in an epoch needs of a resource, such as "uplink"."""
+    taking_part = times.iterations > 0
+    each = getattr(times, f"{name}_s")[taking_part]
+    return float(np.median(each)) if len(each) else 0.0

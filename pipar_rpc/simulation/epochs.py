@@ -1,7 +1,7 @@
 """Epochs of a simulation, round by round: who trains, who drops out, and what models take on their way."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from pipar_rpc.simulation.models import Models
 from pipar_rpc.simulation.training import Training, World, train
 from pipar_rpc.timing.stage_recurrence import Array
 
+RESOURCES = ("device_s", "uplink_s", "downlink_s")
 NOT_LOST = np.iinfo(np.int64).max  # iterations after which a device drops out
 
 
@@ -32,6 +33,8 @@ class EpochTimes:
         uplink_s, downlink_s: seconds that its micro-batches held the links.
         busy_s: seconds in which a server process computed, averages included; mean over the processes.
         work_s: seconds of one core that all server processes needed, averages included.
+        needed_s: what the median device of a round needs of each of `RESOURCES`, or in turn all of them; sums
+            over the rounds.
         lost: number of devices that have dropped out by the end.
         simulated: largest number of iterations of a round that were simulated one by one.
     """
@@ -45,6 +48,7 @@ class EpochTimes:
     downlink_s: Array
     busy_s: float = 0.0
     work_s: float = 0.0
+    needed_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESOURCES, 0.0))
     lost: int = 0
     simulated: int = 0
 
@@ -54,8 +58,8 @@ class EpochTimes:
         own, training, device, up, down = (np.zeros(count) for _ in range(5))
         return cls(0.0, own, training, np.zeros(count, dtype=int), device, up, down)
 
-    def add(self, chosen: IntArray, trained: Training, own_s: Array, seconds: float) -> None:
-        """Adds a round of the chosen devices."""
+    def add(self, chosen: IntArray, trained: Training, own_s: Array, seconds: float, in_turn: bool) -> None:
+        """Adds a round of the chosen devices, which train at the same time or in turn."""
         self.seconds += seconds
         self.own_s[chosen] += own_s
         self.training_s[chosen] += trained.seconds
@@ -65,6 +69,10 @@ class EpochTimes:
         self.downlink_s[chosen] += trained.downlink_s
         self.busy_s += trained.busy_s
         self.work_s += trained.work_s
+        there = trained.iterations > 0
+        for name in RESOURCES if there.any() else ():
+            middle = float(np.median(getattr(trained, name)[there]))
+            self.needed_s[name] += middle * (int(there.sum()) if in_turn else 1)
         self.simulated = max(self.simulated, trained.simulated)
 
 
@@ -128,6 +136,7 @@ class Epochs:
         trained = self._train(chosen, np.minimum(iterations, until), last)
         lost = until < NOT_LOST
         self._members.present[chosen[lost]] = False
+        self._require_devices()
         uploaded = self._models.uploaded(chosen, self._elapsed_s, trained.seconds)
         own_s = np.where(lost, trained.seconds, uploaded)
         waited_s = np.where(lost, trained.seconds + self._notice_s, uploaded)
@@ -143,7 +152,7 @@ class Epochs:
             times.work_s += average_s
             receivers = self._choose(members.round + 1, stop)
             seconds += float(self._models.downloaded(receivers, self._elapsed_s, seconds).max(initial=0.0))
-        times.add(chosen, trained, own_s, seconds)
+        times.add(chosen, trained, own_s, seconds, world.strategy.in_turn)
         self._elapsed_s += seconds
 
     def _come_and_go(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipar_rpc.plan.simulation_plan import SimulationPlan
 from pipar_rpc.results.simulation import SimulatedJob
-from pipar_rpc.simulation.bounds import busy_seconds, capacity, server_bound
+from pipar_rpc.simulation.bounds import busy_seconds, capacity, median_seconds, server_bound
 from pipar_rpc.simulation.epochs import EpochTimes
 from pipar_rpc.simulation.fleet import Fleet
 from pipar_rpc.simulation.training import World
@@ -86,12 +86,13 @@ def _devices(epochs: Sequence[EpochTimes]) -> dict[str, float]:
 def _shares(world: World, epochs: Sequence[EpochTimes]) -> dict[str, object]:
     """How much of an epoch each resource is used, and which is needed longest."""
     busy, mean_s = busy_seconds(world, epochs), _mean(np.array([own.seconds for own in epochs]))
-    in_turn = world.strategy.in_turn
-    turns = _mean(np.array([float((own.iterations > 0).sum()) for own in epochs])) if in_turn else 1.0
-    used: dict[str, object] = {
-        f"{name}_utilisation": own / mean_s / (1.0 if name == "server" else max(1.0, turns))
-        for name, own in busy.items()
+    used_s = {
+        name: _mean(np.array([median_seconds(own, name) for own in epochs]))
+        for name in busy
+        if name != "server"
     }
+    used_s["server"] = busy["server"]
+    used: dict[str, object] = {f"{name}_utilisation": own / mean_s for name, own in used_s.items()}
     return used | {"bottleneck": max(busy, key=lambda name: busy[name])}
 
 

@@ -92,8 +92,9 @@ def train(world: World, fleet: Fleet, iterations: IntArray, last: IntArray, bega
         some = make_part(classes.take(own), world.kinds, world.lines, began_s, most)
         trained, wanted, limits = _serve(world, some), classes.iterations[own], some.limits
         slope = (trained.ends - trained.middle) / (limits - limits // 2)
-        seconds[own] = trained.ends + (wanted - limits) * slope
         weight = some.classes.fleet.weight
+        alone = some.whole.alone_ends(some.whole.zeros)
+        seconds[own] = trained.ends + _later_s(wanted, weight, most, slope, alone)
         longer = float(weight @ wanted) / float(weight @ limits)
         busy_s, work_s = busy_s + trained.busy_s * longer, work_s + trained.work_s * longer
         after_s = trained.served_s - float(trained.ends.max())
@@ -101,6 +102,28 @@ def train(world: World, fleet: Fleet, iterations: IntArray, last: IntArray, bega
     of, simulated = classes.of, min(most, longest)
     each = seconds[of], iterations, device_s[of], uplink_s[of], downlink_s[of]
     return Training(*each, busy_s / world.num_servers, work_s, served_s, simulated)
+
+
+def _later_s(wanted: IntArray, weight: Array, most: int, slope: Array, alone: Array) -> Array:
+    """Seconds of the iterations that are not simulated: as before, but for those who do not train any more.
+
+    Args:
+        wanted: iterations of each class.
+        weight: devices of each class.
+        most: iterations that were simulated.
+        slope: seconds of an iteration in the second half of them.
+        alone: seconds of an iteration of a device that has the server to itself.
+    """
+    if not (wanted > most).any():
+        return np.zeros(len(wanted))
+    seen = np.mean([weight[wanted > number].sum() for number in range(most // 2, most)])
+    found, before = np.zeros(len(wanted)), most
+    for edge in np.unique(wanted[wanted > most]):
+        there = wanted >= edge
+        share = weight[there].sum() / seen
+        found += there * (edge - before) * np.maximum(alone, slope * share)
+        before = edge
+    return found
 
 
 def _in_rotation(strategy: Strategy) -> bool:

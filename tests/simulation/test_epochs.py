@@ -91,6 +91,15 @@ def test_fewer_devices_at_a_time_are_sooner_done(facts):
     assert few.seconds < many.seconds
 
 
+def test_what_bounds_rounds_of_a_few_devices_is_what_they_need_in_each(facts):
+    """Other devices in each round: the links of one are needed in one alone, and those of an epoch in all."""
+    options = ("num_devices=3000", "aggregation.every=1", "network.uplink_mbps=0.01", facts)
+    few = ("participation.per_round=4", "data.train_size_per_device=250")
+    row = simulate(simulation_plan(*options, *few), NODE).row
+    assert row.bottleneck == "uplink"
+    assert row.server_utilisation < 0.5
+
+
 def test_devices_drop_out_and_come_back(facts):
     options = ("num_devices=400", "epochs=6", "simulation.drop_probability=0.25")
     _, gone = epochs_of(*options, facts)
@@ -118,6 +127,8 @@ def test_devices_leave_on_purpose_and_too_few_are_an_error(facts):
     assert [(epoch.iterations > 0).tolist() for epoch in found] == [[True] * 3, *[[True, False, True]] * 2]
     with pytest.raises(PeerError, match=r"2 devices are left in round 2, fault\.min_devices=3"):
         epochs_of(*options, "fault.min_devices=3", facts)
+    with pytest.raises(PeerError, match=r"0 devices are left in round 1, fault\.min_devices=1"):
+        epochs_of("num_devices=3", "epochs=1", "simulation.drop_probability=1", facts)
 
 
 def test_a_seed_repeats_bit_for_bit_and_another_does_not(facts):

@@ -153,6 +153,18 @@ def test_long_rounds_are_reckoned_from_their_first_iterations(facts):
     assert (some.busy_s, some.work_s) == pytest.approx((every.busy_s, every.work_s), rel=1e-9)
 
 
+@pytest.mark.parametrize("half", ["replicated", "shared", "merged"])
+def test_later_iterations_are_those_of_the_devices_that_still_train(facts, half):
+    """With as many samples for each they would all train to the end; the server is what they wait for."""
+    options = ("num_devices=300", "data.train_size_per_device=200", "simulation.samples=[lognormal,0.5]")
+    _, world, fleet = world_and_fleet(*options, f"server.half={half}", facts)
+    every = whole_epoch(replace(world, max_micro_batches=10**9), fleet)
+    some = whole_epoch(replace(world, max_micro_batches=300 * 4 * 6), fleet)
+    assert some.simulated < every.simulated / 3
+    assert some.seconds.max() == pytest.approx(every.seconds.max(), rel=0.1)
+    assert some.seconds.mean() == pytest.approx(every.seconds.mean(), rel=0.1)
+
+
 def test_more_of_anything_never_makes_it_worse(facts):
     """Equal devices: faster ones, faster links, fewer of them, more cores and servers are never slower."""
 

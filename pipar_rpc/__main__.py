@@ -10,7 +10,18 @@ torchrun is to start all ranks again, 130 interrupted.
 """
 
 import os
+import signal
 import sys
+
+
+def _interrupted(*_: object) -> None:
+    os.write(2, b"pipar_rpc: interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":  # what is imported takes seconds, and may swallow a KeyboardInterrupt
+    signal.signal(signal.SIGINT, _interrupted)
+
 import traceback
 from collections.abc import Sequence
 
@@ -47,6 +58,8 @@ def command() -> None:
 
 def _outcome() -> tuple[int, str]:
     """The exit code, and the last line of the process."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return _run(sys.argv[1:]), ""
     except UserError as error:

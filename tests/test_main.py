@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from pipar_rpc import __main__ as command
 from pipar_rpc import hydra_compose, sweep
 from pipar_rpc.__main__ import main
 from pipar_rpc.base.errors import PeerError, UserError
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, environment, wait_until
 
 
 class Full:
@@ -132,3 +134,13 @@ def test_help_is_short_and_starts_nothing(tmp_path, monkeypatch, capsys):
         assert set(re.split(r",\s+", names)) == choices
     assert len(re.findall(r"^  .*-m pipar_rpc ", text, flags=re.MULTILINE)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_interruption_while_torch_is_imported_is_one_line():
+    """It takes seconds, and a KeyboardInterrupt in its middle was a long traceback, or swallowed."""
+    command = [sys.executable, "-m", "pipar_rpc", "num_devices=1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT)
+    assert wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), 30)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "pipar_rpc: interrupted\n")

@@ -27,6 +27,13 @@ class ParticipationConfig:
         require(self._target_ is not None or not self.args, "participation.args", self.args, "empty")
 
     @property
+    def chosen_by(self) -> tuple[str, object]:
+        """The key by which not all devices train, and its value."""
+        given = [name for name in ("_target_", "per_round") if getattr(self, name) is not None]
+        by = (*given, "fraction")[0]
+        return f"participation.{by}", getattr(self, by)
+
+    @property
     def spec(self) -> ParticipationSpec:
         """The policy as plain data."""
         return ParticipationSpec(self.fraction, self.per_round, self._target_, self.args)

@@ -147,8 +147,8 @@ class Config:
         averages = self.strategy != "sl" or rule == FEDAVG
         require(averages, "aggregation.rule.name", rule, f"{FEDAVG} with strategy=sl, which never averages")
         everyone = self.participation.spec.everyone or self.aggregation.every != 0
-        averaged = "1, with all devices, where nothing is averaged (aggregation.every=0)"
-        require(everyone, "participation.fraction", self.participation.fraction, averaged)
+        averaged = "left out, for all devices, where nothing is averaged (aggregation.every=0)"
+        require(everyone, *self.participation.chosen_by, averaged)
         mu, strategy = self.aggregation.fedprox_mu, self.strategy
         pulled = mu == 0 or (self.aggregation.every != 0 and strategy != "sl")
         require(pulled, "aggregation.fedprox_mu", mu, f"0 where nothing is averaged (strategy={strategy})")

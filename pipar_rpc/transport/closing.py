@@ -45,8 +45,12 @@ def close_all(remotes: Mapping[Remote[Target], Deadlines]) -> list[tuple[str, Ba
 
 def warn_of(failed: Sequence[tuple[str, BaseException]]) -> None:
     """Logs what `close_all` returned."""
+    by_reason: dict[str, list[str]] = {}
     for name, error in failed:
-        log.warning("%s could not be cleaned up: %s", name, error)
+        by_reason.setdefault(str(error), []).append(name)
+    for reason, (first, *others) in by_reason.items():
+        more = f" and {len(others)} more" if others else ""
+        log.warning("%s%s could not be cleaned up: %s", first, more, reason)
 
 
 def _given_up(

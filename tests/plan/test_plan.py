@@ -441,3 +441,8 @@ def test_where_devices_share_a_half_a_training_goes_on_with_the_labels_where_the
     same = [plan(*own).checkpoints.same for own in (kept, ("strategy=sl", *kept), ("strategy=sl",))]
     assert [own.get("pipeline.labels") for own in same] == [None, "device", "server"]
     assert [own.get("pipeline.tail_units") for own in same] == [None, 2, None]
+
+
+@pytest.mark.parametrize("key", ["participation.fraction=0.5", "participation.per_round=2"])
+def test_where_nothing_is_averaged_all_devices_train(key):
+    assert f"{key}: must be left out, for all devices" in message("aggregation.every=0", key)

@@ -87,8 +87,7 @@ def test_the_devices_of_a_lost_rank_leave_and_no_others(processes):
     (path,) = processes.directory.glob("outputs/*/*")
     rows = rows_of(path)
     assert (rows[-1]["devices_alive"], rows[-1]["devices_lost"]) == ("2", "3;4")
-    for number in (3, 4):
-        assert f"device{number} leaves" in output
+    assert output.count("device3 to device4 leave ") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])

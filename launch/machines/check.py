@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launch.machines import plan
-from launch.machines.deploy import copy, reach, refuse_unless, removal, source
+from launch.machines.deploy import copy, if_there, reach, refuse_unless, removal, source
 from launch.machines.inventory import node_words
 from launch.machines.remote import MachineError, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
@@ -50,7 +50,7 @@ def check(inventory: Inventory) -> int:
     """Prints a table of all machines and what to mend; returns 1 if there is anything, else 0."""
     plan.mark_of(inventory)
     refuse_unless(inventory, idle=True)
-    findings = on_all(inventory, lambda machine: _probe(inventory, machine))
+    findings = on_all(inventory.machines, lambda machine: _probe(inventory, machine))
     for finding in findings:
         finding.mend += _to_mend(finding, findings[0])
     if all(not finding.probed["tools"] and finding.probed["root"] for finding in findings):
@@ -120,17 +120,18 @@ def _measure_links(inventory: Inventory, findings: list[Finding]) -> None:
         raise UserError("the VPN is up on some machines only: `up` first")
     ssh = inventory.ssh
     try:
-        on_all(inventory, lambda machine: copy(inventory, machine))
-        on_all(inventory, lambda machine: run(machine, ssh, "VPN", f"sh {machine.plan}/network.sh up"))
-        on_all(inventory, lambda machine: reach(inventory, machine))
+        on_all(inventory.machines, lambda machine: copy(inventory, machine))
+        on_all(
+            inventory.machines, lambda machine: run(machine, ssh, "VPN", f"sh {machine.plan}/network.sh up")
+        )
+        on_all(inventory.machines, lambda machine: reach(inventory, machine))
         _measure_each(inventory, findings)
     finally:
-        on_all(inventory, lambda machine: _clean_up(inventory, machine))
+        on_all(inventory.machines, lambda machine: _clean_up(inventory, machine))
 
 
 def _clean_up(inventory: Inventory, machine: Machine) -> None:
-    down = f"{machine.plan}/network.sh"
-    script = f"{{ [ ! -e {down} ] || sh {down} down; }} && {{ {removal(machine)}; }}"
+    script = f"{if_there(f'{machine.plan}/network.sh', 'down')} && {{ {removal(machine)}; }}"
     try:
         run(machine, inventory.ssh, "clean up", script)
     except MachineError as error:

@@ -4,6 +4,7 @@ import io
 import shlex
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.machines import plan
@@ -16,7 +17,6 @@ ANSWER_S = 30.0  # in which the server must answer through the VPN
 STOP_S = 45.0  # what ending the ranks may take beside all else
 MARK, LOG = "pipar-mark:", "pipar-log:"  # before what is ours: a login shell may print too
 BUSY = "a training runs there; `logs` follows it, `down` ends it"
-OTHER_PLAN = "it has another plan, or none: `up` first"
 
 
 def source(name: str) -> bytes:
@@ -35,17 +35,21 @@ def running(inventory: Inventory, machine: Machine) -> tuple[str, bool]:
     return (marks[0] if marks else "", "" in marks)
 
 
-def refuse_unless(inventory: Inventory, idle: bool, mark: str | None = None) -> None:
-    """Raises MachineError unless all machines are as a command needs them.
+def refuse_unless(
+    inventory: Inventory, idle: bool, mark: str | None = None, machines: Sequence[Machine] = ()
+) -> None:
+    """Raises MachineError unless machines are as a command needs them.
 
     Args:
         idle: whether no training may run.
         mark: mark of the plan that they must have; None: any, or none.
+        machines: machines that are looked at; by default all.
     """
-    states = on_all(inventory, lambda machine: running(inventory, machine))
-    for machine, (theirs, runs) in zip(inventory.machines, states, strict=True):
+    machines = machines or inventory.machines
+    states = on_all(machines, lambda machine: running(inventory, machine))
+    for machine, (theirs, runs) in zip(machines, states, strict=True):
         if mark not in {None, theirs}:
-            raise MachineError(machine, "status", OTHER_PLAN)
+            raise MachineError(machine, "status", "it has another plan, or none: `up` first")
         if runs and idle:
             raise MachineError(machine, "status", BUSY)
 
@@ -73,9 +77,9 @@ def _refuse_strangers(machine: Machine) -> str:
     """The line of shell that ends where folders of the user's are in the place of ours."""
     tests = []
     for folder, ours in ((machine.plan, PLANS), (machine.state, STATES)):
-        known = " && ".join(f"[ ! -e {folder}/{name} ]" for name in ours)
         wrong = f"echo '{folder}: lies there and is not ours: give this machine another folder' >&2"
-        tests.append(f'if [ -n "$(ls -A {folder} 2>/dev/null)" ] && {known}; then {wrong}; exit 1; fi')
+        full = f'[ -n "$(ls -A {folder} 2>/dev/null)" ]'
+        tests.append(f"if {full} && ! {_is_ours(folder, ours)}; then {wrong}; exit 1; fi")
     return "; ".join(tests)
 
 
@@ -102,9 +106,9 @@ def up(inventory: Inventory) -> None:
     """Copies the plan to all machines and brings the VPN up."""
     plan.mark_of(inventory)
     refuse_unless(inventory, idle=True)
-    on_all(inventory, lambda machine: copy(inventory, machine))
-    on_all(inventory, lambda machine: run(machine, inventory.ssh, "up", f"sh {machine.plan}/up.sh"))
-    on_all(inventory, lambda machine: reach(inventory, machine))
+    on_all(inventory.machines, lambda machine: copy(inventory, machine))
+    on_all(inventory.machines, lambda machine: run(machine, inventory.ssh, "up", f"sh {machine.plan}/up.sh"))
+    on_all(inventory.machines, lambda machine: reach(inventory, machine))
     print(f"{len(inventory.machines)} machines are up, encrypted and closed to others")
 
 
@@ -115,7 +119,11 @@ def down(inventory: Inventory) -> None:
         inventory.logs.mkdir(exist_ok=True)  # before anything ends
     except OSError as error:
         raise UserError(f"{inventory.logs}: cannot be written: {error.strerror}") from error
-    fetched = [path for path in on_all(inventory, lambda machine: _leave(inventory, machine, folder)) if path]
+    fetched = [
+        path
+        for path in on_all(inventory.machines, lambda machine: _leave(inventory, machine, folder))
+        if path
+    ]
     if not fetched and not any(inventory.logs.iterdir()):
         inventory.logs.rmdir()
     where = f"; their logs are in {folder}" if fetched else ""
@@ -125,7 +133,7 @@ def down(inventory: Inventory) -> None:
 def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
     ssh, state = inventory.ssh, machine.state
     long_s = ssh.timeout_s + STOP_S
-    run(machine, ssh, "end the ranks", _if_there(f"{machine.plan}/stop.sh"), timeout_s=long_s)
+    run(machine, ssh, "end the ranks", if_there(f"{machine.plan}/stop.sh"), timeout_s=long_s)
     read = f"echo; echo {LOG}; cat {state}/log.previous {state}/log 2>/dev/null; true"
     printed = run(machine, ssh, "fetch the log", read, timeout_s=3 * ssh.timeout_s)
     log = printed.partition(f"\n{LOG}\n")[2]
@@ -133,7 +141,7 @@ def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
     if log:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(log)
-    run(machine, ssh, "down", _if_there(f"{machine.plan}/down.sh"), timeout_s=long_s)
+    run(machine, ssh, "down", if_there(f"{machine.plan}/down.sh"), timeout_s=long_s)
     run(machine, ssh, "clean up", f"{_removal_of(state, STATES)}; {removal(machine)}")
     return path if log else None
 
@@ -145,9 +153,14 @@ def removal(machine: Machine) -> str:
 
 
 def _removal_of(folder: str, ours: tuple[str, ...]) -> str:
-    there = " || ".join(f"[ -e {folder}/{name} ]" for name in ours)
-    return f"if {there}; then rm -rf {folder}; fi"
+    return f"if {_is_ours(folder, ours)}; then rm -rf {folder}; fi"
 
 
-def _if_there(script: str) -> str:
-    return f"if [ -e {script} ]; then sh {script}; fi"
+def _is_ours(folder: str, ours: tuple[str, ...]) -> str:
+    """The shell's test whether a folder holds one of the files that tell so."""
+    return f"{{ {' || '.join(f'[ -e {folder}/{name} ]' for name in ours)}; }}"
+
+
+def if_there(script: str, *words: str) -> str:
+    """The line of shell that runs a script of the plan, if a machine has it."""
+    return f"if [ -e {script} ]; then {shlex.join(['sh', script, *words])}; fi"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from launch.machines.schema import Inventory, Machine, Ssh
+from launch.machines.schema import Machine, Ssh
 from pipar_rpc.base.errors import UserError
 from pipar_rpc.base.threads import open_pool
 
@@ -85,10 +85,10 @@ def _reason(machine: Machine, done: "subprocess.CompletedProcess[bytes]") -> str
     return f"{machine.user}@{machine.address}, port {machine.ssh_port}, cannot be reached: {last}{hint}"
 
 
-def on_all(inventory: Inventory, work: Callable[[Machine], T]) -> list[T]:
+def on_all(machines: Sequence[Machine], work: Callable[[Machine], T]) -> list[T]:
     """Does the same for all machines at once; waits for all, and raises one error with what failed."""
-    with open_pool("machines", len(inventory.machines)) as pool:
-        waiting = [pool.submit(work, machine) for machine in inventory.machines]
+    with open_pool("machines", len(machines)) as pool:
+        waiting = [pool.submit(work, machine) for machine in machines]
         return _all_of(waiting)
 
 
@@ -109,9 +109,18 @@ def terminated_as_interrupted(*more: signal.Signals) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, *more)}
+    with answering(interrupt, signal.SIGTERM, *more):
+        yield
+
+
+@contextmanager
+def answering(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: signal.Signals
+) -> Iterator[None]:
+    """Has signals answered by a handler within the block."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 
 from launch.machines import plan
-from launch.machines.deploy import BUSY, OTHER_PLAN, STOP_S, refuse_unless, running
+from launch.machines.deploy import BUSY, STOP_S, refuse_unless
 from launch.machines.follow import WHY, Follower, following
-from launch.machines.remote import MachineError, on_all, run, terminated_as_interrupted
+from launch.machines.remote import MachineError, answering, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.errors import UserError
 
@@ -25,25 +25,17 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
     Returns:
         The exit code: 0 when the training is done, 1 when it has failed.
     """
-
-    def start(machine: Machine) -> None:
-        if machine.number:
-            _start(inventory, machine, arguments)
-
     plan.check_training(inventory, arguments)
     refuse_unless(inventory, idle=True, mark=plan.mark_of(inventory))
     with terminated_as_interrupted():
         try:
             _start(inventory, inventory.server, arguments)  # first: of two `run` at once one is refused here
-        except MachineError as error:
-            if BUSY not in str(error):
+        except BaseException as error:
+            if BUSY not in str(error):  # otherwise what runs is another's
                 _stop(inventory)
             raise
-        except BaseException:
-            _stop(inventory)
-            raise
         try:
-            on_all(inventory, start)
+            on_all(inventory.machines[1:], lambda machine: _start(inventory, machine, arguments))
             return _followed(inventory)
         finally:
             _stop(inventory)
@@ -51,9 +43,8 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
 
 def logs(inventory: Inventory) -> int:
     """Shows what the ranks say, from the beginning, until the server's have ended; returns as `train`."""
-    theirs, _ = running(inventory, inventory.server)  # the others may come back
-    if theirs != plan.mark_of(inventory):
-        raise MachineError(inventory.server, "status", OTHER_PLAN)
+    mark = plan.mark_of(inventory)
+    refuse_unless(inventory, idle=False, mark=mark, machines=[inventory.server])  # the others may come back
     return _followed(inventory)
 
 
@@ -93,18 +84,14 @@ def _begun(followers: Sequence[Follower]) -> None:
 
 def _stop(inventory: Inventory) -> None:
     """Ends the ranks everywhere; cannot be interrupted, for something would be left behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
     limit = inventory.ssh.timeout_s + STOP_S
-    try:
+
+    def stop(machine: Machine) -> None:
+        run(machine, inventory.ssh, "end the ranks", f"sh {machine.plan}/stop.sh", timeout_s=limit)
+
+    with answering(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
         print("ending the ranks of all machines", flush=True)
-        on_all(
-            inventory,
-            lambda machine: run(
-                machine, inventory.ssh, "end the ranks", f"sh {machine.plan}/stop.sh", timeout_s=limit
-            ),
-        )
-    except UserError as error:
-        print(f"some ranks may still run: {error}; `down` tries again", file=sys.stderr)
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
+        try:
+            on_all(inventory.machines, stop)
+        except UserError as error:
+            print(f"some ranks may still run: {error}; `down` tries again", file=sys.stderr)

@@ -120,12 +120,11 @@ def _curves(rows: Sequence[SimulatedJob]) -> dict[tuple[str, int, str], list[Sim
         by_method.setdefault(row.method, []).append(row)
     differ = [name for name in SETTINGS if any(_only(own, name) is None for own in by_method.values())]
     curves: dict[tuple[str, int, str], list[SimulatedJob]] = {}
-    for row in sorted(rows, key=lambda row: row.num_devices):
-        label = ", ".join([row.method, *(f"{SETTINGS[name]}{getattr(row, name)}" for name in differ)])
-        curves.setdefault((f"{row.strategy} {row.server_half}", row.num_servers, label), []).append(row)
-    return {
-        key: curves[key] for key in sorted(curves, key=lambda key: [*by_method].index(curves[key][0].method))
-    }
+    for own in by_method.values():
+        for row in sorted(own, key=lambda row: row.num_devices):
+            label = ", ".join([row.method, *(f"{SETTINGS[name]}{getattr(row, name)}" for name in differ)])
+            curves.setdefault((f"{row.strategy} {row.server_half}", row.num_servers, label), []).append(row)
+    return curves
 
 
 def _only(rows: Sequence[SimulatedJob], name: str) -> Any:

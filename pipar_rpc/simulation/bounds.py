@@ -70,10 +70,3 @@ def busy_seconds(world: World, epochs: Sequence[EpochTimes]) -> Mapping[str, flo
         "server": float(np.mean([own.work_s for own in epochs])) / capacity(world),
         "downlink": needed("downlink_s"),
     }
-
-
-def median_seconds(times: EpochTimes, name: str) -> float:
-    """What the median device of those that trained in an epoch needs of a resource, such as "uplink"."""
-    taking_part = times.iterations > 0
-    each = getattr(times, f"{name}_s")[taking_part]
-    return float(np.median(each)) if len(each) else 0.0

@@ -69,11 +69,16 @@ class EpochTimes:
         self.downlink_s[chosen] += trained.downlink_s
         self.busy_s += trained.busy_s
         self.work_s += trained.work_s
-        there = trained.iterations > 0
-        for name in RESOURCES if there.any() else ():
-            middle = float(np.median(getattr(trained, name)[there]))
-            self.needed_s[name] += middle * (int(there.sum()) if in_turn else 1)
+        turns = int((trained.iterations > 0).sum()) if in_turn else 1
+        for name in RESOURCES:
+            self.needed_s[name] += turns * median_s(trained, name)
         self.simulated = max(self.simulated, trained.simulated)
+
+
+def median_s(of: EpochTimes | Training, resource: str) -> float:
+    """Seconds for which the median device of those that trained needs one of `RESOURCES`; 0 without any."""
+    each: Array = getattr(of, resource)[of.iterations > 0]
+    return float(np.median(each)) if len(each) else 0.0
 
 
 @dataclass

@@ -6,8 +6,8 @@ import numpy as np
 
 from pipar_rpc.plan.simulation_plan import SimulationPlan
 from pipar_rpc.results.simulation import SimulatedJob
-from pipar_rpc.simulation.bounds import busy_seconds, capacity, median_seconds, server_bound
-from pipar_rpc.simulation.epochs import EpochTimes
+from pipar_rpc.simulation.bounds import busy_seconds, capacity, server_bound
+from pipar_rpc.simulation.epochs import EpochTimes, median_s
 from pipar_rpc.simulation.fleet import Fleet
 from pipar_rpc.simulation.training import World
 from pipar_rpc.timing.stage_recurrence import Array
@@ -87,7 +87,7 @@ def _shares(world: World, epochs: Sequence[EpochTimes]) -> dict[str, object]:
     """How much of an epoch each resource is used, and which is needed longest."""
     busy, mean_s = busy_seconds(world, epochs), _mean(np.array([own.seconds for own in epochs]))
     used_s = {
-        name: _mean(np.array([median_seconds(own, name) for own in epochs]))
+        name: _mean(np.array([median_s(own, f"{name}_s") for own in epochs]))
         for name in busy
         if name != "server"
     }

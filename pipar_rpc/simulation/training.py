@@ -93,8 +93,10 @@ def train(world: World, fleet: Fleet, iterations: IntArray, last: IntArray, bega
         trained, wanted, limits = _serve(world, some), classes.iterations[own], some.limits
         slope = (trained.ends - trained.middle) / (limits - limits // 2)
         weight = some.classes.fleet.weight
-        alone = some.whole.alone_ends(some.whole.zeros)
-        seconds[own] = trained.ends + _later_s(wanted, weight, most, slope, alone)
+        seconds[own] = trained.ends
+        if (wanted > most).any():
+            alone = some.whole.alone_ends(some.whole.zeros)
+            seconds[own] += _later_s(wanted, weight, most, slope, alone)
         longer = float(weight @ wanted) / float(weight @ limits)
         busy_s, work_s = busy_s + trained.busy_s * longer, work_s + trained.work_s * longer
         after_s = trained.served_s - float(trained.ends.max())
@@ -114,9 +116,8 @@ def _later_s(wanted: IntArray, weight: Array, most: int, slope: Array, alone: Ar
         slope: seconds of an iteration in the second half of them.
         alone: seconds of an iteration of a device that has the server to itself.
     """
-    if not (wanted > most).any():
-        return np.zeros(len(wanted))
-    seen = np.mean([weight[wanted > number].sum() for number in range(most // 2, most)])
+    half = most - most // 2
+    seen = float(weight @ np.clip(wanted - most // 2, 0, half)) / half  # devices that trained in it, mean
     found, before = np.zeros(len(wanted)), most
     for edge in np.unique(wanted[wanted > most]):
         there = wanted >= edge

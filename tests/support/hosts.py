@@ -52,27 +52,49 @@ class Host:
     name: str
     address: str
     folder: Path
-    sshd: "subprocess.Popen[bytes] | None" = None
+    runs: "subprocess.Popen[bytes] | None" = None
+    user = "root"
+    has_systemd = False
 
     def start(self) -> None:
         """Starts sshd; what runs below it has its own folder for the control sockets of wireguard-go."""
+        own = "mkdir -p /run/sshd /run/wireguard && mount -t tmpfs none /run/wireguard"
+        sshd = f"exec {SSHD} -D -f {self.sshd_config()}"
+        self.runs = subprocess.Popen(["ip", "netns", "exec", self.name, "sh", "-c", f"{own} && {sshd}"])
+        self.wait_for_sshd(20)
+
+    def sshd_config(self) -> Path:
+        """Writes how sshd listens here, and whom it lets in."""
         config = self.folder.with_suffix(".sshd")
         lines = [f"ListenAddress {self.address}", "PermitRootLogin prohibit-password", "StrictModes no"]
         lines += ["PidFile none", "UsePAM no", f"HostKey {self.folder.with_suffix('.host_key')}"]
         lines.append(f"AuthorizedKeysFile {self.folder.parent / 'key.pub'}")
         config.write_text("\n".join(lines) + "\n")
-        own = "mkdir -p /run/sshd /run/wireguard && mount -t tmpfs none /run/wireguard"
-        command = ["ip", "netns", "exec", self.name, "sh", "-c", f"{own} && exec {SSHD} -D -f {config}"]
-        self.sshd = subprocess.Popen(command)
-        assert wait_until(lambda: f"{self.address}:22" in inside(self.name, "ss", "-Hltn"), 20)
+        return config
+
+    def wait_for_sshd(self, timeout_s: float) -> None:
+        assert wait_until(lambda: f"{self.address}:22" in inside(self.name, "ss", "-Hltn"), timeout_s)
 
     def cut(self) -> None:
         """What a power cut does: nothing runs any more, and nobody has said goodbye."""
-        for pid in netns.run("ip", "netns", "pids", self.name).split():
-            subprocess.run(["kill", "-KILL", pid], check=False)
-        assert self.sshd is not None
-        self.sshd.wait(20)
-        assert wait_until(lambda: not netns.run("ip", "netns", "pids", self.name).split(), 20)
+        for pid in self.pids():
+            subprocess.run(["kill", "-KILL", pid], check=False, capture_output=True)
+        assert self.runs is not None
+        self.runs.wait(20)
+        assert wait_until(lambda: not self.pids(), 20)
+
+    def remove(self) -> None:
+        """Waits for the end of what ran there, which the end of its namespace has killed."""
+        if self.runs is not None:
+            self.runs.wait(20)
+
+    def pids(self) -> list[str]:
+        """All processes of the machine."""
+        return netns.run("ip", "netns", "pids", self.name).split()
+
+    def units(self) -> list[Path]:
+        """What systemd was given by us."""
+        return []
 
     def ports(self) -> list[int]:
         """The TCP ports on which anybody listens, but for sshd."""
@@ -104,14 +126,17 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, num_machines: int) -> Iterator[Site]:
-    """Makes everything, and removes it."""
+def site(folder: Path, num_machines: int, kind: type[Host] = Host) -> Iterator[Site]:
+    """Makes everything, and removes it; the machines are of a kind."""
+    folder.chmod(0o755)  # for users who are not root
     subprocess.run([*KEYGEN, "-f", str(folder / "key")], check=True)
     processes, hosts = Processes(folder), list[Host]()
     try:
         with netns.hosts(num_machines + 1, None, None, 1500) as names:
             hosts += [
-                Host(name, f"{netns.SUBNET}.{number + 1}", folder / f"host{number}")
+                (kind if number < num_machines else Host)(
+                    name, f"{netns.SUBNET}.{number + 1}", folder / f"host{number}"
+                )
                 for number, name in enumerate(names)
             ]
             known = [_host_key(host) for host in hosts]
@@ -127,8 +152,7 @@ def site(folder: Path, num_machines: int) -> Iterator[Site]:
                 processes.end_all()
     finally:
         for host in hosts:
-            if host.sshd is not None:
-                host.sshd.wait(20)
+            host.remove()
 
 
 def _host_key(host: Host) -> str:

@@ -3,6 +3,10 @@
 cd "$(dirname "$0")" || exit 1
 . ./common.sh
 if has_systemd; then
+    if [ "$(systemctl is-system-running)" = stopping ]; then # what has ended is started again after the reboot
+        systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null
+        exit
+    fi
     case $(systemctl show --property=ActiveState --value "$INTERFACE.service") in
     active | activating | reloading | deactivating) exit 0 ;;
     inactive) # also after a reboot, until systemd has come to it

@@ -11,7 +11,8 @@ from pipar_rpc.testbed.distribution import DISTRIBUTIONS, Distribution
 
 NUMBERS = {"constant": 1, "uniform": 2, "lognormal": 1}  # that a distribution has; "choice" any
 FACTORS = ("slowdown", "uplink", "downlink", "latency", "samples")
-FORMS = "[constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,F1,F2,...], F > 0"
+LEAST, MOST, MOST_SIGMA = 1e-9, 1e9, 10.0  # so that all times are numbers
+FORMS = "[constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,F1,F2,...], F 1e-9..1e9, SIGMA 0..10"
 
 
 def _alike() -> list[Any]:
@@ -64,8 +65,8 @@ class SimulationConfig:
         kind, *values = [*given] or [""]
         numbers = tuple(map(as_number, values))
         fits = kind in DISTRIBUTIONS and len(numbers) == NUMBERS.get(kind, max(1, len(numbers)))
-        least = 0.0 if kind == "lognormal" else 1e-9
-        if not fits or not all(least <= number < math.inf for number in numbers):
+        least, most = (0.0, MOST_SIGMA) if kind == "lognormal" else (LEAST, MOST)
+        if not fits or not all(least <= number <= most for number in numbers):
             raise ConfigError(f"simulation.{name}", _shown(given), FORMS)
         if kind == "uniform" and numbers[0] > numbers[1]:
             raise ConfigError(f"simulation.{name}", _shown(given), "[uniform,LOW,HIGH] with LOW <= HIGH")

@@ -48,7 +48,7 @@ def test_the_server_half_is_part_of_the_strategy(half, shared, merged):
     assert (strategy.shared_half, strategy.merged, strategy.pipelined) == (shared, merged, True)
 
 
-FORMS = "must be [constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,F1,F2,...], F > 0"
+FORMS = "must be [constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,F1,F2,...], F 1e-9..1e9"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,8 @@ FORMS = "must be [constant,F], [uniform,LOW,HIGH], [lognormal,SIGMA] or [choice,
         (["simulation.uplink=[]"], f"simulation.uplink=[]: {FORMS}"),
         (["simulation.samples=[choice]"], f"simulation.samples=[choice]: {FORMS}"),
         (["simulation.latency=[constant,0]"], f"simulation.latency=[constant,0]: {FORMS}"),
+        (["simulation.latency=[choice,1,1e10]"], f"simulation.latency=[choice,1,10000000000.0]: {FORMS}"),
+        (["simulation.slowdown=[lognormal,500]"], f"simulation.slowdown=[lognormal,500]: {FORMS}"),
         (["simulation.slowdown=[lognormal,fast]"], f"simulation.slowdown=[lognormal,fast]: {FORMS}"),
         (
             ["simulation.slowdown=[uniform,3,1]"],

@@ -23,6 +23,12 @@ T = TypeVar("T")
 Method = Callable[..., object]  # of `Device`
 
 MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods that move models
+# What is answered at once with a short message: one answer tells how long to wait for any of them.
+QUESTIONS: list[Method] = [
+    *(Device.clock, Device.start_clock, Device.record),
+    *(Device.drain_traffic, Device.uplink_mbps),
+]
+KINDS = dict.fromkeys(map(name_of, QUESTIONS), "a question")
 
 
 @dataclass(eq=False)
@@ -90,7 +96,7 @@ class DeviceHandle:
         def note(answer: Future[T]) -> None:
             began, self._last_reply = max(asked, self._last_reply), time.monotonic()
             if answer.exception() is None:
-                self.deadlines.note(name_of(method), self._last_reply - began)
+                self.deadlines.note(_kind(method), self._last_reply - began)
                 if method in MODELS:
                     model = cast(State, args[0] if method is Device.load else answer.result())
                     self.moved[method] = (num_bytes(model), self._last_reply - began)
@@ -106,7 +112,7 @@ class DeviceHandle:
         `Device.train` is the one method in which a device gives signs of life before it has ended.
         """
         slowest_s = self.port.slowest_s if method is Device.train else None
-        return self.deadlines.limit_s(name_of(method), slowest_s)
+        return self.deadlines.limit_s(_kind(method), slowest_s)
 
     def model_mbps(self, method: Method, answer_s: float = 0.0) -> float | None:
         """Returns the Mbit/s at which the last model moved; None if none did since the last call, or at once.
@@ -138,3 +144,8 @@ class DeviceHandle:
     def num_samples(self) -> int:
         """Number of samples that the device trains on."""
         return sum(self.class_counts)
+
+
+def _kind(method: Method) -> str:
+    """What times are measured for, and deadlines rest on, together."""
+    return KINDS.get(name_of(method), name_of(method))

@@ -108,6 +108,20 @@ def test_a_stopped_device_leaves_at_its_deadline_not_at_the_ceiling(processes, p
     assert_same(path, planned[f"sl_{number}"])
 
 
+def test_a_device_that_is_silent_when_first_asked_something_short_is_not_waited_for_long(processes):
+    """Not for fault.timeout_s, as for work of which nobody knows how long it takes."""
+    command = (*DATA, "network=none", *merged(*BASE, *JOBS["pipar"], *IMPATIENT))
+    server, first, second, third = processes.ranks(4, *command, module="tests.support.silent_main")
+    code, output = end(server)
+    second.kill()
+    assert code == 0, output
+    for device in (first, second, third):
+        device.wait(PATIENCE_S)
+    (path,) = processes.directory.glob("outputs/*/*")
+    waited = r"device2 leaves after round \d+: the server waited \d s for device2, asked to drain_traffic"
+    assert re.search(waited, log_of(path)), log_of(path)
+
+
 @pytest.mark.parametrize("name", DIVERGE)
 def test_a_device_whose_loss_is_not_finite_leaves_without_an_update(planned, name):
     path = planned[f"{name}_diverging"]

@@ -1,6 +1,7 @@
 """The output of all machines' ranks on one terminal, each line with its machine's name."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,15 +20,21 @@ WHY = {LOST: "this machine cannot be reached", GONE: "its ranks do not run"}
 PATIENCE_S = 600.0  # in which a machine that is lost, like one that reboots, must come back
 CONNECTED_S = 30.0  # a failed try takes less
 AGAIN_S = 3.0
+OF_TORCH = re.compile(rb"\[?[IW]\d{4} ")  # its warnings, such as of names of hosts while it waits for others
 
 
 class Follower:
-    """Prints what a machine's ranks say until they have ended; goes on after a lost connection."""
+    """Prints what a machine's ranks say until they have ended; goes on after a lost connection.
+
+    Attributes:
+        has_spoken: whether anything has come from the ranks but torch's own warnings.
+        code: torchrun's exit code, or LOST or GONE if the machine or its ranks have not come back.
+    """
 
     def __init__(self, inventory: Inventory, machine: Machine, width: int, lock: threading.Lock) -> None:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
-        self._lines = 0
+        self._lines, self.has_spoken = 0, False
         self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,11 +58,6 @@ class Follower:
             self._say(f"-- torchrun has ended with {code}")
         return code
 
-    @property
-    def has_spoken(self) -> bool:
-        """Whether anything has come from the ranks."""
-        return self._lines > 0
-
     def _once(self) -> int:
         script = f"sh {self.machine.plan}/follow.sh {self._lines + 1}"
         process = subprocess.Popen(
@@ -72,6 +74,7 @@ class Follower:
             assert process.stdout is not None
             for line in process.stdout:
                 self._lines += 1
+                self.has_spoken |= not OF_TORCH.match(line)
                 self._say(line.decode(errors="replace").rstrip("\n"))
         return process.returncode
 

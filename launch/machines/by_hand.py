@@ -30,10 +30,10 @@ def page(inventory: Inventory, machine: Machine) -> str:
     """The page of one machine."""
     vpn, server = inventory.vpn, inventory.server
     answer = f"{server.vpn_address} must answer to ping once the server is up"
-    settings, waits = "", "It waits ten minutes for the server."
+    settings, waits = "", "It waits 15 minutes for the server."
     if machine is server:
         answer = "The others must be able to ping it"
-        settings, waits = " SETTINGS (as `epochs=3`)", "It waits ten minutes for the others."
+        settings, waits = " SETTINGS (as `epochs=3`)", "It waits 15 minutes for the others."
     return f"""\
 # {machine.name}, by hand
 

@@ -173,20 +173,26 @@ def _unit(inventory: Inventory, machine: Machine) -> str:
     vpn = f"{inventory.vpn.interface}-vpn.service"
     restart = "on-failure" if machine.number else "on-abnormal"
     inside = f"exec /bin/sh {machine.plan}/run.sh >>{machine.state}/log 2>&1"
+    no_vpn = f"until ip -4 -o address show dev {inventory.vpn.interface} | grep -q inet"
+    ended = f"{machine.state}/ended"  # a training that is done is not begun again after a reboot
     return f"""\
 [Unit]
 Description=pipar_rpc on {machine.name}
-Requires={vpn}
+Wants={vpn}
 After={vpn}
+ConditionPathExists=!{ended}
 StartLimitIntervalSec=300
 StartLimitBurst=5
 
 [Service]
 User={machine.user}
 WorkingDirectory={machine.folder}
+ExecStartPre=/bin/sh -c "{no_vpn}; do sleep 1; done"
 ExecStart=/bin/sh -c "{inside}"
+ExecStopPost=/bin/sh -c '[ $$EXIT_CODE/$$EXIT_STATUS != exited/0 ] || : >{ended}'
 Restart={restart}
 RestartSec=5
+TimeoutStartSec=infinity
 TimeoutStopSec=10
 
 [Install]
@@ -200,10 +206,13 @@ def _vpn_unit(inventory: Inventory, machine: Machine) -> str:
 Description=VPN {inventory.vpn.interface} of pipar_rpc on {machine.name}
 Wants=network-online.target
 After=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+Restart=on-failure
+RestartSec=5
 ExecStart=/bin/sh {machine.plan}/network.sh up
 ExecStop=/bin/sh {machine.plan}/network.sh down
 

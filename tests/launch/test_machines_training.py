@@ -151,12 +151,13 @@ def test_a_device_that_cannot_begin_ends_the_run(tmp_path, says):
     server = f"echo '{says}'\n{SLEEPS}" if says else SLEEPS
     inventory = inventories.folders(tmp_path, server=server, board="exit 1")
     Path(inventory.path.parent, "python").write_text("#!/bin/sh\n. ./behaviour\n")
-    Path(inventory.machines[1].plan, "settings.sh").write_text(
-        "INTERFACE=pipar0 PYTHON= RESTART_ON_FAILURE=no\n"
-    )
+    settings = Path(inventory.machines[1].plan, "settings.sh")
+    settings.write_text("INTERFACE=lo PYTHON= RESTART_ON_FAILURE=no\n")
     done = run(inventory, "run")
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert "board: run: torchrun has ended with 1" in done.err
+    settings.write_text("INTERFACE=gone0\n")
+    assert "board: start: the VPN is not up: `up` first" in run(inventory, "run").err
     assert nothing_is_left(inventory)
 
 

@@ -176,6 +176,22 @@ def test_a_server_that_reboots_or_loses_its_power_comes_back(place, happens):
     assert lost in interrupt(made, run).out
 
 
+def test_what_is_done_is_not_begun_again_after_a_reboot(place):
+    """Though whoever has started it was lost before its end."""
+    made, inventory = place
+    server = made.machines[0]
+    if not server.has_systemd:
+        pytest.skip("needs systemd, which starts the ranks again")
+    run = made.start(inventory, "run", *JOB, "epochs=20", "hydra.run.dir=done")
+    assert wait_until((server.folder / "done/pipar_rpc.log").exists, 250)
+    made.processes.kill(run)
+    ended = [host.folder / "state/ended" for host in made.machines]
+    assert wait_until(lambda: all(path.exists() for path in ended), 250)
+    server.reboot()
+    made.machines[1].reboot()
+    assert "3/3" in made.run(inventory, "run", *JOB, "epochs=3", "hydra.run.dir=next")
+
+
 def goes_on(log):
     """Waits until a training has been resumed and has done some more epochs."""
     assert wait_until(lambda: "resumed from" in log.read_text(), 300), log.read_text()

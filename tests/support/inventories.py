@@ -13,6 +13,7 @@ from launch.machines.schema import Inventory
 
 # Stands for the Python of a machine: does what `behaviour` in the machine's folder says, as a shell.
 PYTHON = '#!/bin/sh\necho "torchrun $*"\n. ./behaviour\n'
+VPN = {"interface": "lo"}  # which is up everywhere
 
 
 def example() -> dict[str, Any]:
@@ -53,7 +54,9 @@ def folders(tmp_path: Path, **behaviours: str) -> Inventory:
         folder.mkdir()
         (folder / "behaviour").write_text(behaviour)
         machines.append({**keys, "name": name, "address": f"127.0.0.{number}", "folder": str(folder)})
-    path = write(tmp_path, {"server": machines[0], "devices": machines[1:], "ssh": {"timeout_s": 20}})
+    path = write(
+        tmp_path, {"server": machines[0], "devices": machines[1:], "ssh": {"timeout_s": 20}, "vpn": VPN}
+    )
     inventory = read(path)
     plan.write(inventory)
     for machine in inventory.machines:

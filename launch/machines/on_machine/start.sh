@@ -5,11 +5,15 @@
 set -eu
 cd "$(dirname "$0")"
 . ./common.sh
+if ! ip link show dev "$INTERFACE" >/dev/null 2>&1; then
+    echo "the VPN is not up: \`up\` first" >&2
+    exit 1
+fi
 mkdir -p $state
 rm -f $state/code $state/ranks
 if [ "${1-}" != again ]; then
     [ ! -e $state/log ] || mv $state/log $state/log.previous
-    rm -f $state/began
+    rm -f $state/began $state/ended
     : >$state/log
 fi
 if has_systemd; then

@@ -10,6 +10,7 @@ if has_systemd; then
     case $(systemctl show --property=ActiveState --value "$INTERFACE.service") in
     active | activating | reloading | deactivating) exit 0 ;;
     inactive) # also after a reboot, until systemd has come to it
+        [ ! -e $state/ended ] || exit 1
         systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null || exit 1
         began=$(systemctl show --property=ExecMainStartTimestampMonotonic --value "$INTERFACE.service")
         [ "$began" = 0 ]

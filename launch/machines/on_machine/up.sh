@@ -10,6 +10,7 @@ if has_systemd; then
     systemctl enable --quiet "$INTERFACE-vpn.service"
     systemctl restart "$INTERFACE-vpn.service" || {
         systemctl status --no-pager --lines=10 "$INTERFACE-vpn.service" >&2
+        systemctl disable --quiet --now "$INTERFACE-vpn.service" # or it would try again and again
         exit 1
     }
 else

@@ -7,7 +7,7 @@ from tests.support.light import light_environment
 from tests.support.overrides import SMALL, sweep_of
 from tests.support.processes import free_port
 
-DIGITS = ("data.name=digits", "data.channels=1", "data.mean=[0.5]", "data.std=[0.5]")
+DIGITS = ("data.name=digits", "data.train_size=null", "data.channels=1", "data.mean=[0.5]", "data.std=[0.5]")
 JOBS = {
     "plain": (
         *("optimizer.name=adam", "optimizer.clip_norm=1.0", "schedule.name=cosine", "schedule.args.T_max=2"),

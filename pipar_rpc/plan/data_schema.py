@@ -50,9 +50,6 @@ class DataConfig:
         for key in ("num_classes", "train_size", "train_size_per_device", "test_size"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"data.{key}", value, ">= 1 or null")
-        makes = self.train_size is None or self.name in {"synthetic", CUSTOM}
-        takes = "null but with data=synthetic; data.train_size_per_device takes a part of a data set"
-        require(makes, "data.train_size", self.train_size, takes)
         require(self.val_size >= 0, "data.val_size", self.val_size, ">= 0")
         require(self.random_crop >= 0, "data.random_crop", self.random_crop, ">= 0")
         for key in ("mean", "std"):

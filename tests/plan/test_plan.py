@@ -113,7 +113,6 @@ BAD = {
     "fault.timeout_s=0": "fault.timeout_s=0.0: must be > 0 seconds",
     "strategy=fedprox": "strategy=fedprox: must be a known strategy: (one of fl, pipar, sfl, sl)",
     "data.train_size_per_device=400": "data.train_size_per_device=400: must be 1..359 (digits has 1438",
-    "data.train_size=100": "data.train_size=100: must be null but with data=synthetic; data.train_size_per",
     "data.val_size=359": "data.val_size=359: must be 0..358",
     "data.test_size=301": "data.test_size=301: must be 1..300 (digits holds out 359 samples",
     "data.std=[0]": "data.std=[0.0]: must be > 0",

@@ -20,8 +20,7 @@ JOBS = {
 
 def test_a_device_imports_only_what_its_model_and_data_are_made_of(processes):
     """A board has little memory: torch's compiler would take more than all the rest of a device's imports."""
-    small = [option for option in SMALL if not option.startswith("data.train_size=")]  # digits have their own
-    arguments = [*small, "pipeline.num_micro_batches=3", *sweep_of(processes.directory, JOBS)]
+    arguments = [*SMALL, "pipeline.num_micro_batches=3", *sweep_of(processes.directory, JOBS)]
     size = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
     (server,) = processes.ranks(2, *arguments, only=(0,), env=size, module="tests.support.without_pictures")
     own = size | {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}

@@ -173,7 +173,7 @@ def _unit(inventory: Inventory, machine: Machine) -> str:
     vpn = f"{inventory.vpn.interface}-vpn.service"
     restart = "on-failure" if machine.number else "on-abnormal"
     inside = f"exec /bin/sh {machine.plan}/run.sh >>{machine.state}/log 2>&1"
-    no_vpn = f"until ip -4 -o address show dev {inventory.vpn.interface} | grep -q inet"
+    wait = f"until ip -4 -o address show dev {inventory.vpn.interface} | grep -q inet; do sleep 1; done"
     ended = f"{machine.state}/ended"  # a training that is done is not begun again after a reboot
     return f"""\
 [Unit]
@@ -187,7 +187,7 @@ StartLimitBurst=5
 [Service]
 User={machine.user}
 WorkingDirectory={machine.folder}
-ExecStartPre=/bin/sh -c "{no_vpn}; do sleep 1; done"
+ExecStartPre=/bin/sh -c "{wait}"
 ExecStart=/bin/sh -c "{inside}"
 ExecStopPost=/bin/sh -c '[ $$EXIT_CODE/$$EXIT_STATUS != exited/0 ] || : >{ended}'
 Restart={restart}

@@ -24,10 +24,13 @@ Method = Callable[..., object]  # of `Device`
 
 MODELS: tuple[Method, ...] = (Device.upload, Device.load)  # methods that move models
 # What is answered at once with a short message: one answer tells how long to wait for any of them.
-QUESTIONS: list[Method] = [
-    *(Device.clock, Device.start_clock, Device.record),
-    *(Device.drain_traffic, Device.uplink_mbps),
-]
+QUESTIONS: tuple[Method, ...] = (
+    Device.clock,
+    Device.start_clock,
+    Device.record,
+    Device.drain_traffic,
+    Device.uplink_mbps,
+)
 KINDS = dict.fromkeys(map(name_of, QUESTIONS), "a question")
 
 
@@ -148,4 +151,5 @@ class DeviceHandle:
 
 def _kind(method: Method) -> str:
     """What times are measured for, and deadlines rest on, together."""
-    return KINDS.get(name_of(method), name_of(method))
+    name = name_of(method)
+    return KINDS.get(name, name)

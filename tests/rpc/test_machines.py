@@ -96,16 +96,21 @@ def test_the_weights_are_those_of_one_machine(place, processes):
     assert same(made.machines[0].folder / "run/model.pt", processes.directory / "run/model.pt")
 
 
-def test_whoever_is_not_in_the_vpn_reaches_and_reads_nothing(place, tmp_path):
+def begun(place, folder, *settings):
+    """A long training whose third round is done."""
     made, inventory = place
+    run = made.start(inventory, "run", *LONG, *settings, f"hydra.run.dir={folder}")
+    assert wait_until((made.machines[0].folder / folder / "checkpoints/round_000003.pt").exists, 250)
+    return run
+
+
+def test_whoever_is_not_in_the_vpn_reaches_and_reads_nothing(place, tmp_path):
+    made, _ = place
     recorded = tmp_path / "with"
     for host in made.machines:
         shutil.copy(KNOWN_ACTIVATION, host.folder)
     with recording(made.switch, recorded):
-        run = made.start(inventory, "run", *LONG, *KNOWN, "hydra.run.dir=known")
-        assert wait_until(
-            lambda: list(made.machines[0].folder.glob("known/checkpoints/round_000003.pt")), 250
-        )
+        run = begun(place, "known", *KNOWN)
         reaches_nothing(made)
         run.send_signal(signal.SIGINT)
         assert made.processes.finish(run, 120).code == 130
@@ -128,10 +133,9 @@ def test_without_the_vpn_everybody_on_the_way_reads(processes):
 
 
 def test_a_board_that_loses_its_power_comes_back(place):
-    made, inventory = place
+    made, _ = place
     host, job = made.machines[2], made.machines[0].folder / "long"
-    run = made.start(inventory, "run", *LONG, "fault.min_deadline_s=10", "hydra.run.dir=long")
-    assert wait_until(lambda: list(job.glob("checkpoints/round_000003.pt")), 250)
+    run = begun(place, "long", "fault.min_deadline_s=10")
     host.cut()
     log = job / "pipar_rpc.log"
     left = re.compile(r"device2\b.* leaves? ")  # on a slow day together with others
@@ -164,12 +168,11 @@ def cut_all(made):
 
 @pytest.mark.parametrize("happens", [reboot, cut_server, cut_all])
 def test_a_server_that_reboots_or_loses_its_power_comes_back(place, happens):
-    made, inventory = place
+    made, _ = place
     server, folder = made.machines[0], happens.__name__
     if not server.has_systemd:
         pytest.skip("needs systemd, which starts the server's torchrun again")
-    run = made.start(inventory, "run", *LONG, f"hydra.run.dir={folder}")
-    assert wait_until(lambda: list(server.folder.glob(f"{folder}/checkpoints/round_000003.pt")), 250)
+    run = begun(place, folder)
     happens(made)
     goes_on(server.folder / folder / "pipar_rpc.log")
     lost = "server   | -- this machine cannot be reached; waiting 600 s for it to come back"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import Host, inside
+from tests.support.hosts import Host, inside, missing
 
 NSPAWN = "systemd-nspawn"
 USER = "pi"
@@ -27,14 +27,8 @@ ExecStop=/bin/sleep 5
 [Install]
 WantedBy=multi-user.target
 """
-
-
-def _why_not() -> str:
-    missing = [tool for tool in (NSPAWN, "sudo") if not shutil.which(tool)]
-    return f"{', '.join(missing)} missing: apt-get install systemd-container sudo" if missing else ""
-
-
-needs_booting = pytest.mark.skipif(bool(_why_not()), reason=_why_not())
+LACKS = missing((NSPAWN, "sudo"), "systemd-container sudo")
+needs_booting = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 
 
 class Booted(Host):

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,17 @@ KEYGEN = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "")
 TOOLS = (SSHD, "ssh", "ssh-keygen", "wg", "wg-quick", "wireguard-go", "nft", "setsid", "ss")
 
 
+def missing(tools: Iterable[str], packages: str) -> str:
+    """Which tools are not here, and where they come from; empty if all are."""
+    found = [tool for tool in tools if not shutil.which(tool)]
+    return f"{', '.join(found)} missing: apt-get install {packages}" if found else ""
+
+
 def _why_not() -> str:
     if os.environ.get(WANTED) != "1":
         return f"takes minutes: set {WANTED}=1"
-    missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    if missing:
-        packages = "openssh-server wireguard-go wireguard-tools nftables iproute2"
-        return f"{', '.join(missing)} missing: apt-get install {packages}"
+    if lacks := missing(TOOLS, "openssh-server wireguard-go wireguard-tools nftables iproute2"):
+        return lacks
     if Path("/run/systemd/system").exists():
         return "systemd runs here, and would be given the units of namespaces"
     return "" if can_make_namespaces() else "needs root and iproute2 to make network namespaces"

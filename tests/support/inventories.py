@@ -13,7 +13,6 @@ from launch.machines.schema import Inventory
 
 # Stands for the Python of a machine: does what `behaviour` in the machine's folder says, as a shell.
 PYTHON = '#!/bin/sh\necho "torchrun $*"\n. ./behaviour\n'
-VPN = {"interface": "lo"}  # which is up everywhere
 
 
 def example() -> dict[str, Any]:
@@ -54,9 +53,8 @@ def folders(tmp_path: Path, **behaviours: str) -> Inventory:
         folder.mkdir()
         (folder / "behaviour").write_text(behaviour)
         machines.append({**keys, "name": name, "address": f"127.0.0.{number}", "folder": str(folder)})
-    path = write(
-        tmp_path, {"server": machines[0], "devices": machines[1:], "ssh": {"timeout_s": 20}, "vpn": VPN}
-    )
+    rest = {"ssh": {"timeout_s": 20}, "vpn": {"interface": "lo"}}  # ranks start where the interface is up
+    path = write(tmp_path, {"server": machines[0], "devices": machines[1:], **rest})
     inventory = read(path)
     plan.write(inventory)
     for machine in inventory.machines:

@@ -7,6 +7,10 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+has_interface() {
+    ip link show dev "$INTERFACE" >/dev/null 2>&1
+}
+
 has_systemd() {
     [ -d /run/systemd/system ]
 }

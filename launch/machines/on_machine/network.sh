@@ -13,7 +13,7 @@ close() {
 case ${1-} in
 up)
     close
-    if ip link show dev "$INTERFACE" >/dev/null 2>&1; then
+    if has_interface; then
         echo "vpn.interface=$INTERFACE: this machine has one of that name, which is no VPN" >&2
         exit 1
     fi

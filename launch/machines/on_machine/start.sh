@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")"
 . ./common.sh
-if ! ip link show dev "$INTERFACE" >/dev/null 2>&1; then
+if ! has_interface; then
     echo "the VPN is not up: \`up\` first" >&2
     exit 1
 fi

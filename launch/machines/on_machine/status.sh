@@ -2,16 +2,21 @@
 # Ends with 0 if the ranks of this machine run, or are about to be started again.
 cd "$(dirname "$0")" || exit 1
 . ./common.sh
+
+is_enabled() {
+    systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null
+}
+
 if has_systemd; then
     if [ "$(systemctl is-system-running)" = stopping ]; then # what has ended is started again after the reboot
-        systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null
+        is_enabled
         exit
     fi
     case $(systemctl show --property=ActiveState --value "$INTERFACE.service") in
     active | activating | reloading | deactivating) exit 0 ;;
     inactive) # also after a reboot, until systemd has come to it
         [ ! -e $state/ended ] || exit 1
-        systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null || exit 1
+        is_enabled || exit 1
         began=$(systemctl show --property=ExecMainStartTimestampMonotonic --value "$INTERFACE.service")
         [ "$began" = 0 ]
         exit

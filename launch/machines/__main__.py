@@ -5,10 +5,12 @@
     python -m launch.machines machines.yaml up
     python -m launch.machines machines.yaml run data=cifar10 epochs=10
     python -m launch.machines machines.yaml logs
+    python -m launch.machines machines.yaml stop
     python -m launch.machines machines.yaml down
 
 `plan` writes a folder for each machine of the inventory, beside it. `check` looks at the machines. `up` opens
-the VPN, `run` trains until the end or Ctrl-C, `logs` shows a training that runs, `down` takes all away again.
+the VPN, `run` trains until the end or Ctrl-C, `logs` shows a training that runs, `stop` ends one
+whose `run` is lost, `down` takes all away again.
 docs/machines.md shows an inventory.
 """
 
@@ -20,11 +22,11 @@ from launch.machines import plan
 from launch.machines.check import check
 from launch.machines.deploy import down, up
 from launch.machines.inventory import read
-from launch.machines.training import logs, train
+from launch.machines.training import logs, stop, train
 from launch.script import run_script
 from pipar_rpc.base.errors import UserError
 
-COMMANDS = ("plan", "check", "up", "run", "logs", "down")
+COMMANDS = ("plan", "check", "up", "run", "logs", "stop", "down")
 
 
 def main() -> int:
@@ -40,7 +42,7 @@ def main() -> int:
         return train(inventory, settings)
     if arguments.command in {"check", "logs"}:
         return {"check": check, "logs": logs}[arguments.command](inventory)
-    {"up": up, "down": down}[arguments.command](inventory)
+    {"up": up, "stop": stop, "down": down}[arguments.command](inventory)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Brings the plan to the machines and takes it away again: `up` and `down`."""
+"""Brings the plan to the machines and takes it away again: `up` and `down`; what both rest on."""
 
 import io
 import shlex
@@ -16,7 +16,7 @@ PLANS, STATES = (plan.ID,), ("arguments", "log")  # files that tell that a plan/
 ANSWER_S = 30.0  # in which the server must answer through the VPN
 STOP_S = 45.0  # what ending the ranks may take beside all else
 MARK, LOG = "pipar-mark:", "pipar-log:"  # before what is ours: a login shell may print too
-BUSY = "a training runs there; `logs` follows it, `down` ends it"
+BUSY = "a training runs there; `logs` follows it, `stop` ends it"
 
 
 def source(name: str) -> bytes:
@@ -132,8 +132,7 @@ def down(inventory: Inventory) -> None:
 
 def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
     ssh, state = inventory.ssh, machine.state
-    long_s = ssh.timeout_s + STOP_S
-    run(machine, ssh, "end the ranks", if_there(f"{machine.plan}/stop.sh"), timeout_s=long_s)
+    end_ranks(inventory, machine)
     read = f"echo; echo {LOG}; cat {state}/log.previous {state}/log 2>/dev/null; true"
     printed = run(machine, ssh, "fetch the log", read, timeout_s=3 * ssh.timeout_s)
     log = printed.partition(f"\n{LOG}\n")[2]
@@ -141,9 +140,15 @@ def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
     if log:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(log)
-    run(machine, ssh, "down", if_there(f"{machine.plan}/down.sh"), timeout_s=long_s)
+    run(machine, ssh, "down", if_there(f"{machine.plan}/down.sh"), timeout_s=ssh.timeout_s + STOP_S)
     run(machine, ssh, "clean up", f"{_removal_of(state, STATES)}; {removal(machine)}")
     return path if log else None
+
+
+def end_ranks(inventory: Inventory, machine: Machine) -> None:
+    """Ends a machine's ranks for good, if it has a plan, and waits until they are gone."""
+    script, limit = if_there(f"{machine.plan}/stop.sh"), inventory.ssh.timeout_s + STOP_S
+    run(machine, inventory.ssh, "end the ranks", script, timeout_s=limit)
 
 
 def removal(machine: Machine) -> str:

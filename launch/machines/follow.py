@@ -20,21 +20,24 @@ WHY = {LOST: "this machine cannot be reached", GONE: "its ranks do not run"}
 PATIENCE_S = 600.0  # in which a machine that is lost, like one that reboots, must come back
 CONNECTED_S = 30.0  # a failed try takes less
 AGAIN_S = 3.0
-OF_TORCH = re.compile(rb"\[?[IW]\d{4} ")  # its warnings, such as of names of hosts while it waits for others
+# Torch's own lines, such as that a host has no name, and why it cannot connect, while it waits for others.
+OF_TORCH = re.compile(rb"\[?[IWEF]\d{4} |Exception raised from |frame #\d|\s*$")
+ERROR = "error: "  # how pipar_rpc says why it ends
 
 
 class Follower:
     """Prints what a machine's ranks say until they have ended; goes on after a lost connection.
 
     Attributes:
-        has_spoken: whether anything has come from the ranks but torch's own warnings.
+        has_spoken: whether anything has come from the ranks but torch's own lines.
+        error: the last reason that they gave for their end.
         code: torchrun's exit code, or LOST or GONE if the machine or its ranks have not come back.
     """
 
     def __init__(self, inventory: Inventory, machine: Machine, width: int, lock: threading.Lock) -> None:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
-        self._lines, self.has_spoken = 0, False
+        self._lines, self.has_spoken, self.error = 0, False, ""
         self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,7 +78,10 @@ class Follower:
             for line in process.stdout:
                 self._lines += 1
                 self.has_spoken |= not OF_TORCH.match(line)
-                self._say(line.decode(errors="replace").rstrip("\n"))
+                said = line.decode(errors="replace").rstrip("\n")
+                self._say(said)
+                if said.startswith(ERROR):
+                    self.error = said
         return process.returncode
 
     def _say(self, line: str) -> None:

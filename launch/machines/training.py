@@ -1,13 +1,14 @@
-"""A training on the machines: `run` and `logs`."""
+"""A training on the machines: `run`, `logs` and `stop`."""
 
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import suppress
 
 from launch.machines import plan
-from launch.machines.deploy import BUSY, STOP_S, refuse_unless
+from launch.machines.deploy import BUSY, end_ranks, refuse_unless, running
 from launch.machines.follow import WHY, Follower, following
 from launch.machines.remote import MachineError, answering, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
@@ -32,20 +33,29 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
             _start(inventory, inventory.server, arguments)  # first: of two `run` at once one is refused here
         except BaseException as error:
             if BUSY not in str(error):  # otherwise what runs is another's
-                _stop(inventory)
+                _end(inventory)
             raise
         try:
             on_all(inventory.machines[1:], lambda machine: _start(inventory, machine, arguments))
             return _followed(inventory)
         finally:
-            _stop(inventory)
+            _end(inventory)
 
 
 def logs(inventory: Inventory) -> int:
     """Shows what the ranks say, from the beginning, until the server's have ended; returns as `train`."""
     mark = plan.mark_of(inventory)
     refuse_unless(inventory, idle=False, mark=mark, machines=[inventory.server])  # the others may come back
-    return _followed(inventory)
+    code = _followed(inventory)
+    if left := [machine.name for machine in inventory.machines[1:] if _runs(inventory, machine)]:
+        print(f"ranks still run on {', '.join(left)}, and wait for the server: `stop` ends them")
+    return code
+
+
+def stop(inventory: Inventory) -> None:
+    """Ends the ranks of all machines for good, though their `run` is lost; plan, VPN and logs stay."""
+    on_all(inventory.machines, lambda machine: end_ranks(inventory, machine))
+    print(f"no ranks run on {len(inventory.machines)} machines")
 
 
 def _start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
@@ -64,7 +74,15 @@ def _followed(inventory: Inventory) -> int:
         wait([follower.code for follower in followers[1:]], END_S if code == 0 else 0.0)
     if code in WHY:
         raise MachineError(inventory.server, "run", WHY[code])
+    if code:  # devices have had more to say since, and none of it is the cause
+        print(f"the training has failed{followers[0].error and ': '}{followers[0].error}", file=sys.stderr)
     return min(code, 1)
+
+
+def _runs(inventory: Inventory, machine: Machine) -> bool:
+    with suppress(UserError):  # whatever runs on a machine that cannot be reached
+        return running(inventory, machine)[1]
+    return False
 
 
 def _begun(followers: Sequence[Follower]) -> None:
@@ -82,16 +100,11 @@ def _begun(followers: Sequence[Follower]) -> None:
                 raise MachineError(follower.machine, "run", WHY.get(code, f"torchrun has ended with {code}"))
 
 
-def _stop(inventory: Inventory) -> None:
+def _end(inventory: Inventory) -> None:
     """Ends the ranks everywhere; cannot be interrupted, for something would be left behind."""
-    limit = inventory.ssh.timeout_s + STOP_S
-
-    def stop(machine: Machine) -> None:
-        run(machine, inventory.ssh, "end the ranks", f"sh {machine.plan}/stop.sh", timeout_s=limit)
-
     with answering(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
         print("ending the ranks of all machines", flush=True)
         try:
-            on_all(inventory.machines, stop)
+            on_all(inventory.machines, lambda machine: end_ranks(inventory, machine))
         except UserError as error:
-            print(f"some ranks may still run: {error}; `down` tries again", file=sys.stderr)
+            print(f"some ranks may still run: {error}; `stop` tries again", file=sys.stderr)

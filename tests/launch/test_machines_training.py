@@ -24,6 +24,13 @@ pytestmark = pytest.mark.skipif(
     reason="systemd would be asked to start the ranks, or setsid is missing",
 )
 SLEEPS = "exec sleep 600"
+OF_TORCH = """\
+[W1127 01:01:19.733639829 socket.cpp:207] [c10d] The hostname
+[E1127 01:01:20.1 TCPStore.cpp:346] [c10d] TCP client failed
+Exception raised from throwTimeoutError at socket.cpp:1023 (most recent call first):
+frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x80 (0x7f in libc10.so)
+
+"""
 
 
 def run(inventory, *words):
@@ -85,9 +92,10 @@ def test_who_is_killed_or_fails_is_started_again_and_goes_on(tmp_path):
 def test_a_failed_training_is_not_begun_again_and_ends_everywhere(tmp_path):
     """Also where the ranks are deaf to SIGTERM."""
     deaf = "trap '' TERM\nsleep 600 &\nwait\nwait"
-    inventory = inventories.folders(tmp_path, server="sleep 1\nexit 1", board=deaf)
+    server = "sleep 1\necho error: no such network\necho more\nexit 1"
+    inventory = inventories.folders(tmp_path, server=server, board=deaf)
     done = run(inventory, "run")
-    assert done.code == 1
+    assert (done.code, done.err) == (1, "the training has failed: error: no such network\n")
     assert "server | -- torchrun has ended with 1" in done.out
     assert done.out.count("server | torchrun") == 1
     assert nothing_is_left(inventory)
@@ -123,12 +131,27 @@ def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
         for words in (("run",), ("check",), ("up",)):
             done = run(inventory, *words)
             assert (done.code, len(done.err.splitlines())) == (2, 1)
-            assert "server: status: a training runs there; `logs` follows it, `down` ends it" in done.err
+            assert "server: status: a training runs there; `logs` follows it, `stop` ends it" in done.err
     finally:
         for machine in inventory.machines:
             subprocess.run(["sh", f"{machine.plan}/stop.sh"], check=True)
     assert [running(inventory, machine)[1] for machine in inventory.machines] == [False, False]
     assert nothing_is_left(inventory)
+
+
+def test_what_goes_on_after_a_failed_server_is_told_and_stopped(tmp_path):
+    """The boards of a training whose `run` was lost wait for the server, again and again."""
+    inventory = inventories.folders(tmp_path, server="exit 1", board=SLEEPS)
+    for machine in inventory.machines:
+        subprocess.run(["sh", f"{machine.plan}/start.sh"], check=True)
+    done = run(inventory, "logs")
+    assert (done.code, done.err) == (1, "the training has failed\n")
+    assert "ranks still run on board, and wait for the server: `stop` ends them" in done.out
+    done = run(inventory, "stop")
+    assert (done.code, done.out) == (0, "no ranks run on 2 machines\n")
+    assert nothing_is_left(inventory)
+    assert running(inventory, inventory.server) == (plan.mark_of(inventory), False)
+    assert "still run" not in run(inventory, "logs").out
 
 
 def test_of_two_trainings_at_once_one_is_refused_and_down_ends_all(tmp_path):
@@ -141,11 +164,11 @@ def test_of_two_trainings_at_once_one_is_refused_and_down_ends_all(tmp_path):
     errors = [own.communicate(timeout=60)[1] for own in both]
     codes = [own.returncode for own in both]
     assert sorted(codes) == [0, 2], errors
-    assert "a training runs there; `logs` follows it, `down` ends it" in errors[codes.index(2)]
+    assert "a training runs there; `logs` follows it, `stop` ends it" in errors[codes.index(2)]
     assert nothing_is_left(inventory)
 
 
-@pytest.mark.parametrize("says", ["", "[W1127 01:01:19.733639829 socket.cpp:207] [c10d] The hostname"])
+@pytest.mark.parametrize("says", ["", OF_TORCH])
 def test_a_device_that_cannot_begin_ends_the_run(tmp_path, says):
     """The server's torchrun says nothing but a warning, and waits for it."""
     server = f"echo '{says}'\n{SLEEPS}" if says else SLEEPS

@@ -153,6 +153,10 @@ def reboot(made):
     made.machines[0].reboot()
 
 
+def reboot_board(made):
+    made.machines[2].reboot()
+
+
 def cut_server(made):
     made.machines[0].cut()
     time.sleep(20)  # in which the others must not give up
@@ -166,17 +170,21 @@ def cut_all(made):
         host.start()
 
 
-@pytest.mark.parametrize("happens", [reboot, cut_server, cut_all])
-def test_a_server_that_reboots_or_loses_its_power_comes_back(place, happens):
+@pytest.mark.parametrize(
+    ("happens", "name"),
+    [(reboot, "server"), (reboot_board, "machine2"), (cut_server, "server"), (cut_all, "server")],
+)
+def test_machines_that_reboot_or_lose_their_power_come_back(place, happens, name):
     made, _ = place
     server, folder = made.machines[0], happens.__name__
     if not server.has_systemd:
-        pytest.skip("needs systemd, which starts the server's torchrun again")
-    run = begun(place, folder)
+        pytest.skip("needs systemd, which starts torchrun again")
+    run = begun(place, folder, "fault.min_deadline_s=10")
     happens(made)
     goes_on(server.folder / folder / "pipar_rpc.log")
-    lost = "server   | -- this machine cannot be reached; waiting 600 s for it to come back"
-    assert lost in interrupt(made, run).out
+    out = interrupt(made, run).out
+    assert f"{name:8} | -- this machine cannot be reached; waiting 600 s for it to come back" in out
+    assert "its ranks do not run" not in out
 
 
 def test_what_is_done_is_not_begun_again_after_a_reboot(place):

@@ -17,7 +17,7 @@ trap 'exit 255' TERM
 while sh status.sh; do sleep 1; done
 sleep 1 # for the last lines
 if has_systemd; then
-    code=$(systemctl show --property=ExecMainStatus --value "$INTERFACE.service")
+    code=$(systemd_says ExecMainStatus "$INTERFACE.service")
 else
     code=$(cat $state/code 2>/dev/null)
 fi

@@ -4,20 +4,20 @@ cd "$(dirname "$0")" || exit 1
 . ./common.sh
 
 is_enabled() {
-    systemctl is-enabled --quiet "$INTERFACE.service" 2>/dev/null
+    [ "$(systemd_says UnitFileState "$INTERFACE.service")" = enabled ]
 }
 
 if has_systemd; then
-    if [ "$(systemctl is-system-running)" = stopping ]; then # what has ended is started again after the reboot
+    if [ "$(systemd_says SystemState)" = stopping ]; then # what has ended is started again after the reboot
         is_enabled
         exit
     fi
-    case $(systemctl show --property=ActiveState --value "$INTERFACE.service") in
+    case $(systemd_says ActiveState "$INTERFACE.service") in
     active | activating | reloading | deactivating) exit 0 ;;
     inactive) # also after a reboot, until systemd has come to it
         [ ! -e $state/ended ] || exit 1
         is_enabled || exit 1
-        began=$(systemctl show --property=ExecMainStartTimestampMonotonic --value "$INTERFACE.service")
+        began=$(systemd_says ExecMainStartTimestampMonotonic "$INTERFACE.service")
         [ "$began" = 0 ]
         exit
         ;;

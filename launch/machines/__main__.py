@@ -18,11 +18,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from launch.machines import plan
-from launch.machines.check import check
-from launch.machines.deploy import down, up
-from launch.machines.inventory import read
-from launch.machines.training import logs, stop, train
 from launch.script import run_script
 from pipar_rpc.base.errors import UserError
 
@@ -31,6 +26,13 @@ COMMANDS = ("plan", "check", "up", "run", "logs", "stop", "down")
 
 def main() -> int:
     """Runs one of the commands; returns its exit code."""
+    # Here, because it takes a second, in which Ctrl-C is to end us without a traceback.
+    from launch.machines import plan
+    from launch.machines.check import check
+    from launch.machines.deploy import down, up
+    from launch.machines.inventory import read
+    from launch.machines.training import logs, stop, train
+
     arguments, settings = _parse()
     inventory = read(arguments.inventory)
     if settings and arguments.command != "run":
@@ -54,7 +56,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("inventory", type=Path, help="file with the machines, such as machines.yaml")
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("settings", nargs="*", help="of `run`: Hydra overrides of pipar_rpc, and its flags")
+    parser.add_argument("settings", nargs="*", default=[], help="of `run`: Hydra overrides and flags")
     words = sys.argv[1:]
     return parser.parse_args(words[:2]), [word for word in words[2:] if word != "--"]
 

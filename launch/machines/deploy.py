@@ -145,10 +145,11 @@ def _leave(inventory: Inventory, machine: Machine, folder: Path) -> Path | None:
     return path if log else None
 
 
-def end_ranks(inventory: Inventory, machine: Machine) -> None:
-    """Ends a machine's ranks for good, if it has a plan, and waits until they are gone."""
-    script, limit = if_there(f"{machine.plan}/stop.sh"), inventory.ssh.timeout_s + STOP_S
-    run(machine, inventory.ssh, "end the ranks", script, timeout_s=limit)
+def end_ranks(inventory: Inventory, machine: Machine) -> bool:
+    """Ends a machine's ranks for good, and waits until they are gone; returns whether it has a plan."""
+    limit, stop = inventory.ssh.timeout_s + STOP_S, f"{machine.plan}/stop.sh"
+    script = f"if [ -e {stop} ]; then sh {stop} && echo {MARK}; fi"
+    return MARK in run(machine, inventory.ssh, "end the ranks", script, timeout_s=limit).splitlines()
 
 
 def removal(machine: Machine) -> str:

@@ -15,6 +15,7 @@ from launch.machines.remote import LOST, command
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.threads import open_pool
 
+STOPPED = 143  # follow.sh: stop.sh has ended the ranks
 GONE = 254  # follow.sh: the ranks have not ended, and run no more
 WHY = {LOST: "this machine cannot be reached", GONE: "its ranks do not run"}
 PATIENCE_S = 600.0  # in which a machine that is lost, like one that reboots, must come back
@@ -22,7 +23,7 @@ CONNECTED_S = 30.0  # a failed try takes less
 AGAIN_S = 3.0
 # Torch's own lines, such as that a host has no name, and why it cannot connect, while it waits for others.
 OF_TORCH = re.compile(rb"\[?[IWEF]\d{4} |Exception raised from |frame #\d|\s*$")
-ERROR = "error: "  # how pipar_rpc says why it ends
+ERROR = "pipar_rpc: error: "  # before the reason why it ends
 
 
 class Follower:
@@ -30,6 +31,7 @@ class Follower:
 
     Attributes:
         has_spoken: whether anything has come from the ranks but torch's own lines.
+        last: the last line of the ranks but torch's own.
         error: the last reason that they gave for their end.
         code: torchrun's exit code, or LOST or GONE if the machine or its ranks have not come back.
     """
@@ -37,7 +39,8 @@ class Follower:
     def __init__(self, inventory: Inventory, machine: Machine, width: int, lock: threading.Lock) -> None:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
-        self._lines, self.has_spoken, self.error = 0, False, ""
+        self._lines, self.has_spoken = 0, False
+        self.last, self.error = "", ""
         self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +61,8 @@ class Follower:
                 break
             self._left.wait(AGAIN_S)
         if code not in {0, *WHY} and not self._left.is_set():
-            self._say(f"-- torchrun has ended with {code}")
+            ended = f"torchrun has ended with {code}"
+            self._say(f"-- {'its ranks were stopped' if code == STOPPED else ended}")
         return code
 
     def _once(self) -> int:
@@ -77,11 +81,12 @@ class Follower:
             assert process.stdout is not None
             for line in process.stdout:
                 self._lines += 1
-                self.has_spoken |= not OF_TORCH.match(line)
                 said = line.decode(errors="replace").rstrip("\n")
                 self._say(said)
+                if not OF_TORCH.match(line):
+                    self.has_spoken, self.last = True, said
                 if said.startswith(ERROR):
-                    self.error = said
+                    self.error = said.removeprefix(ERROR)
         return process.returncode
 
     def _say(self, line: str) -> None:

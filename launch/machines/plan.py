@@ -189,6 +189,7 @@ User={machine.user}
 WorkingDirectory={machine.folder}
 ExecStartPre=/bin/sh -c "{wait}"
 ExecStart=/bin/sh -c "{inside}"
+ExecStopPost=/bin/sh -c 'echo $$EXIT_STATUS >{machine.state}/code'
 ExecStopPost=/bin/sh -c '[ $$EXIT_CODE/$$EXIT_STATUS != exited/0 ] || : >{ended}'
 Restart={restart}
 RestartSec=5

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
+from typing import TextIO
 
 from launch.machines import plan
 from launch.machines.deploy import BUSY, end_ranks, refuse_unless, running
-from launch.machines.follow import WHY, Follower, following
+from launch.machines.follow import STOPPED, WHY, Follower, following
 from launch.machines.remote import MachineError, answering, on_all, run, terminated_as_interrupted
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.errors import UserError
@@ -30,13 +31,13 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
     refuse_unless(inventory, idle=True, mark=plan.mark_of(inventory))
     with terminated_as_interrupted():
         try:
-            _start(inventory, inventory.server, arguments)  # first: of two `run` at once one is refused here
+            start(inventory, inventory.server, arguments)  # first: of two `run` at once one is refused here
         except BaseException as error:
             if BUSY not in str(error):  # otherwise what runs is another's
                 _end(inventory)
             raise
         try:
-            on_all(inventory.machines[1:], lambda machine: _start(inventory, machine, arguments))
+            on_all(inventory.machines[1:], lambda machine: start(inventory, machine, arguments))
             return _followed(inventory)
         finally:
             _end(inventory)
@@ -45,7 +46,10 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
 def logs(inventory: Inventory) -> int:
     """Shows what the ranks say, from the beginning, until the server's have ended; returns as `train`."""
     mark = plan.mark_of(inventory)
-    refuse_unless(inventory, idle=False, mark=mark, machines=[inventory.server])  # the others may come back
+    server = inventory.server
+    refuse_unless(inventory, idle=False, mark=mark, machines=[server])  # the others may come back
+    nothing = "echo 'nothing has been run yet' >&2; exit 1"
+    run(server, inventory.ssh, "logs", f"[ -e {server.state}/log ] || {{ {nothing}; }}")
     code = _followed(inventory)
     if left := [machine.name for machine in inventory.machines[1:] if _runs(inventory, machine)]:
         print(f"ranks still run on {', '.join(left)}, and wait for the server: `stop` ends them")
@@ -54,11 +58,13 @@ def logs(inventory: Inventory) -> int:
 
 def stop(inventory: Inventory) -> None:
     """Ends the ranks of all machines for good, though their `run` is lost; plan, VPN and logs stay."""
-    on_all(inventory.machines, lambda machine: end_ranks(inventory, machine))
-    print(f"no ranks run on {len(inventory.machines)} machines")
+    planned = on_all(inventory.machines, lambda machine: end_ranks(inventory, machine))
+    print(f"no ranks run on {sum(planned)} machines")
+    if other := [machine.name for machine, has in zip(inventory.machines, planned, strict=True) if not has]:
+        print(f"nothing was ended on {', '.join(other)}: no plan is in its folder")
 
 
-def _start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
+def start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
     words = f"{shlex.join(arguments)}\n".encode()
     alone = f"exec 9>{machine.state}/lock && flock -n 9 && ! sh {machine.plan}/status.sh"  # loop.sh keeps it
     refuse = f"{alone} || {{ echo {shlex.quote(BUSY)} >&2; exit 1; }}"
@@ -75,8 +81,16 @@ def _followed(inventory: Inventory) -> int:
     if code in WHY:
         raise MachineError(inventory.server, "run", WHY[code])
     if code:  # devices have had more to say since, and none of it is the cause
-        print(f"the training has failed{followers[0].error and ': '}{followers[0].error}", file=sys.stderr)
+        reason = followers[0].error or "its lines above say why"
+        stopped = "the training was stopped"
+        _tell(stopped if code == STOPPED else f"the training has failed: server: {reason}", sys.stderr)
     return min(code, 1)
+
+
+def _tell(line: str, file: TextIO) -> None:
+    """Prints a line if anybody still reads: Ctrl-C ends a `tee` too, and what is to follow must be done."""
+    with suppress(BrokenPipeError):
+        print(line, file=file, flush=True)
 
 
 def _runs(inventory: Inventory, machine: Machine) -> bool:
@@ -96,15 +110,16 @@ def _begun(followers: Sequence[Follower]) -> None:
         wait([follower.code for follower in followers if not follower.code.done()], LOOK_S, FIRST_COMPLETED)
         for follower in devices:
             if follower.code.done() and not server.has_spoken and not server.code.done():
-                code = follower.code.result()
-                raise MachineError(follower.machine, "run", WHY.get(code, f"torchrun has ended with {code}"))
+                code, last = follower.code.result(), follower.error or follower.last
+                ended = f"torchrun has ended with {code}{last and ': '}{last}"
+                raise MachineError(follower.machine, "run", WHY.get(code, ended))
 
 
 def _end(inventory: Inventory) -> None:
     """Ends the ranks everywhere; cannot be interrupted, for something would be left behind."""
     with answering(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
-        print("ending the ranks of all machines", flush=True)
+        _tell("ending the ranks of all machines", sys.stdout)
         try:
             on_all(inventory.machines, lambda machine: end_ranks(inventory, machine))
         except UserError as error:
-            print(f"some ranks may still run: {error}; `stop` tries again", file=sys.stderr)
+            _tell(f"some ranks may still run: {error}; `stop` tries again", sys.stderr)

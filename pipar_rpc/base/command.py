@@ -2,6 +2,8 @@
 
 import json
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +13,13 @@ from typing import NoReturn
 
 from pipar_rpc.base.errors import UserError
 
+STDOUT = 1
+
 
 def run_command(main: Callable[[], int | None], name: str = "pipar_rpc") -> NoReturn:
     """Runs `main` and exits with what it returns; with 2 and one line if the user can mend it, 130 on Ctrl-C.
+
+    When nobody reads its output any more, as behind `| head`, it ends without a word, with 141.
 
     Args:
         main: the command; None is 0.
@@ -26,6 +32,18 @@ def run_command(main: Callable[[], int | None], name: str = "pipar_rpc") -> NoRe
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python tries once more at its end
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is closed, as behind `| head`."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return bool(poll.poll(0))
 
 
 def torchrun_here(num_ranks: int) -> list[str]:

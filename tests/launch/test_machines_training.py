@@ -1,11 +1,8 @@
 """A training on machines that are folders of this one: no ssh, no VPN, and a shell for their Python."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,14 +13,10 @@ from launch.machines.deploy import running
 from launch.machines.schema import Machine, Ssh
 from pipar_rpc.base.errors import UserError
 from tests.support import inventories
-from tests.support.commands import run_here
-from tests.support.processes import free_port, wait_until
+from tests.support.inventories import SLEEPS, needs_loop, nothing_is_left, run
+from tests.support.processes import free_port
 
-pytestmark = pytest.mark.skipif(
-    Path("/run/systemd/system").exists() or shutil.which("setsid") is None,
-    reason="systemd would be asked to start the ranks, or setsid is missing",
-)
-SLEEPS = "exec sleep 600"
+pytestmark = needs_loop
 OF_TORCH = """\
 [W1127 01:01:19.733639829 socket.cpp:207] [c10d] The hostname
 [E1127 01:01:20.1 TCPStore.cpp:346] [c10d] TCP client failed
@@ -31,27 +24,6 @@ Exception raised from throwTimeoutError at socket.cpp:1023 (most recent call fir
 frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x80 (0x7f in libc10.so)
 
 """
-
-
-def run(inventory, *words):
-    return run_here("launch.machines", inventory.path, *words)
-
-
-def nothing_is_left(inventory):
-    """Whether no process of the machines lives, once those that end by themselves within a second have."""
-    return wait_until(lambda: not _processes_of(inventory), 5)
-
-
-def _processes_of(inventory):
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            where, words = (path / "cwd").readlink(), (path / "cmdline").read_text()
-        except OSError:
-            continue
-        if where.is_relative_to(inventory.path.parent) and int(path.name) != os.getpid():
-            found.append(words)
-    return found
 
 
 def test_a_training_runs_to_its_end_and_down_leaves_results_and_logs(tmp_path):
@@ -92,35 +64,13 @@ def test_who_is_killed_or_fails_is_started_again_and_goes_on(tmp_path):
 def test_a_failed_training_is_not_begun_again_and_ends_everywhere(tmp_path):
     """Also where the ranks are deaf to SIGTERM."""
     deaf = "trap '' TERM\nsleep 600 &\nwait\nwait"
-    server = "sleep 1\necho error: no such network\necho more\nexit 1"
+    server = "sleep 1\necho pipar_rpc: error: no such network\necho more\nexit 1"
     inventory = inventories.folders(tmp_path, server=server, board=deaf)
     done = run(inventory, "run")
-    assert (done.code, done.err) == (1, "the training has failed: error: no such network\n")
+    assert (done.code, done.err) == (1, "the training has failed: server: no such network\n")
     assert "server | -- torchrun has ended with 1" in done.out
     assert done.out.count("server | torchrun") == 1
     assert nothing_is_left(inventory)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_training_leaves_nothing(tmp_path, number):
-    inventory = inventories.folders(tmp_path, server=SLEEPS, board=SLEEPS)
-
-    def interrupt():
-        begun = wait_until(
-            lambda: all((tmp_path / name / "state/ranks").exists() for name in ("server", "board"))
-        )
-        assert begun
-        time.sleep(1)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    done = run(inventory, "run", "epochs=3")
-    thread.join()
-    assert done.code == 130
-    assert "ending the ranks of all machines" in done.out
-    assert nothing_is_left(inventory)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
@@ -137,21 +87,6 @@ def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
             subprocess.run(["sh", f"{machine.plan}/stop.sh"], check=True)
     assert [running(inventory, machine)[1] for machine in inventory.machines] == [False, False]
     assert nothing_is_left(inventory)
-
-
-def test_what_goes_on_after_a_failed_server_is_told_and_stopped(tmp_path):
-    """The boards of a training whose `run` was lost wait for the server, again and again."""
-    inventory = inventories.folders(tmp_path, server="exit 1", board=SLEEPS)
-    for machine in inventory.machines:
-        subprocess.run(["sh", f"{machine.plan}/start.sh"], check=True)
-    done = run(inventory, "logs")
-    assert (done.code, done.err) == (1, "the training has failed\n")
-    assert "ranks still run on board, and wait for the server: `stop` ends them" in done.out
-    done = run(inventory, "stop")
-    assert (done.code, done.out) == (0, "no ranks run on 2 machines\n")
-    assert nothing_is_left(inventory)
-    assert running(inventory, inventory.server) == (plan.mark_of(inventory), False)
-    assert "still run" not in run(inventory, "logs").out
 
 
 def test_of_two_trainings_at_once_one_is_refused_and_down_ends_all(tmp_path):

@@ -133,7 +133,7 @@ def test_without_the_vpn_everybody_on_the_way_reads(processes):
 
 
 def test_a_board_that_loses_its_power_comes_back(place):
-    made, _ = place
+    made, inventory = place
     host, job = made.machines[2], made.machines[0].folder / "long"
     run = begun(place, "long", "fault.min_deadline_s=10")
     host.cut()
@@ -147,6 +147,7 @@ def test_a_board_that_loses_its_power_comes_back(place):
     goes_on(log)
     lost = "machine2 | -- this machine cannot be reached; waiting 600 s for it to come back"
     assert lost in interrupt(made, run).out
+    assert "the training was stopped" in made.processes.finish(made.start(inventory, "logs"), 60).err
 
 
 def reboot(made):

@@ -1,17 +1,27 @@
 """Inventories of launch.machines, and machines that are folders of this one."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from launch.machines import plan
 from launch.machines.deploy import copy
 from launch.machines.inventory import read
 from launch.machines.schema import Inventory
+from tests.support.commands import run_here
+from tests.support.processes import Finished, wait_until
 
+needs_loop = pytest.mark.skipif(
+    Path("/run/systemd/system").exists() or shutil.which("setsid") is None,
+    reason="systemd would be asked to start the ranks, or setsid is missing",
+)
 # Stands for the Python of a machine: does what `behaviour` in the machine's folder says, as a shell.
+SLEEPS = "exec sleep 600"
 PYTHON = '#!/bin/sh\necho "torchrun $*"\n. ./behaviour\n'
 
 
@@ -60,3 +70,25 @@ def folders(tmp_path: Path, **behaviours: str) -> Inventory:
     for machine in inventory.machines:
         copy(inventory, machine)
     return inventory
+
+
+def run(inventory: Inventory, *words: str) -> Finished:
+    """Runs a command of launch.machines in this process."""
+    return run_here("launch.machines", inventory.path, *words)
+
+
+def nothing_is_left(inventory: Inventory) -> bool:
+    """Whether no process of the machines lives, once those that end by themselves within a second have."""
+    return bool(wait_until(lambda: not _processes_of(inventory), 5))
+
+
+def _processes_of(inventory: Inventory) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = (path / "cwd").readlink(), (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if where.is_relative_to(inventory.path.parent) and int(path.name) != os.getpid():
+            found.append(words)
+    return found

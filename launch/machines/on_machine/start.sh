@@ -10,7 +10,7 @@ if ! has_interface; then
     exit 1
 fi
 mkdir -p $state
-rm -f $state/code $state/ranks
+rm -f $state/code $state/ranks $state/stopped
 if [ "${1-}" != again ]; then
     [ ! -e $state/log ] || mv $state/log $state/log.previous
     rm -f $state/began $state/ended

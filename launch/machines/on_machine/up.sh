@@ -4,7 +4,17 @@ set -eu
 [ "$(id -u)" = 0 ] || exec sudo -n sh "$0" "$@"
 cd "$(dirname "$0")"
 . ./common.sh
+
+folder_of() {
+    sed -n 's/^WorkingDirectory=//p' "$1"
+}
+
 if has_systemd; then
+    installed=/etc/systemd/system/$INTERFACE.service
+    if [ -e "$installed" ] && [ "$(folder_of "$installed")" != "$(folder_of "$INTERFACE.service")" ]; then
+        echo "the plan in $(folder_of "$installed") is up here: \`sh plan/down.sh\` in that folder first" >&2
+        exit 1
+    fi
     install -m 644 "$INTERFACE.service" "$INTERFACE-vpn.service" /etc/systemd/system/
     systemctl daemon-reload
     systemctl enable --quiet "$INTERFACE-vpn.service"

@@ -24,6 +24,8 @@ AGAIN_S = 3.0
 # Torch's own lines, such as that a host has no name, and why it cannot connect, while it waits for others.
 OF_TORCH = re.compile(rb"\[?[IWEF]\d{4} |Exception raised from |frame #\d|\s*$")
 ERROR = "pipar_rpc: error: "  # before the reason why it ends
+# Torchrun's, which starts the ranks again; pipar_rpc ends with 2 when the user must mend something.
+REFUSED = re.compile(rb"E.* failed \(exitcode: 2\) ")
 
 
 class Follower:
@@ -33,6 +35,7 @@ class Follower:
         has_spoken: whether anything has come from the ranks but torch's own lines.
         last: the last line of the ranks but torch's own.
         error: the last reason that they gave for their end.
+        refusal: the last one that nothing but the user can mend.
         code: torchrun's exit code, or LOST or GONE if the machine or its ranks have not come back.
     """
 
@@ -40,7 +43,7 @@ class Follower:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
         self._lines, self.has_spoken = 0, False
-        self.last, self.error = "", ""
+        self.last, self.error, self.refusal = "", "", ""
         self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,6 +90,8 @@ class Follower:
                     self.has_spoken, self.last = True, said
                 if said.startswith(ERROR):
                     self.error = said.removeprefix(ERROR)
+                if REFUSED.match(line):
+                    self.refusal = self.error
         return process.returncode
 
     def _say(self, line: str) -> None:

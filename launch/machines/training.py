@@ -15,7 +15,7 @@ from launch.machines.remote import MachineError, answering, on_all, run, termina
 from launch.machines.schema import Inventory, Machine
 from pipar_rpc.base.errors import UserError
 
-LOOK_S = 1.0  # between two looks whether the server's ranks have begun
+LOOK_S = 1.0  # between two looks whether the training can go on
 END_S = 30.0  # in which the other machines end by themselves after the server
 
 
@@ -38,7 +38,7 @@ def train(inventory: Inventory, arguments: list[str]) -> int:
             raise
         try:
             on_all(inventory.machines[1:], lambda machine: start(inventory, machine, arguments))
-            return _followed(inventory)
+            return _followed(inventory, afresh=True)
         finally:
             _end(inventory)
 
@@ -50,7 +50,7 @@ def logs(inventory: Inventory) -> int:
     refuse_unless(inventory, idle=False, mark=mark, machines=[server])  # the others may come back
     nothing = "echo 'nothing has been run yet' >&2; exit 1"
     run(server, inventory.ssh, "logs", f"[ -e {server.state}/log ] || {{ {nothing}; }}")
-    code = _followed(inventory)
+    code = _followed(inventory, afresh=False)
     if left := [machine.name for machine in inventory.machines[1:] if _runs(inventory, machine)]:
         print(f"ranks still run on {', '.join(left)}, and wait for the server: `stop` ends them")
     return code
@@ -72,11 +72,16 @@ def start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
     run(machine, inventory.ssh, "start", f"{keep} && sh {machine.plan}/start.sh", words)
 
 
-def _followed(inventory: Inventory) -> int:
+def _followed(inventory: Inventory, afresh: bool) -> int:
     """1 if the server's ranks have failed, else 0, for which the others get a little time to end as well."""
     with following(inventory) as followers:
-        _begun(followers)
-        code = followers[0].code.result()
+        ended = followers[0].code
+        while not ended.done():
+            waiting = [follower.code for follower in followers if not follower.code.done()]
+            wait(waiting, LOOK_S, FIRST_COMPLETED)
+            if not ended.done():
+                _check(followers, afresh)
+        code = ended.result()
         wait([follower.code for follower in followers[1:]], END_S if code == 0 else 0.0)
     if code in WHY:
         raise MachineError(inventory.server, "run", WHY[code])
@@ -99,20 +104,22 @@ def _runs(inventory: Inventory, machine: Machine) -> bool:
     return False
 
 
-def _begun(followers: Sequence[Follower]) -> None:
-    """Waits until the server's ranks say something or have ended.
+def _check(followers: Sequence[Follower], afresh: bool) -> None:
+    """Raises MachineError if the training cannot begin, or the server cannot go on with it.
 
-    Raises:
-        MachineError: a device's ranks have ended before: the others would wait for them.
+    Args:
+        followers: the server's, and those of the devices.
+        afresh: whether all that the ranks say belongs to this training; a longer log may hold an old refusal.
     """
     server, *devices = followers
-    while not (server.has_spoken or server.code.done()):
-        wait([follower.code for follower in followers if not follower.code.done()], LOOK_S, FIRST_COMPLETED)
-        for follower in devices:
-            if follower.code.done() and not server.has_spoken and not server.code.done():
-                code, last = follower.code.result(), follower.error or follower.last
-                ended = f"torchrun has ended with {code}{last and ': '}{last}"
-                raise MachineError(follower.machine, "run", WHY.get(code, ended))
+    begun = server.has_spoken  # before, the server's ranks wait for the others
+    for follower in [server, *([] if begun else devices)]:
+        if follower.refusal and afresh:
+            raise MachineError(follower.machine, "run", follower.refusal)
+        if follower is not server and follower.code.done():
+            code, last = follower.code.result(), follower.error or follower.last
+            ended = f"torchrun has ended with {code}{last and ': '}{last}"
+            raise MachineError(follower.machine, "run", WHY.get(code, ended))
 
 
 def _end(inventory: Inventory) -> None:

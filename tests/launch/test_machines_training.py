@@ -119,6 +119,23 @@ def test_a_device_that_cannot_begin_ends_the_run(tmp_path, says):
     assert nothing_is_left(inventory)
 
 
+REFUSED = """\
+echo pipar_rpc: error: epochs=0: must be more
+echo 'E1127 03:59:36.966000 9495 torch/multiprocessing/api.py:1002] failed (exitcode: 2) local_rank: 0'
+"""
+
+
+@pytest.mark.parametrize("who", ["server", "board"])
+def test_what_only_the_user_can_mend_ends_the_run_at_once(tmp_path, who):
+    """Torchrun would start the ranks again, ten times."""
+    behaviours = {"server": SLEEPS, "board": SLEEPS} | {who: f"{REFUSED}{SLEEPS}"}
+    inventory = inventories.folders(tmp_path, **behaviours)
+    Path(inventory.path.parent, "python").write_text("#!/bin/sh\n. ./behaviour\n")
+    done = run(inventory, "run")
+    assert (done.code, done.err) == (2, f"launch.machines: error: {who}: run: epochs=0: must be more\n")
+    assert nothing_is_left(inventory)
+
+
 def test_folders_of_the_user_are_not_ours(tmp_path):
     inventory = inventories.folders(tmp_path, server="exit 0", board="exit 0")
     server, board = inventory.machines

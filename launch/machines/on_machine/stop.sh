@@ -30,7 +30,7 @@ wait_for_start
 runs=''
 if sh status.sh; then
     runs=yes
-    : >$state/stopped # rather than failed
+    [ ! -d $state ] || : >$state/stopped # rather than failed; systemd may run a unit of another folder's plan
 fi
 if ! has_systemd; then
     [ -z "$runs" ] || end_loop

@@ -32,24 +32,23 @@ class Follower:
     """Prints what a machine's ranks say until they have ended; goes on after a lost connection.
 
     Attributes:
-        has_spoken: whether anything has come from the ranks but torch's own lines.
         last: the last line of the ranks but torch's own.
         error: the last reason that they gave for their end.
         refusal: the last one that nothing but the user can mend.
-        code: torchrun's exit code, or LOST or GONE if the machine or its ranks have not come back.
+        code: what `run` returns, once it has.
     """
 
     def __init__(self, inventory: Inventory, machine: Machine, width: int, lock: threading.Lock) -> None:
         self.machine = machine
         self._ssh, self._width, self._lock = inventory.ssh, width, lock
-        self._lines, self.has_spoken = 0, False
+        self._lines = 0
         self.last, self.error, self.refusal = "", "", ""
         self.code: Future[int] = Future()
         self._left = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
-        """Returns torchrun's exit code; LOST or GONE if the machine or its ranks have not come back."""
+        """Returns torchrun's exit code, or STOPPED; LOST or GONE if machine or ranks have not come back."""
         code, since = LOST, None
         while not self._left.is_set():
             began = time.monotonic()
@@ -67,6 +66,11 @@ class Follower:
             ended = f"torchrun has ended with {code}"
             self._say(f"-- {'its ranks were stopped' if code == STOPPED else ended}")
         return code
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether anything has come from the ranks but torch's own lines."""
+        return bool(self.last)
 
     def _once(self) -> int:
         script = f"sh {self.machine.plan}/follow.sh {self._lines + 1}"
@@ -87,7 +91,7 @@ class Follower:
                 said = line.decode(errors="replace").rstrip("\n")
                 self._say(said)
                 if not OF_TORCH.match(line):
-                    self.has_spoken, self.last = True, said
+                    self.last = said
                 if said.startswith(ERROR):
                     self.error = said.removeprefix(ERROR)
                 if REFUSED.match(line):

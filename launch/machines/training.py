@@ -51,7 +51,9 @@ def logs(inventory: Inventory) -> int:
     nothing = "echo 'nothing has been run yet' >&2; exit 1"
     run(server, inventory.ssh, "logs", f"[ -e {server.state}/log ] || {{ {nothing}; }}")
     code = _followed(inventory, afresh=False)
-    if left := [machine.name for machine in inventory.machines[1:] if _runs(inventory, machine)]:
+    devices = inventory.machines[1:]
+    run_on = on_all(devices, lambda machine: _runs(inventory, machine))
+    if left := [machine.name for machine, runs in zip(devices, run_on, strict=True) if runs]:
         print(f"ranks still run on {', '.join(left)}, and wait for the server: `stop` ends them")
     return code
 
@@ -65,6 +67,7 @@ def stop(inventory: Inventory) -> None:
 
 
 def start(inventory: Inventory, machine: Machine, arguments: list[str]) -> None:
+    """Starts a machine's ranks with settings of pipar_rpc; raises MachineError if they run already."""
     words = f"{shlex.join(arguments)}\n".encode()
     alone = f"exec 9>{machine.state}/lock && flock -n 9 && ! sh {machine.plan}/status.sh"  # loop.sh keeps it
     refuse = f"{alone} || {{ echo {shlex.quote(BUSY)} >&2; exit 1; }}"
@@ -112,11 +115,12 @@ def _check(followers: Sequence[Follower], afresh: bool) -> None:
         afresh: whether all that the ranks say belongs to this training; a longer log may hold an old refusal.
     """
     server, *devices = followers
-    begun = server.has_spoken  # before, the server's ranks wait for the others
-    for follower in [server, *([] if begun else devices)]:
+    needed = [] if server.has_spoken else devices  # until then the server's ranks wait for the others
+    for follower in [server, *needed]:
         if follower.refusal and afresh:
             raise MachineError(follower.machine, "run", follower.refusal)
-        if follower is not server and follower.code.done():
+    for follower in needed:
+        if follower.code.done():
             code, last = follower.code.result(), follower.error or follower.last
             ended = f"torchrun has ended with {code}{last and ': '}{last}"
             raise MachineError(follower.machine, "run", WHY.get(code, ended))

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ from launch.machines.deploy import running
 from launch.machines.training import start
 from pipar_rpc.base.errors import UserError
 from tests.support import inventories
-from tests.support.inventories import SLEEPS, needs_loop, nothing_is_left, run
+from tests.support.inventories import SLEEPS, begun_elsewhere, needs_loop, nothing_is_left, run
 from tests.support.processes import wait_until
 
 pytestmark = needs_loop
@@ -25,12 +24,6 @@ pytestmark = needs_loop
 def has_begun(inventory):
     """Whether all machines start their ranks, which is waited for."""
     return wait_until(lambda: all(Path(machine.state, "ranks").exists() for machine in inventory.machines))
-
-
-def begun_elsewhere(inventory):
-    """`run` in a process of its own."""
-    command = [sys.executable, "-m", "launch.machines", str(inventory.path), "run"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ from launch.machines.deploy import running
 from launch.machines.schema import Machine, Ssh
 from pipar_rpc.base.errors import UserError
 from tests.support import inventories
-from tests.support.inventories import SLEEPS, needs_loop, nothing_is_left, run
+from tests.support.inventories import SLEEPS, begun_elsewhere, needs_loop, nothing_is_left, run
 from tests.support.processes import free_port
 
 pytestmark = needs_loop
@@ -92,10 +92,7 @@ def test_a_training_that_runs_is_not_run_twice_and_goes_on_without_us(tmp_path):
 def test_of_two_trainings_at_once_one_is_refused_and_down_ends_all(tmp_path):
     """Both had looked before either began; the ranks of both went on after `down`."""
     inventory = inventories.folders(tmp_path, server="sleep 3", board="sleep 3")
-    command = [sys.executable, "-m", "launch.machines", str(inventory.path), "run"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [begun_elsewhere(inventory) for _ in range(2)]
     errors = [own.communicate(timeout=60)[1] for own in both]
     codes = [own.returncode for own in both]
     assert sorted(codes) == [0, 2], errors

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ needs_loop = pytest.mark.skipif(
     Path("/run/systemd/system").exists() or shutil.which("setsid") is None,
     reason="systemd would be asked to start the ranks, or setsid is missing",
 )
-# Stands for the Python of a machine: does what `behaviour` in the machine's folder says, as a shell.
 SLEEPS = "exec sleep 600"
+# Stands for the Python of a machine: does what `behaviour` in the machine's folder says, as a shell.
 PYTHON = '#!/bin/sh\necho "torchrun $*"\n. ./behaviour\n'
 
 
@@ -75,6 +77,12 @@ def folders(tmp_path: Path, **behaviours: str) -> Inventory:
 def run(inventory: Inventory, *words: str) -> Finished:
     """Runs a command of launch.machines in this process."""
     return run_here("launch.machines", inventory.path, *words)
+
+
+def begun_elsewhere(inventory: Inventory) -> "subprocess.Popen[str]":
+    """`run` in a process of its own."""
+    command = [sys.executable, "-m", "launch.machines", str(inventory.path), "run"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def nothing_is_left(inventory: Inventory) -> bool:
